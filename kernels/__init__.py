@@ -1,0 +1,1 @@
+"""Fused kernels with their references."""
