@@ -1,0 +1,17 @@
+"""Pillar 2, representation: image encoder, decoder, likelihoods and the Gram loss."""
+
+from aime.encoder_decoder.decoder import VAEDecoder
+from aime.encoder_decoder.encoder import Posterior, VAEEncoder
+from aime.encoder_decoder.gram import GramLoss
+from aime.encoder_decoder.likelihood import GaussianLikelihood, MixtureOfLogistics, make_likelihood, precision_weights
+
+__all__ = [
+    "GaussianLikelihood",
+    "GramLoss",
+    "MixtureOfLogistics",
+    "Posterior",
+    "VAEDecoder",
+    "VAEEncoder",
+    "make_likelihood",
+    "precision_weights",
+]

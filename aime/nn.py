@@ -1,0 +1,119 @@
+"""Small pieces that more than one pillar needs: image ranges, shape checks, residual cells, perceptrons."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def expect_shape(tensor: Tensor, pattern: str, name: str, **sizes: int) -> dict[str, int]:
+    """Check a tensor against named axes and return their sizes.
+
+    Args:
+        tensor: the tensor to check.
+        pattern: axis names separated by spaces, for example ``"B T C H W"``.
+        name: what the tensor is called in the error.
+        sizes: required sizes of some axes, for example ``C=3``.
+
+    Raises:
+        ValueError: the number of axes or a required size differs; the message shows both shapes with axis names.
+    """
+    axes = pattern.split()
+    expected = ", ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
+    if tensor.dim() != len(axes):
+        raise ValueError(
+            f"{name}: expected {len(axes)} axes ({expected}), found {tensor.dim()} in shape {tuple(tensor.shape)}"
+        )
+    found = dict(zip(axes, tensor.shape, strict=True))
+    if any(found[axis] != size for axis, size in sizes.items() if axis in found):
+        shown = ", ".join(f"{axis}={size}" for axis, size in found.items())
+        raise ValueError(f"{name}: expected ({expected}), found ({shown})")
+    return found
+
+
+def images_to_float(images: Tensor) -> Tensor:
+    """uint8 images in 0..255 to float32 in [-1, 1]; floating-point images are returned unchanged.
+
+    Raises:
+        TypeError: the dtype is neither uint8 nor floating point.
+    """
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32).mul_(2.0 / 255.0).sub_(1.0)
+    if images.is_floating_point():
+        return images
+    raise TypeError(f"images: expected uint8 in 0..255 or floating point in [-1, 1], found {images.dtype}")
+
+
+def images_to_uint8(images: Tensor) -> Tensor:
+    """Float images in [-1, 1] to uint8, rounded and clipped."""
+    return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def normalisation(channels: int) -> nn.GroupNorm:
+    """GroupNorm with at least 8 channels a group and at most 8 groups (the whole layer when it has under 16 channels)."""
+    groups = next(groups for groups in (8, 4, 2, 1) if channels % groups == 0 and (channels // groups >= 8 or groups == 1))
+    return nn.GroupNorm(groups, channels)
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
+    """Replicate the bottom and right edge until height and width are multiples of ``multiple``. (N, C, H, W)."""
+    height, width = images.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
+
+
+class SqueezeExcitation(nn.Module):
+    """Channel gates from the global mean (Hu et al. 2018, Squeeze-and-Excitation Networks)."""
+
+    def __init__(self, channels: int, reduction: int = 4) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.gates = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        gates: Tensor = self.gates(x.mean((-2, -1)))
+        return x * gates[:, :, None, None]
+
+
+class ResidualCell(nn.Module):
+    """Pre-activation residual cell (Vahdat & Kautz 2020, NVAE, figure 3).
+
+    The last convolution starts at zero, so a new cell is the identity and depth costs nothing at the start.
+
+    Args:
+        channels: input and output channels.
+        depthwise: an inverted bottleneck (1x1, depthwise 5x5, 1x1) instead of two 3x3 convolutions.
+        squeeze_excitation: gate the branch by channel.
+    """
+
+    def __init__(self, channels: int, *, depthwise: bool = False, squeeze_excitation: bool = False) -> None:
+        super().__init__()
+        layers: list[nn.Module]
+        if depthwise:
+            wide = 3 * channels
+            layers = [normalisation(channels), nn.Conv2d(channels, wide, 1), nn.SiLU()]
+            layers += [nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.SiLU(), nn.Conv2d(wide, channels, 1)]
+        else:
+            layers = [normalisation(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+            layers += [normalisation(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)]
+        last = layers[-1]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        if squeeze_excitation:
+            layers.append(SqueezeExcitation(channels))
+        self.branch = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+def mlp(sizes: tuple[int, ...], *, final_norm: bool = False) -> nn.Sequential:
+    """Linear layers with LayerNorm and SiLU between them; the last layer is linear unless ``final_norm``."""
+    layers: list[nn.Module] = []
+    for i, (inner, outer) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        layers.append(nn.Linear(inner, outer))
+        if final_norm or i < len(sizes) - 2:
+            layers += [nn.LayerNorm(outer), nn.SiLU()]
+    return nn.Sequential(*layers)

@@ -1,0 +1,169 @@
+"""Pillar 1: the causal VQ tokenizer and the Perceiver over its tokens as one module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory
+from aime.perceiver_io.quantizer import codebook_statistics
+from aime.perceiver_io.tokenizer import Tokens, VQPTTokenizer
+
+
+@dataclass(frozen=True)
+class PerceiverMemory:
+    """What is kept of earlier frames to continue a video frame by frame.
+
+    Attributes:
+        features: (B, k - 1, F, Ht, Wt) tokenizer features.
+        predictor: the Perceiver's keys and values.
+    """
+
+    features: Tensor
+    predictor: PredictorMemory
+
+
+@dataclass(frozen=True)
+class PerceiverOutput:
+    """Everything one pass over a video gives.
+
+    Attributes:
+        context: (B, T, Cc), c_t depends on frames <= t alone.
+        tokens: ids, codes and encodings of the video.
+        latents: (B, T, N_l, C).
+        embedded: (B, T, Ht * Wt, C) embedded tokens.
+        memory: to continue with the frames after.
+    """
+
+    context: Tensor
+    tokens: Tokens
+    latents: Tensor
+    embedded: Tensor
+    memory: PerceiverMemory
+
+
+class CausalPerceiverIO(nn.Module):
+    """Video to causal context vectors, with a next-frame token model as its own training signal.
+
+    Args:
+        video_shape: (T, C, H, W); T is not a limit, any T >= 1 is accepted.
+        context_dim: Cc; ``num_latent_channels`` when absent.
+        num_latents, num_latent_channels, num_attention_heads, num_encoder_layers: of the Perceiver.
+        code_dim, num_codes, downsample, base_channels, use_3d_conv: of the tokenizer.
+        window: frames each temporal layer sees.
+        commitment_weight: weight of the commitment loss (van den Oord et al. 2017, beta).
+        entropy_weight: weight of the bonus on the entropy of code use over all positions.
+
+    Example:
+        >>> perceiver = CausalPerceiverIO((8, 3, 32, 32), num_latents=4, num_latent_channels=16, num_codes=16,
+        ...                               code_dim=8, base_channels=8, num_encoder_layers=1)
+        >>> perceiver(torch.zeros(2, 5, 3, 32, 32)).context.shape
+        torch.Size([2, 5, 16])
+    """
+
+    def __init__(
+        self,
+        video_shape: tuple[int, int, int, int],
+        context_dim: int | None = None,
+        num_latents: int = 128,
+        num_latent_channels: int = 128,
+        num_attention_heads: int = 4,
+        num_encoder_layers: int = 4,
+        code_dim: int = 64,
+        num_codes: int = 1024,
+        downsample: int = 4,
+        base_channels: int = 64,
+        *,
+        use_3d_conv: bool = True,
+        window: int = 10,
+        commitment_weight: float = 0.25,
+        entropy_weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        _, channels, height, width = video_shape
+        self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
+        self.context_dim = context_dim or num_latent_channels
+        self.tokenizer = VQPTTokenizer(
+            channels, code_dim, num_codes, downsample, base_channels, use_3d_conv=use_3d_conv
+        )
+        self.model = PerceiverTokenPredictor(
+            code_dim=code_dim,
+            num_codes=num_codes,
+            grid=self.tokenizer.grid(height, width),
+            context_dim=self.context_dim,
+            num_latents=num_latents,
+            num_latent_channels=num_latent_channels,
+            num_self_attention_layers=num_encoder_layers,
+            num_heads=num_attention_heads,
+            window=window,
+        )
+
+    def forward(self, videos: Tensor, memory: PerceiverMemory | None = None) -> PerceiverOutput:
+        """Tokenise and read a video (B, T, C, H, W); with ``memory``, as the continuation of what came before."""
+        tokens, features = self.tokenizer.encode(videos, None if memory is None else memory.features)
+        latents, embedded, predictor = self.model(tokens.quantized, None if memory is None else memory.predictor)
+        return PerceiverOutput(
+            self.model.context(latents), tokens, latents, embedded, PerceiverMemory(features, predictor)
+        )
+
+    def extract_context(self, videos: Tensor, *, detach: bool = False) -> Tensor:
+        """Context vectors (B, T, Cc) of a video (B, T, C, H, W), differentiable unless ``detach``."""
+        context = self(videos).context
+        return context.detach() if detach else context
+
+    def compute_loss(self, output: PerceiverOutput, videos: Tensor, *, ce_weight: float = 1.0) -> dict[str, Tensor]:
+        """Losses of one pass.
+
+        Args:
+            output: of :meth:`forward` on ``videos``.
+            videos: (B, T, C, H, W).
+            ce_weight: weight of the next-token cross-entropy.
+
+        Returns:
+            scalars: total_loss, ce_loss (nats a token; 0 when T = 1), reconstruction_loss (mean squared error),
+            commitment_loss, entropy_loss, vq_loss, accuracy (share of next tokens predicted), perplexity, usage.
+        """
+        tokens = output.tokens
+        reconstruction = self.tokenizer.reconstruction_loss(tokens, videos)
+        entropy = self._usage_entropy(tokens.encodings)
+        vq_loss = self.commitment_weight * tokens.commitment - self.entropy_weight * entropy
+        cross_entropy, accuracy = reconstruction.new_zeros(()), reconstruction.new_zeros(())
+        if videos.shape[1] > 1:
+            logits = self.model.predict(output.latents[:, :-1], output.embedded[:, :-1]).flatten(0, 2).float()
+            targets = tokens.ids[:, 1:].flatten().long()
+            cross_entropy = F.cross_entropy(logits, targets)
+            accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+        perplexity, usage = codebook_statistics(tokens.ids, self.tokenizer.quantizer.num_codes)
+        return {
+            "total_loss": ce_weight * cross_entropy + reconstruction + vq_loss,
+            "ce_loss": cross_entropy,
+            "reconstruction_loss": reconstruction,
+            "commitment_loss": tokens.commitment,
+            "entropy_loss": -entropy,
+            "vq_loss": vq_loss,
+            "accuracy": accuracy,
+            "perplexity": perplexity,
+            "usage": usage,
+        }
+
+    def _usage_entropy(self, encodings: Tensor, rows: int = 2048) -> Tensor:
+        """Entropy (nats) of the batch-averaged soft assignment, over every n-th position so that it stays cheap."""
+        if self.entropy_weight == 0.0:
+            return encodings.new_zeros(())
+        flat = encodings.reshape(-1, encodings.shape[-1])
+        flat = flat[:: max(flat.shape[0] // rows, 1)].float()
+        shares = torch.softmax(-torch.cdist(flat, self.tokenizer.quantizer.codebook).square(), -1).mean(0)
+        return -(shares * shares.clamp_min(1e-12).log()).sum()
+
+    def update_codebook(self, tokens: Tokens, generator: torch.Generator | None = None) -> None:
+        """Move the codebook after an optimizer step."""
+        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator)
+
+    @torch.no_grad()
+    def initialise_codebook(self, videos: Tensor, generator: torch.Generator | None = None) -> None:
+        """k-means codebook from the encodings of a few videos (B, T, C, H, W)."""
+        tokens, _ = self.tokenizer.encode(videos)
+        self.tokenizer.quantizer.initialise(tokens.encodings, generator=generator)

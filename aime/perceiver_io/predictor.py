@@ -1,0 +1,126 @@
+"""Perceiver IO over video tokens, causal in time: context vectors and next-frame token prediction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aime.perceiver_io.attention import Attention, AttentionMemory, FeedForward, TemporalAttention
+
+
+@dataclass(frozen=True)
+class PredictorMemory:
+    """What the predictor keeps of earlier frames: per-layer keys and values, and which of them exist.
+
+    Attributes:
+        layers: one memory a temporal layer.
+        valid: (B, W - 1) bool.
+    """
+
+    layers: tuple[AttentionMemory, ...]
+    valid: Tensor
+
+
+class PerceiverTokenPredictor(nn.Module):
+    """Token frames to latents, a context vector and logits of the next token frame.
+
+    Each frame's Ht x Wt codes are read by N_l learned latents (cross-attention, Jaegle et al. 2021, Perceiver IO).
+    Latents of a frame then exchange information with each other and, causally, with the same latents of the last
+    ``window`` frames. Everything at frame t depends on frames <= t alone.
+
+    Args:
+        code_dim: D, size of a code.
+        num_codes: V, size of the token vocabulary.
+        grid: token rows and columns.
+        context_dim: Cc, size of the context vector.
+        num_latents: N_l.
+        num_latent_channels: channels of a latent.
+        num_self_attention_layers: layers of (temporal attention, latent attention, perceptron).
+        num_heads: attention heads.
+        window: frames seen by each temporal layer, the present one included.
+        num_context_queries: learned queries that read the context from the latents.
+    """
+
+    def __init__(
+        self,
+        *,
+        code_dim: int,
+        num_codes: int,
+        grid: tuple[int, int],
+        context_dim: int,
+        num_latents: int = 128,
+        num_latent_channels: int = 128,
+        num_self_attention_layers: int = 4,
+        num_heads: int = 4,
+        window: int = 10,
+        num_context_queries: int = 4,
+    ) -> None:
+        super().__init__()
+        channels, positions = num_latent_channels, grid[0] * grid[1]
+        self.window, self.positions = window, positions
+        self.latents = nn.Parameter(0.02 * torch.randn(num_latents, channels))
+        self.position_embedding = nn.Parameter(0.02 * torch.randn(positions, channels))
+        self.code_embedding = nn.Linear(code_dim, channels)
+        self.read = Attention(channels, channels, num_heads)
+        self.temporal = nn.ModuleList(
+            TemporalAttention(channels, num_heads, window) for _ in range(num_self_attention_layers)
+        )
+        self.spatial = nn.ModuleList(Attention(channels, None, num_heads) for _ in range(num_self_attention_layers))
+        self.feed_forward = nn.ModuleList(FeedForward(channels) for _ in range(num_self_attention_layers))
+        self.context_queries = nn.Parameter(0.02 * torch.randn(num_context_queries, channels))
+        self.read_context = Attention(channels, channels, num_heads)
+        self.context_out = nn.Sequential(nn.Linear(num_context_queries * channels, context_dim), nn.LayerNorm(context_dim))
+        self.write = Attention(channels, channels, num_heads)
+        self.write_feed_forward = FeedForward(channels)
+        self.logits = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_codes))
+
+    def forward(self, codes: Tensor, memory: PredictorMemory | None = None) -> tuple[Tensor, Tensor, PredictorMemory]:
+        """Read token frames.
+
+        Args:
+            codes: (B, T, Ht, Wt, D) code vectors.
+            memory: of the frames before, as returned by the call before.
+
+        Returns:
+            latents (B, T, N_l, C), embedded tokens (B, T, Ht * Wt, C), and the memory to continue with.
+        """
+        batch, frames = codes.shape[:2]
+        tokens = self.code_embedding(codes.flatten(2, 3)) + self.position_embedding  # (B, T, Ht*Wt, C)
+        queries = self.latents.expand(batch * frames, -1, -1)
+        latents = (queries + self.read(queries, tokens.flatten(0, 1))).unflatten(0, (batch, frames))
+        kept: list[AttentionMemory] = []
+        for i, (temporal, spatial, feed_forward) in enumerate(
+            zip(self.temporal, self.spatial, self.feed_forward, strict=True)
+        ):
+            layer_memory = None if memory is None else memory.layers[i]
+            attended, layer_memory = temporal(latents, layer_memory, None if memory is None else memory.valid)
+            kept.append(layer_memory)
+            latents = latents + attended
+            latents = latents + spatial(latents.flatten(0, 1)).unflatten(0, (batch, frames))
+            latents = latents + feed_forward(latents)
+        before = codes.new_zeros(batch, self.window - 1, dtype=torch.bool) if memory is None else memory.valid
+        valid = F.pad(before, (0, frames), value=True)[:, frames:]
+        return latents, tokens, PredictorMemory(tuple(kept), valid)
+
+    def context(self, latents: Tensor) -> Tensor:
+        """Context vectors (B, T, Cc) from latents (B, T, N_l, C)."""
+        batch, frames = latents.shape[:2]
+        queries = self.context_queries.expand(batch * frames, -1, -1)
+        read = queries + self.read_context(queries, latents.flatten(0, 1))
+        context: Tensor = self.context_out(read.flatten(1))
+        return context.unflatten(0, (batch, frames))
+
+    def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
+        """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame, from latents and embedded tokens at it.
+
+        The token now at a position is the best guess of the next one, so it is the query.
+        """
+        batch, frames = latents.shape[:2]
+        queries = tokens.flatten(0, 1)
+        queries = queries + self.write(queries, latents.flatten(0, 1))
+        queries = queries + self.write_feed_forward(queries)
+        logits: Tensor = self.logits(queries)
+        return logits.unflatten(0, (batch, frames))
