@@ -1,0 +1,21 @@
+"""Representation, the prior: a Dirichlet-process Gaussian mixture whose weights and components follow the state."""
+
+from aime.generative_prior.distributions import KumaraswamyStable
+from aime.generative_prior.dpgmm_prior import DPGMMPrior, PriorParameters
+from aime.generative_prior.networks import GammaPosterior, KumaraswamyNetwork
+from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
+from aime.generative_prior.usage import components_in_use, effective_components, responsibilities, usage_entropy
+
+__all__ = [
+    "AdaptiveStickBreaking",
+    "DPGMMPrior",
+    "GammaPosterior",
+    "KumaraswamyNetwork",
+    "KumaraswamyStable",
+    "PriorParameters",
+    "StickBreaking",
+    "components_in_use",
+    "effective_components",
+    "responsibilities",
+    "usage_entropy",
+]
