@@ -1,0 +1,204 @@
+"""Per-task gradients as one matrix, stored only where a task reaches a parameter.
+
+Every gradient-balancing method needs three things from the T task gradients and a few kept directions: all their inner
+products, and one or two linear combinations of them. `GradientMatrix` offers just these, so that a method is arithmetic
+in T + 1 dimensions.
+
+Parameters are grouped by the set of tasks that reach them. A group that m tasks reach holds one contiguous block
+(1 + m, P_g): the kept direction, then the m gradients. A parameter that only one task reaches therefore costs two rows
+instead of T + 1, and one that no task reaches costs nothing. Both the Gram matrix and the combination are one pass over
+each block, in chunks that fit the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Rows are multiplied in chunks of this many columns: (T + 1) rows of 16 Ki float32 stay inside a 256 KiB L2 cache, and
+# summing chunk by chunk keeps the float32 error of an inner product near 1e-7 whatever the number of parameters.
+CHUNK = 16384
+
+
+@dataclass
+class _Group:
+    """Parameters that the same tasks reach."""
+
+    tasks: tuple[int, ...]
+    index: Tensor  # (1 + m,) the block's rows in the (T + 1) system: T for the direction, then the tasks
+    parameters: list[int]
+    rows: Tensor  # (1 + m, P_g): the kept direction, then one gradient per task of `tasks`
+    combined: Tensor  # (2, P_g): the new gradient and the new direction
+    views: list[Tensor]  # combined[0] cut to the parameters' shapes: what `.grad` points at
+    zeros: Tensor  # (largest parameter,) what a task writes that does not reach a parameter on this step
+
+
+class GradientMatrix:
+    """The gradients of `task_num` tasks with respect to `parameters`, and one kept direction.
+
+    Args:
+        parameters: the shared parameters, in an order that stays the same from call to call.
+        task_num: number of tasks T.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], task_num: int) -> None:
+        if not parameters:
+            raise ValueError("expected at least one parameter to balance gradients on, found none")
+        self.parameters = list(parameters)
+        self.task_num = task_num
+        self._reach = [0] * len(self.parameters)  # bit t of entry p: task t has reached parameter p
+        self._groups: list[_Group] = []
+        self._rebuild(self._reach, {})
+
+    def matches(self, parameters: Sequence[Tensor], task_num: int) -> bool:
+        """Whether this matrix was built for exactly these parameters and this number of tasks."""
+        return (
+            task_num == self.task_num
+            and len(parameters) == len(self.parameters)
+            and all(ours is theirs for ours, theirs in zip(self.parameters, parameters, strict=True))
+        )
+
+    @property
+    def numel(self) -> int:
+        """Number of scalars P over all parameters."""
+        return sum(parameter.numel() for parameter in self.parameters)
+
+    def write(self, task: int, gradients: Sequence[Tensor | None] | None) -> None:
+        """Store the gradient of one task; None (for one parameter or for all) is a gradient of zero.
+
+        What a task reaches only grows: the first step that reaches a parameter moves it to the group of its tasks, and
+        a later step that does not reach it writes zeros. So the layout settles and memory is reused.
+        """
+        bit = 1 << task
+        if gradients is not None:
+            reach = [old | bit if grad is not None else old for old, grad in zip(self._reach, gradients, strict=True)]
+            if reach != self._reach:
+                self._rebuild(reach, self._task_rows())
+        for group in self._groups:
+            if task not in group.tasks:
+                continue
+            row = group.rows[1 + group.tasks.index(task)]
+            if gradients is None:
+                row.zero_()
+                continue
+            pieces = []
+            for index in group.parameters:
+                grad = gradients[index]
+                pieces.append(group.zeros[: self.parameters[index].numel()] if grad is None else grad.reshape(-1))
+            torch.cat(pieces, out=row)
+
+    def gram(self) -> Tensor:
+        """Inner products of [g_1 .. g_T, d] as a (T + 1, T + 1) float64 tensor."""
+        size = self.task_num + 1
+        gram = torch.zeros(size, size, dtype=torch.float64, device=self.parameters[0].device)
+        for group in self._groups:
+            gram[group.index[:, None], group.index[None, :]] += _chunked_gram(group.rows)
+        return gram
+
+    def combine(self, gradient: Tensor, direction: Tensor, replace: Tensor) -> None:
+        """Write `.grad` and replace the kept direction by linear combinations of the rows.
+
+        Args:
+            gradient: (T + 1,) coefficients of [g_1 .. g_T, d] in the new gradient.
+            direction: (T + 1,) coefficients of the same rows in the new direction.
+            replace: () bool, False leaves the kept direction as it is (a step whose gradients are not finite).
+        """
+        both = torch.stack([gradient, direction])  # (2, T + 1)
+        for group in self._groups:
+            coefficients = both[:, group.index].to(group.rows.dtype)  # (2, 1 + m)
+            # Matrix times vector: measured equal to one (2, m) x (m, P) product on CPU, and never TF32 on a GPU.
+            torch.mv(group.rows.T, coefficients[0], out=group.combined[0])
+            torch.mv(group.rows.T, coefficients[1], out=group.combined[1])
+            torch.where(replace, group.combined[1], group.rows[0], out=group.rows[0])
+            for parameter_index, view in zip(group.parameters, group.views, strict=True):
+                # A parameter that no task has reached gets no gradient, so that the optimizer leaves it alone.
+                self.parameters[parameter_index].grad = view if group.tasks else None
+
+    def direction(self) -> Tensor:
+        """The kept direction (P,) in parameter order, as a copy."""
+        pieces: list[Tensor] = [torch.empty(0)] * len(self.parameters)
+        for group in self._groups:
+            sizes = [self.parameters[index].numel() for index in group.parameters]
+            for index, piece in zip(group.parameters, torch.split(group.rows[0], sizes), strict=True):
+                pieces[index] = piece
+        return torch.cat(pieces)
+
+    def set_direction(self, direction: Tensor) -> None:
+        """Replace the kept direction by a (P,) vector in parameter order."""
+        if direction.shape != (self.numel,):
+            raise ValueError(f"expected a direction of shape (P,) = ({self.numel},), found {tuple(direction.shape)}")
+        pieces = torch.split(
+            direction.to(self.parameters[0].device), [parameter.numel() for parameter in self.parameters]
+        )
+        for group in self._groups:
+            torch.cat([pieces[index] for index in group.parameters], out=group.rows[0])
+
+    @property
+    def reach(self) -> list[int]:
+        """For each parameter, the set of tasks that have reached it as a bit mask."""
+        return list(self._reach)
+
+    def set_reach(self, reach: Sequence[int]) -> None:
+        """Restore a saved layout, so that a resumed run adds in the same order as an uninterrupted one."""
+        if len(reach) != len(self.parameters):
+            raise ValueError(f"expected reach masks of {len(self.parameters)} parameters, found {len(reach)}")
+        if list(reach) != self._reach:
+            self._rebuild(list(reach), self._task_rows())
+
+    def _task_rows(self) -> dict[tuple[int, int], Tensor]:
+        """Every stored piece of a gradient, by (task, parameter)."""
+        rows: dict[tuple[int, int], Tensor] = {}
+        for group in self._groups:
+            sizes = [self.parameters[index].numel() for index in group.parameters]
+            for slot, task in enumerate(group.tasks):
+                for index, piece in zip(group.parameters, torch.split(group.rows[1 + slot], sizes), strict=True):
+                    rows[task, index] = piece
+        return rows
+
+    def _rebuild(self, reach: list[int], rows: dict[tuple[int, int], Tensor]) -> None:
+        """Lay the blocks out for new reach sets, carrying the direction and the gradients already written."""
+        direction = self.direction() if self._groups else None
+        members: dict[int, list[int]] = {}
+        for index, mask in enumerate(reach):
+            members.setdefault(mask, []).append(index)
+        self._reach = reach
+        self._groups = [self._allocate(mask, members[mask]) for mask in sorted(members)]
+        if direction is not None:
+            self.set_direction(direction)
+        for group in self._groups:
+            sizes = [self.parameters[index].numel() for index in group.parameters]
+            for slot, task in enumerate(group.tasks):
+                for index, piece in zip(group.parameters, torch.split(group.rows[1 + slot], sizes), strict=True):
+                    if (task, index) in rows:
+                        piece.copy_(rows[task, index])
+
+    def _allocate(self, mask: int, indices: list[int]) -> _Group:
+        tasks = tuple(task for task in range(self.task_num) if mask >> task & 1)
+        sizes = [self.parameters[index].numel() for index in indices]
+        like = self.parameters[indices[0]]
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        rows = torch.zeros(1 + len(tasks), sum(sizes), dtype=dtype, device=like.device)
+        combined = torch.zeros(2, sum(sizes), dtype=dtype, device=like.device)
+        pieces = torch.split(combined[0], sizes)
+        views = [piece.view(self.parameters[index].shape) for piece, index in zip(pieces, indices, strict=True)]
+        index = torch.tensor((self.task_num, *tasks), device=like.device)
+        zeros = torch.zeros(max(sizes), dtype=dtype, device=like.device)
+        return _Group(tasks, index, indices, rows, combined, views, zeros)
+
+
+def _chunked_gram(rows: Tensor) -> Tensor:
+    """(m, P) -> (m, m) float64, summed over chunks of columns."""
+    if (
+        rows.is_cuda
+    ):  # a matrix product may run in TF32, whose 1e-3 would show in the angles; a vector product never does
+        return torch.stack([torch.mv(rows, row) for row in rows]).double()
+    whole = rows.shape[1] // CHUNK * CHUNK
+    gram = torch.zeros(rows.shape[0], rows.shape[0], dtype=torch.float64, device=rows.device)
+    if whole:
+        chunks = rows[:, :whole].reshape(rows.shape[0], -1, CHUNK).transpose(0, 1)  # (chunks, m, CHUNK)
+        gram += torch.bmm(chunks, chunks.transpose(1, 2)).double().sum(0)
+    rest = rows[:, whole:]
+    return gram + (rest @ rest.T).double()
