@@ -1,1 +1,18 @@
-"""Fused kernels with their references."""
+"""Fused kernels with their references: one folder an op, one function a caller needs."""
+
+from .mixture_kl import mixture_kl, mixture_log_prob, stick_log_weights
+from .mixture_logistics import mixture_logistics_nll
+from .slot_attention import SlotAttentionWeights, slot_attention
+from .vq_lookup import VQLookup, vq_lookup, vq_statistics
+
+__all__ = [
+    "SlotAttentionWeights",
+    "VQLookup",
+    "mixture_kl",
+    "mixture_log_prob",
+    "mixture_logistics_nll",
+    "slot_attention",
+    "stick_log_weights",
+    "vq_lookup",
+    "vq_statistics",
+]

@@ -1,0 +1,127 @@
+"""stick_log_weights, mixture_log_prob, mixture_kl: a stick-breaking mixture prior and the divergence from it."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..dispatch import choose_backend
+from ..shapes import accumulation_dtype, check_floating, check_shape
+from . import eager
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def stick_log_weights(
+    log_a: Tensor, log_b: Tensor, u: Tensor, *, backend: str | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Break Kumaraswamy sticks into mixture weights, in log space.
+
+    v_k ~ Kumaraswamy(a_k, b_k) by inversion, P(V > v) = (1 - v^a)^b = u, and pi_k = v_k prod_{j<k} (1 - v_j); the last
+    weight is what remains. Finite and accurate in float32 for log a, log b in [-5, 5] (Wasserman and Mateos, 2024,
+    "Stabilizing the Kumaraswamy distribution", for the log-space form).
+
+    Args:
+        log_a, log_b: (N, K - 1), K - 1 >= 0.
+        u: (N, K - 1) uniform noise in (0, 1), clamped to [2^-26, 1 - 2^-24]; no gradient flows into it.
+        backend: None, "torch".
+
+    Returns:
+        log_pi (N, K), whose exponentials sum to 1; log_v (N, K - 1); log_q_v (N, K - 1), the log density of v in nats.
+        float32 (float64 if an input is). Note that log_pi[:, -1] = sum_k log(1 - v_k), so that
+        sum_k log Beta(v_k; 1, alpha) = (K - 1) log alpha + (alpha - 1) log_pi[:, -1].
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit, an unknown backend.
+        RuntimeError: a backend that cannot run.
+    """
+    check_floating("stick_log_weights", log_a=log_a, log_b=log_b, u=u)
+    sizes: dict[str, int] = {}
+    for name, tensor in (("log_a", log_a), ("log_b", log_b), ("u", u)):
+        check_shape("stick_log_weights", name, tensor, ("N", "K-1"), sizes)
+    choose_backend("stick_log_weights", backend, {"torch": None}, "torch")
+    dtype = accumulation_dtype(log_a, log_b, u)
+    return eager.stick_log_weights(log_a.to(dtype), log_b.to(dtype), u.to(dtype))
+
+
+def _check_mixture(op: str, log_pi: Tensor, means: Tensor, log_scales: Tensor, sizes: dict[str, int]) -> None:
+    check_shape(op, "log_pi", log_pi, ("N", "K"), sizes)
+    if sizes["K"] == 0 or sizes["D"] == 0:
+        raise ValueError(f"{op}: expected at least one component and D >= 1, found K={sizes['K']}, D={sizes['D']}")
+    component_axes = ("K", "D") if means.dim() == 2 else ("N", "K", "D")
+    check_shape(op, "means", means, component_axes, sizes)
+    check_shape(op, "log_scales", log_scales, component_axes, sizes)
+
+
+def mixture_log_prob(
+    z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, *, backend: str | None = None
+) -> Tensor:
+    """log sum_k pi_k N(z; means_k, diag exp(log_scales_k)^2), in nats.
+
+    Args:
+        z: (S, N, D), S samples for each of N rows.
+        log_pi: (N, K) log weights; need not be normalised, -inf switches a component off.
+        means, log_scales: (N, K, D), or (K, D) shared by all rows; log of standard deviations.
+        backend: None, "torch".
+
+    Returns:
+        (S, N), float32 whatever the autocast state (float64 if an input is). NaN in a row stays in that row.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit, an unknown backend.
+        RuntimeError: a backend that cannot run.
+    """
+    op = "mixture_log_prob"
+    check_floating(op, z=z, log_pi=log_pi, means=means, log_scales=log_scales)
+    sizes: dict[str, int] = {}
+    check_shape(op, "z", z, ("S", "N", "D"), sizes)
+    _check_mixture(op, log_pi, means, log_scales, sizes)
+    choose_backend(op, backend, {"torch": None}, "torch")
+    dtype = accumulation_dtype(z, log_pi, means, log_scales)
+    with torch.autocast(z.device.type, enabled=False):
+        return eager.mixture_log_prob(z.to(dtype), log_pi.to(dtype), means.to(dtype), log_scales.to(dtype))
+
+
+def mixture_kl(
+    mean_q: Tensor,
+    log_scale_q: Tensor,
+    log_pi: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    eps: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Monte-Carlo KL(N(mean_q, diag scale_q^2) || mixture): exact entropy of q, cross entropy over z = mean_q + scale_q eps.
+
+    Args:
+        mean_q, log_scale_q: (N, D) of the posterior; log of standard deviations.
+        log_pi, means, log_scales: the mixture, as in `mixture_log_prob`.
+        eps: (S, N, D) standard normal noise, S >= 1.
+        backend: None, "torch".
+
+    Returns:
+        (N,) nats, float32 whatever the autocast state (float64 if an input is); unbiased, so single values may be negative.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit, S = 0, an unknown backend.
+        RuntimeError: a backend that cannot run.
+    """
+    op = "mixture_kl"
+    check_floating(
+        op, mean_q=mean_q, log_scale_q=log_scale_q, log_pi=log_pi, means=means, log_scales=log_scales, eps=eps
+    )
+    sizes: dict[str, int] = {}
+    check_shape(op, "mean_q", mean_q, ("N", "D"), sizes)
+    check_shape(op, "log_scale_q", log_scale_q, ("N", "D"), sizes)
+    check_shape(op, "eps", eps, ("S", "N", "D"), sizes)
+    if sizes["S"] == 0:
+        raise ValueError(f"{op}: eps: expected at least one sample, found S=0")
+    _check_mixture(op, log_pi, means, log_scales, sizes)
+    choose_backend(op, backend, {"torch": None}, "torch")
+    dtype = accumulation_dtype(mean_q, log_scale_q, log_pi, means, log_scales, eps)
+    with torch.autocast(mean_q.device.type, enabled=False):
+        mean, log_scale = mean_q.to(dtype), log_scale_q.to(dtype)
+        z = torch.addcmul(mean, log_scale.exp(), eps.to(dtype))  # (S, N, D)
+        cross = eager.mixture_log_prob(z, log_pi.to(dtype), means.to(dtype), log_scales.to(dtype)).mean(0)
+        return -log_scale.sum(-1) - 0.5 * (LOG_2PI + 1) * sizes["D"] - cross

@@ -1,0 +1,54 @@
+"""Shape, dtype and device checks whose messages name the axes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_shape(op: str, name: str, tensor: Tensor, axes: Sequence[str], sizes: dict[str, int]) -> None:
+    """Match a tensor against named axes; axes met for the first time are added to `sizes`.
+
+    >>> sizes = {"N": 4}
+    >>> check_shape("mixture_kl", "means", torch.zeros(4, 3, 2), ("N", "K", "D"), sizes)
+    >>> sizes
+    {'N': 4, 'K': 3, 'D': 2}
+
+    Raises:
+        ValueError: another number of axes, or an axis of another size; names expected and found.
+    """
+    found = tuple(tensor.shape)
+    if len(found) == len(axes):
+        wrong = [axis for axis, size in zip(axes, found, strict=True) if sizes.get(axis, size) != size]
+        if not wrong:
+            sizes.update(zip(axes, found, strict=True))
+            return
+        where = "; " + ", ".join(f"axis {axis} is {found[axes.index(axis)]}, expected {sizes[axis]}" for axis in wrong)
+    else:
+        where = f"; expected {len(axes)} axes, found {len(found)}"
+    expected = ", ".join(f"{axis}={sizes[axis]}" if axis in sizes else axis for axis in axes)
+    raise ValueError(f"{op}: {name}: expected shape ({expected}), found {found}{where}")
+
+
+def check_floating(op: str, **tensors: Tensor) -> None:
+    """Require floating-point tensors on one device.
+
+    Raises:
+        TypeError: a dtype other than float32, bfloat16, float16 or float64.
+        ValueError: tensors on different devices.
+    """
+    first: tuple[str, Tensor] | None = None
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATING:
+            raise TypeError(f"{op}: {name}: expected float32, bfloat16, float16 or float64, found {tensor.dtype}")
+        if first is None:
+            first = (name, tensor)
+        elif tensor.device != first[1].device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}, but {first[0]} is on {first[1].device}")
+
+
+def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
+    """float64 if any input is float64, else float32: what densities and distances are computed in."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32

@@ -1,0 +1,103 @@
+"""slot_attention: all iterations of slot attention as one op."""
+
+import torch
+from torch import Tensor
+
+from ..dispatch import choose_backend
+from ..shapes import check_floating, check_shape
+from . import eager
+from .reference import ACTIVATIONS
+from .weights import SlotAttentionWeights
+
+WEIGHT_AXES = {
+    "norm_inputs_weight": ("C",),
+    "norm_inputs_bias": ("C",),
+    "norm_slots_weight": ("D",),
+    "norm_slots_bias": ("D",),
+    "query_weight": ("D", "D"),
+    "key_weight": ("D", "C"),
+    "value_weight": ("D", "C"),
+    "gru_weight_ih": ("3D", "D"),
+    "gru_weight_hh": ("3D", "D"),
+    "gru_bias_ih": ("3D",),
+    "gru_bias_hh": ("3D",),
+    "norm_mlp_weight": ("D",),
+    "norm_mlp_bias": ("D",),
+    "mlp_in_weight": ("F", "D"),
+    "mlp_in_bias": ("F",),
+    "mlp_out_weight": ("D", "F"),
+    "mlp_out_bias": ("D",),
+    "query_bias": ("D",),
+    "key_bias": ("D",),
+    "value_bias": ("D",),
+}
+
+
+def _check(
+    inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights, iters: int, activation: str, heads: int
+) -> dict[str, int]:
+    op = "slot_attention"
+    sizes: dict[str, int] = {}
+    check_shape(op, "inputs", inputs, ("B", "N", "C"), sizes)
+    check_shape(op, "slots", slots, ("B", "S", "D"), sizes)
+    sizes["3D"] = 3 * sizes["D"]
+    present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
+    check_floating(op, inputs=inputs, slots=slots, **present)
+    for name, tensor in present.items():
+        check_shape(op, name, tensor, WEIGHT_AXES[name], sizes)
+    if sizes["N"] == 0 or sizes["S"] == 0:
+        raise ValueError(f"{op}: expected at least one input and one slot, found N={sizes['N']}, S={sizes['S']}")
+    if iters < 1:
+        raise ValueError(f"{op}: iters: expected at least 1, found {iters}")
+    if heads < 1 or sizes["D"] % heads:
+        raise ValueError(f"{op}: heads: expected a divisor of D={sizes['D']}, found {heads}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"{op}: activation: expected one of {sorted(ACTIVATIONS)}, found {activation!r}")
+    return sizes
+
+
+def slot_attention(
+    inputs: Tensor,
+    slots: Tensor,
+    weights: SlotAttentionWeights,
+    iters: int = 3,
+    eps: float = 1e-8,
+    *,
+    activation: str = "gelu",
+    heads: int = 1,
+    mask: Tensor | None = None,
+    implicit: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Slots compete for inputs (Locatello et al., 2020, "Object-Centric Learning with Slot Attention").
+
+    Per iteration: logits = q.k / sqrt(D) with q from LayerNorm(slots) and k, v from LayerNorm(inputs); softmax over slots;
+    plus eps; weighted mean of v over inputs; GRU cell; residual MLP behind a LayerNorm.
+
+    Args:
+        inputs: (B, N, C).
+        slots: (B, S, D) initial slots.
+        weights: `SlotAttentionWeights`.
+        iters: iterations, at least 1.
+        eps: added to the attention before it is normalised over inputs.
+        activation: of the MLP, "gelu" or "relu".
+        heads: D is split; each head competes by itself; the heads' updates are concatenated.
+        mask: (B, N) bool, False = this input takes no part; every row needs a True.
+        implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
+        backend: None, "torch".
+
+    Returns:
+        slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider, summing
+        to 1 over S (before eps; the mean of heads).
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not fit, unknown activation or backend.
+        RuntimeError: a backend that cannot run.
+    """
+    sizes = _check(inputs, slots, weights, iters, activation, heads)
+    if mask is not None:
+        if mask.dtype != torch.bool:
+            raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
+        check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
+    choose_backend("slot_attention", backend, {"torch": None}, "torch")
+    return eager.slot_attention(inputs, slots, weights, iters, eps, activation, heads, mask, implicit)

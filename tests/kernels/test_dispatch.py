@@ -1,0 +1,68 @@
+"""Backend choice and the messages of shape errors."""
+
+import re
+
+import pytest
+import torch
+
+from aime.kernels import dispatch
+from aime.kernels.dispatch import choose_backend
+from aime.kernels.shapes import accumulation_dtype, check_floating, check_shape
+
+OBSTACLES = {"torch": None, "triton": "needs a CUDA tensor, found cpu"}
+
+
+def test_no_request_takes_the_preferred_backend() -> None:
+    assert choose_backend("op", None, OBSTACLES, "torch") == "torch"
+
+
+def test_a_request_is_followed() -> None:
+    assert choose_backend("op", "torch", {"torch": None, "cpp": None}, "cpp") == "torch"
+
+
+def test_a_request_that_cannot_run_says_why() -> None:
+    with pytest.raises(RuntimeError, match="op: backend 'triton' cannot run: needs a CUDA tensor, found cpu"):
+        choose_backend("op", "triton", OBSTACLES, "torch")
+
+
+def test_an_unknown_backend_names_the_near_one() -> None:
+    with pytest.raises(
+        ValueError, match=re.escape("unknown backend 'trition', expected one of ['torch', 'triton']; did")
+    ):
+        choose_backend("op", "trition", OBSTACLES, "torch")
+
+
+def test_the_environment_overrides_the_preference_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", "torch")
+    assert choose_backend("op", None, {"torch": None, "cpp": None}, "cpp") == "torch"
+    assert choose_backend("op", "cpp", {"torch": None, "cpp": None}, "torch") == "cpp"
+    monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", "nonsense")
+    with pytest.raises(ValueError, match="from AIME_KERNELS_BACKEND"):
+        choose_backend("op", None, OBSTACLES, "torch")
+
+
+def test_shape_errors_name_axes_expected_and_found() -> None:
+    sizes = {"N": 4, "D": 2}
+    with pytest.raises(
+        ValueError, match=re.escape("op: means: expected shape (N=4, K, D=2), found (4, 3, 5); axis D is 5")
+    ):
+        check_shape("op", "means", torch.zeros(4, 3, 5), ("N", "K", "D"), dict(sizes))
+    with pytest.raises(
+        ValueError, match=re.escape("op: means: expected shape (N=4, D=2), found (4,); expected 2 axes")
+    ):
+        check_shape("op", "means", torch.zeros(4), ("N", "D"), sizes)
+
+
+def test_integers_are_refused_by_name() -> None:
+    with pytest.raises(TypeError, match="op: x: expected float32, bfloat16, float16 or float64, found torch.int64"):
+        check_floating("op", x=torch.zeros(3, dtype=torch.int64))
+
+
+def test_devices_must_agree() -> None:
+    with pytest.raises(ValueError, match="op: y is on meta, but x is on cpu"):
+        check_floating("op", x=torch.zeros(3), y=torch.zeros(3, device="meta"))
+
+
+def test_accumulation_is_float32_or_float64() -> None:
+    assert accumulation_dtype(torch.zeros(1, dtype=torch.bfloat16)) == torch.float32
+    assert accumulation_dtype(torch.zeros(1), torch.zeros(1, dtype=torch.float64)) == torch.float64
