@@ -88,7 +88,7 @@ class MixtureOfLogistics(nn.Module):
         # Without the shift all components would start alike at the mean image and learn as one.
         spread = torch.linspace(-0.1, 0.1, mixtures, device=parameters.device)[:, None, None, None]
         means = rest[:, :, 0:3] + spread + offset
-        return logits, means, rest[:, :, 3:6] - 2.0, torch.tanh(rest[:, :, 6:9])
+        return logits, means, rest[:, :, 3:6] - 2.0, rest[:, :, 6:9]
 
     def mean(self, parameters: Tensor, offset: Tensor) -> Tensor:
         """Expected image under the mixture."""

@@ -89,10 +89,11 @@ class CausalPerceiverIO(nn.Module):
         self.tokenizer = VQPTTokenizer(
             channels, code_dim, num_codes, downsample, base_channels, use_3d_conv=use_3d_conv
         )
+        self.grid = self.tokenizer.grid(height, width)
         self.model = PerceiverTokenPredictor(
             code_dim=code_dim,
             num_codes=num_codes,
-            grid=self.tokenizer.grid(height, width),
+            grid=self.grid,
             context_dim=self.context_dim,
             num_latents=num_latents,
             num_latent_channels=num_latent_channels,
@@ -108,6 +109,13 @@ class CausalPerceiverIO(nn.Module):
         return PerceiverOutput(
             self.model.context(latents), tokens, latents, embedded, PerceiverMemory(features, predictor)
         )
+
+    def empty_memory(self, batch: int) -> PerceiverMemory:
+        """Memory of B videos of which nothing was seen yet."""
+        model, tokenizer = self.model, self.tokenizer
+        like = model.latents
+        features = like.new_zeros(batch, tokenizer.memory_frames, tokenizer.memory_channels, *self.grid)
+        return PerceiverMemory(features, model.empty_memory(batch))
 
     def extract_context(self, videos: Tensor, *, detach: bool = False) -> Tensor:
         """Context vectors (B, T, Cc) of a video (B, T, C, H, W), differentiable unless ``detach``."""

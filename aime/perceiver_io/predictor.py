@@ -105,6 +105,16 @@ class PerceiverTokenPredictor(nn.Module):
         valid = F.pad(before, (0, frames), value=True)[:, frames:]
         return latents, tokens, PredictorMemory(tuple(kept), valid)
 
+    def empty_memory(self, batch: int) -> PredictorMemory:
+        """Memory of B videos of which nothing was seen yet."""
+        latents, channels = self.latents.shape
+        kept, layers = self.window - 1, []
+        for layer in self.temporal:
+            heads = layer.heads
+            empty = self.latents.new_zeros(batch, latents, heads, kept, channels // heads)
+            layers.append(AttentionMemory(empty, empty))
+        return PredictorMemory(tuple(layers), torch.zeros(batch, kept, dtype=torch.bool, device=self.latents.device))
+
     def context(self, latents: Tensor) -> Tensor:
         """Context vectors (B, T, Cc) from latents (B, T, N_l, C)."""
         batch, frames = latents.shape[:2]

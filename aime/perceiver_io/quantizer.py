@@ -53,7 +53,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, encodings: Tensor) -> Quantized:
         """Replace each encoding (..., D) by its nearest code; ties go to the lowest index."""
-        found = kernels.vq_lookup(encodings.detach().float(), self.codebook[None])
+        found = kernels.vq_lookup(encodings.detach().float(), self.codebook)
         codes = found.quantized.to(encodings.dtype)
         commitment = (encodings - codes).float().square().mean()
         return Quantized(encodings + (codes - encodings).detach(), found.indices, commitment)

@@ -1,0 +1,45 @@
+"""Every random number of one pass over a sequence, drawn ahead, so that two implementations can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aime.world_model.config import WorldModelConfig
+
+
+@dataclass(frozen=True)
+class SequenceNoise:
+    """Noise of one pass.
+
+    Attributes:
+        latent: (B, T, D) standard normal, of the posterior sample z_t.
+        sticks: (B, T, K - 1) uniform, of the prior's sticks.
+        kl: (S, B, T, D) standard normal, of the Monte-Carlo KL.
+    """
+
+    latent: Tensor
+    sticks: Tensor
+    kl: Tensor
+
+    @staticmethod
+    def draw(
+        config: WorldModelConfig,
+        batch: int,
+        frames: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> SequenceNoise:
+        """Noise for B sequences of T frames."""
+        uniform = torch.rand(batch, frames, config.max_components - 1, device=device, generator=generator)
+        return SequenceNoise(
+            torch.randn(batch, frames, config.latent_dim, device=device, generator=generator),
+            uniform.clamp(2**-24, 1.0 - 2**-24),
+            torch.randn(config.kl_samples, batch, frames, config.latent_dim, device=device, generator=generator),
+        )
+
+    def at(self, start: int, stop: int) -> SequenceNoise:
+        """Noise of frames start..stop - 1."""
+        return SequenceNoise(self.latent[:, start:stop], self.sticks[:, start:stop], self.kl[:, :, start:stop])

@@ -1,0 +1,283 @@
+"""One pass of the world model over whole sequences: every stage is one call on B*T items, except two scans over time.
+
+Scan 1 is the recurrent network, scan 2 the ConvGRU of the attention prior. Nothing else looks at one frame at a time.
+
+In imagination the recurrence is fed samples of the prior and predicted contexts, in training samples of the posterior and
+contexts that saw the frames. Training on a share of sequences whose later part runs on the model's own predictions
+closes that gap. A rollout would be a third loop over time; instead, parallel scheduled sampling (Duckworth et al. 2019)
+repeats scan 1 a few times, feeding each pass the predictions of the pass before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from aime.attention_schema import AttentionPosteriorOutput, AttentionPriorOutput
+from aime.attention_schema import attention_dynamics_loss, attention_kl
+from aime.encoder_decoder import Posterior, precision_weights
+from aime.generative_prior import PriorParameters
+from aime.nn import expect_shape
+from aime.world_model.noise import SequenceNoise
+
+if TYPE_CHECKING:
+    from aime.world_model.model import DPGMMVariationalRecurrentAutoencoder
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """Result of scan 1.
+
+    Attributes:
+        hidden: (B, T, Hd) h_t.
+        previous: (B, T, Hd) h_{t-1}, the learned initial state first.
+        imagined: (B, T) bool, frames at which the recurrence was fed predictions; None when there are none.
+    """
+
+    hidden: Tensor
+    previous: Tensor
+    imagined: Tensor | None
+
+
+def scan(model: DPGMMVariationalRecurrentAutoencoder, latent: Tensor, context: Tensor, actions: Tensor) -> Recurrence:
+    """Scan 1 on z (B, T, D), c (B, T, Cc), a (B, T, A): one fused call."""
+    state = model.dynamics.initial_state(latent.shape[0])
+    hidden, _ = model.dynamics(model.recurrent_input(latent, context, actions), state)
+    first = model.dynamics.output(state)[:, None]
+    return Recurrence(hidden, torch.cat([first, hidden[:, :-1]], 1), None)
+
+
+def scan_on_predictions(
+    model: DPGMMVariationalRecurrentAutoencoder,
+    latent: Tensor,
+    context: Tensor,
+    actions: Tensor,
+    generator: torch.Generator | None,
+) -> Recurrence:
+    """Scan 1 with the later part of a share of the sequences fed by the model's own predictions."""
+    batch, frames = latent.shape[:2]
+    device = latent.device
+    chosen = torch.rand(batch, device=device, generator=generator) < model.config.imagined_share
+    start = torch.randint(1, max(frames, 2), (batch,), device=device, generator=generator)
+    imagined = chosen[:, None] & (torch.arange(frames, device=device) >= start[:, None])
+    fed_latent, fed_context = latent, context
+    with torch.no_grad():
+        for _ in range(model.config.imagined_passes):
+            previous = scan(model, fed_latent, fed_context, actions).previous
+            prior, predicted = model.prior_at(previous, generator=generator)
+            sampled = model.prior.sample(prior, generator=generator)
+            fed_latent = torch.where(imagined[..., None], sampled, latent)
+            fed_context = torch.where(imagined[..., None], predicted, context)
+    # The predictions are inputs here, not a path for gradients; the frames fed by the posterior keep theirs.
+    fed_latent = torch.where(imagined[..., None], fed_latent.detach(), latent)
+    fed_context = torch.where(imagined[..., None], fed_context.detach(), context)
+    recurrence = scan(model, fed_latent, fed_context, actions)
+    return Recurrence(recurrence.hidden, recurrence.previous, imagined)
+
+
+def latent_kl(
+    model: DPGMMVariationalRecurrentAutoencoder,
+    posterior: Posterior,
+    prior: PriorParameters,
+    noise: Tensor,
+    imagined: Tensor | None,
+) -> Tensor:
+    """KL(q || p) (B, T) in nats, its gradient shared between prior and posterior by ``kl_balance``.
+
+    On imagined histories the prior alone is moved: the posterior should not be pulled towards what cannot be predicted
+    many frames ahead (Hafner et al. 2019, PlaNet, section 5).
+    """
+    balance = model.config.kl_balance
+    to_prior = model.prior.kl_divergence(posterior.mean.detach(), posterior.log_scale.detach(), prior, noise)
+    if balance >= 1.0:
+        return to_prior
+    fixed = PriorParameters(**{name: value.detach() for name, value in vars(prior).items()})
+    to_posterior = model.prior.kl_divergence(posterior.mean, posterior.log_scale, fixed, noise)
+    if imagined is not None:
+        history = F.pad(imagined[:, :-1], (1, 0))
+        to_posterior = torch.where(history, to_posterior.detach(), to_posterior)
+    return balance * to_prior + (1.0 - balance) * to_posterior
+
+
+@dataclass(frozen=True)
+class AttentionPass:
+    """Posterior maps (N = B*T) and prior maps (B, T) of a sequence."""
+
+    posterior: AttentionPosteriorOutput
+    prior: AttentionPriorOutput
+    maps: Tensor
+
+
+def attend(
+    model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, recurrence: Recurrence, latent: Tensor, context: Tensor
+) -> AttentionPass:
+    """Posterior maps of all frames in one call, then scan 2 over the maps, states and latents of the frames before."""
+    batch, length = frames.shape[:2]
+    posterior = model.attention.posterior_net(
+        frames.flatten(0, 1), recurrence.previous.flatten(0, 1), context.flatten(0, 1)
+    )
+    maps = posterior.map.unflatten(0, (batch, length))  # (B, T, R, R)
+    before = torch.cat([model.attention.uniform_map(batch)[:, None], maps[:, :-1]], 1)
+    latent_before = F.pad(latent[:, :-1], (0, 0, 1, 0))
+    prior = model.attention.prior_net(before, recurrence.previous, latent_before)
+    return AttentionPass(posterior, prior, maps)
+
+
+def gram_loss(model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, posterior: Posterior) -> Tensor:
+    """Gram loss () between encoder and teacher on a few frames of each sequence, summed over the coarser levels."""
+    batch, length = frames.shape[:2]
+    count = min(model.config.gram_frames, length)
+    if count == 0 or not model.training:
+        return frames.new_zeros(())
+    times = torch.linspace(0, length - 1, count, device=frames.device).round().long()
+    with torch.no_grad():
+        taught = model.teacher_encoder.features(frames[:, times].flatten(0, 1))
+    total = frames.new_zeros(())
+    for student, teacher in zip(posterior.features[1:], taught[1:], strict=True):
+        picked = student.unflatten(0, (batch, length))[:, times].flatten(0, 1)
+        if picked.shape[-1] > 16:
+            picked, teacher = F.avg_pool2d(picked, 2), F.avg_pool2d(teacher, 2)
+        total = total + model.gram_loss(picked.flatten(2).mT, teacher.flatten(2).mT)
+    return total
+
+
+def head_losses(
+    model: DPGMMVariationalRecurrentAutoencoder, hidden: Tensor, rewards: Tensor | None, continues: Tensor | None
+) -> dict[str, Tensor]:
+    """Reward (unit Gaussian) and continue (Bernoulli) negative log-likelihoods in nats, means over B and T."""
+    losses = {"reward_predictions": model.reward_head(hidden).squeeze(-1).float()}
+    logits = model.continue_head(hidden).squeeze(-1).float()
+    losses["continue_logits"] = logits
+    if rewards is not None:
+        losses["reward_loss"] = 0.5 * (losses["reward_predictions"] - rewards).square().mean()
+    if continues is not None:
+        losses["continue_loss"] = F.binary_cross_entropy_with_logits(logits, continues.to(logits.dtype))
+    return losses
+
+
+def forward_sequence(
+    model: DPGMMVariationalRecurrentAutoencoder,
+    observations: Tensor,
+    actions: Tensor | None = None,
+    rewards: Tensor | None = None,
+    continues: Tensor | None = None,
+    *,
+    noise: SequenceNoise | None = None,
+    generator: torch.Generator | None = None,
+) -> dict[str, Any]:
+    """Run the model over sequences.
+
+    Args:
+        observations: (B, T, C, H, W) uint8, or float in [-1, 1]; T >= 1.
+        actions: (B, T, A), each taken after the frame of its index; zeros when absent.
+        rewards: (B, T) of those actions.
+        continues: (B, T), 0 where the episode ended.
+        noise: all random numbers; drawn from ``generator`` when absent.
+        generator: source of randomness.
+
+    Returns:
+        a dictionary; (T,) entries are batch means per frame.
+
+        observations (B,T,C,H,W) in [-1,1], reconstructions likewise, latents, z_means, z_log_scales (B,T,D),
+        hidden_states, previous_hidden_states (B,T,Hd), context_sequence, predicted_contexts (B,T,Cc),
+        attention_maps, prior_attention_maps (B,T,R,R), slot_attention_maps (B,T,S,R,R), slot_centers (B,T,S,2),
+        slot_features (B,T,S,d), predicted_movements (B,T,2) in cells, prior_params (leading axes B, T),
+        token_ids (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), and the losses that
+        :class:`~aime.multi_task_learning.LossAggregator` reads.
+    """
+    frames = model.centre(observations)
+    batch, length = frames.shape[:2]
+    if actions is None:
+        actions = frames.new_zeros(batch, length, model.config.action_size)
+    expect_shape(actions, "B T A", "actions", B=batch, T=length, A=model.config.action_size)
+    for name, values in (("rewards", rewards), ("continues", continues)):
+        if values is not None:
+            expect_shape(values, "B T", name, B=batch, T=length)
+    noise = noise or SequenceNoise.draw(model.config, batch, length, frames.device, generator)
+
+    perceived = model.perceiver(frames)
+    perceiver_losses = model.perceiver.compute_loss(perceived, frames)
+    context = perceived.context.float()  # (B, T, Cc)
+    posterior = model.encoder(frames.flatten(0, 1), context.flatten(0, 1))
+    latent = posterior.rsample(noise.latent.flatten(0, 1)).unflatten(0, (batch, length))  # (B, T, D)
+    sequence_posterior = Posterior(
+        posterior.mean.unflatten(0, (batch, length)), posterior.log_scale.unflatten(0, (batch, length)), ()
+    )
+
+    if model.training and model.config.imagined_share > 0 and length > 1:
+        recurrence = scan_on_predictions(model, latent, context, actions, generator)
+    else:
+        recurrence = scan(model, latent, context, actions)
+    prior, predicted = model.prior_at(recurrence.previous, noise=noise.sticks)
+    kl = latent_kl(model, sequence_posterior, prior, noise.kl, recurrence.imagined)
+
+    attention = attend(model, frames, recurrence, latent, context)
+    maps = attention.maps
+    if recurrence.imagined is not None:
+        # Where history is imagined there is no posterior map to decode with.
+        maps = torch.where(recurrence.imagined[..., None, None], attention.prior.maps, maps)
+    images = frames + model.mean_image
+    nll, reconstructions = decode_and_score(model, images, latent, recurrence.previous, maps)
+    outputs: dict[str, Any] = {
+        "device": frames.device,
+        "observations": images,
+        "reconstructions": reconstructions,
+        "latents": latent,
+        "z_means": sequence_posterior.mean,
+        "z_log_scales": sequence_posterior.log_scale,
+        "hidden_states": recurrence.hidden,
+        "previous_hidden_states": recurrence.previous,
+        "context_sequence": context,
+        "predicted_contexts": predicted,
+        "prior_params": prior,
+        "reconstruction_losses": nll.mean(0),
+        "kl_latents": kl.mean(0),
+        "kumaraswamy_kl_losses": model.prior.stick_kl(prior).mean(0),
+        "cluster_entropies": usage_entropy(model, latent, prior),
+        "gram_enc": gram_loss(model, frames, posterior),
+        "context_prediction_loss": F.mse_loss(predicted.float(), context.detach()),
+        "K_eff": model.prior.effective_components(prior.log_pi).mean(),
+        "tokens": perceived.tokens,
+        "token_ids": perceived.tokens.ids,
+    }
+    outputs |= {f"perceiver_{name}": value for name, value in perceiver_losses.items()}
+    outputs |= attention_outputs(attention, batch, length)
+    outputs |= head_losses(model, recurrence.hidden, rewards, continues)
+    return outputs
+
+
+def usage_entropy(model: DPGMMVariationalRecurrentAutoencoder, latent: Tensor, prior: PriorParameters) -> Tensor:
+    """Entropy (nats) of the batch-averaged responsibilities: high when many components are used over the batch."""
+    shares = model.prior.responsibilities(latent.detach(), prior).flatten(0, -2).mean(0)
+    return -(shares * shares.clamp_min(1e-12).log()).sum()
+
+
+def decode_and_score(
+    model: DPGMMVariationalRecurrentAutoencoder, images: Tensor, latent: Tensor, previous: Tensor, maps: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood (B, T) in nats and expected images (B, T, C, H, W)."""
+    batch, length, _, height, width = images.shape
+    parameters = model.decode(latent.flatten(0, 1), previous.flatten(0, 1), maps.flatten(0, 1))
+    weights = precision_weights(maps.flatten(0, 1), height, width) if model.config.precision_weighting else None
+    nll, mean = model.likelihood.nll_and_mean(parameters, model.mean_image, images.flatten(0, 1), weights)
+    return nll.unflatten(0, (batch, length)), mean.unflatten(0, (batch, length))
+
+
+def attention_outputs(attention: AttentionPass, batch: int, length: int) -> dict[str, Tensor]:
+    """Maps, slots and attention losses by their names in the outputs."""
+    posterior, prior = attention.posterior, attention.prior
+    return {
+        "attention_maps": attention.maps,
+        "prior_attention_maps": prior.maps,
+        "predicted_movements": prior.movement,
+        "slot_attention_maps": posterior.slot_maps.unflatten(0, (batch, length)),
+        "slot_features": posterior.slots.unflatten(0, (batch, length)),
+        "slot_centers": posterior.slot_centers.unflatten(0, (batch, length)),
+        "attention_losses": attention_kl(attention.maps, prior.log_maps)[:, 1:].mean(0),
+        "attention_dynamics_loss": attention_dynamics_loss(attention.maps, prior.movement),
+        "attention_diversity_losses": posterior.diversity_loss,
+    }
