@@ -87,7 +87,8 @@ class GradientMatrix:
             pieces = []
             for index in group.parameters:
                 grad = gradients[index]
-                pieces.append(group.zeros[: self.parameters[index].numel()] if grad is None else grad.reshape(-1))
+                parameter = self.parameters[index]
+                pieces.append(group.zeros[: parameter.numel()] if grad is None else _flatten(grad, parameter))
             torch.cat(pieces, out=row)
 
     def gram(self) -> Tensor:
@@ -123,18 +124,19 @@ class GradientMatrix:
         for group in self._groups:
             sizes = [self.parameters[index].numel() for index in group.parameters]
             for index, piece in zip(group.parameters, torch.split(group.rows[0], sizes), strict=True):
-                pieces[index] = piece
+                pieces[index] = _unflatten(piece, self.parameters[index]).reshape(-1)
         return torch.cat(pieces)
 
     def set_direction(self, direction: Tensor) -> None:
         """Replace the kept direction by a (P,) vector in parameter order."""
         if direction.shape != (self.numel,):
             raise ValueError(f"expected a direction of shape (P,) = ({self.numel},), found {tuple(direction.shape)}")
-        pieces = torch.split(
-            direction.to(self.parameters[0].device), [parameter.numel() for parameter in self.parameters]
-        )
+        sizes = [parameter.numel() for parameter in self.parameters]
+        pieces = torch.split(direction.to(self.parameters[0].device), sizes)
         for group in self._groups:
-            torch.cat([pieces[index] for index in group.parameters], out=group.rows[0])
+            members = [(pieces[index], self.parameters[index]) for index in group.parameters]
+            flat = [_flatten(piece.view(parameter.shape), parameter) for piece, parameter in members]
+            torch.cat(flat, out=group.rows[0])
 
     @property
     def reach(self) -> list[int]:
@@ -183,10 +185,48 @@ class GradientMatrix:
         rows = torch.zeros(1 + len(tasks), sum(sizes), dtype=dtype, device=like.device)
         combined = torch.zeros(2, sum(sizes), dtype=dtype, device=like.device)
         pieces = torch.split(combined[0], sizes)
-        views = [piece.view(self.parameters[index].shape) for piece, index in zip(pieces, indices, strict=True)]
+        views = [_unflatten(piece, self.parameters[index]) for piece, index in zip(pieces, indices, strict=True)]
         index = torch.tensor((self.task_num, *tasks), device=like.device)
         zeros = torch.zeros(max(sizes), dtype=dtype, device=like.device)
         return _Group(tasks, index, indices, rows, combined, views, zeros)
+
+
+def _has_layout(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether both step through memory alike; strides of axes of size 1 do not matter."""
+    pairs = zip(parameter.shape, tensor.stride(), parameter.stride(), strict=True)
+    return all(size == 1 or ours == theirs for size, ours, theirs in pairs)
+
+
+def _is_dense(parameter: Tensor) -> bool:
+    """Whether the elements fill their memory without gaps or overlap, in some order of the axes."""
+    step = 1
+    for stride, size in sorted(zip(parameter.stride(), parameter.shape, strict=True)):
+        if size != 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _flatten(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """The elements (P_i,) in the order of the parameter's memory; a view where the tensor is already laid out so.
+
+    Optimizer kernels step through parameter and gradient by address, so a channels-last weight needs a channels-last
+    gradient.
+    """
+    if not _is_dense(parameter):
+        return tensor.reshape(-1)
+    if not _has_layout(tensor, parameter):
+        tensor = torch.empty_strided(
+            parameter.shape, parameter.stride(), dtype=tensor.dtype, device=tensor.device
+        ).copy_(tensor)
+    return tensor.as_strided((parameter.numel(),), (1,))
+
+
+def _unflatten(flat: Tensor, parameter: Tensor) -> Tensor:
+    """The inverse of `_flatten`: a view (shape of the parameter) with the parameter's strides."""
+    if not _is_dense(parameter):
+        return flat.view(parameter.shape)
+    return flat.as_strided(parameter.shape, parameter.stride())
 
 
 def _chunked_gram(rows: Tensor) -> Tensor:

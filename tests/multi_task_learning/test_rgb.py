@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -274,6 +275,30 @@ def test_state_dict_continues_exactly(adaptive) -> None:
         assert torch.equal(flat_grad(parameters), flat_grad(others))
     with pytest.raises(ValueError, match="expected keys"):
         RGB().load_state_dict({"alpha": torch.zeros(2)})
+
+
+def test_channels_last_weights_get_channels_last_gradients() -> None:
+    """Fused AdamW walks parameter and gradient by address; a permuted gradient would move the wrong weights."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.LazyLinear(5))
+    x = torch.randn(2, 3, 8, 8)
+    plain(x)
+    last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    for model in (plain, last):
+        balancer = RGB()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=True)
+        for step in range(3):
+            y = model(x)
+            balancer.backward({"a": y.square().mean(), "b": (y - step).abs().mean()}, model.parameters())
+            assert all(p.grad.stride() == p.stride() for p in model.parameters())
+            optimizer.step()
+        if model is plain:
+            direction = balancer.ema_direction
+    for left, right in zip(plain.parameters(), last.parameters(), strict=True):
+        assert torch.allclose(left, right, atol=1e-5)
+    assert torch.allclose(balancer.ema_direction, direction, atol=1e-4)
+    balancer.matrix.set_direction(direction)
+    assert torch.equal(balancer.ema_direction, direction)
 
 
 def test_only_the_given_parameters_are_touched() -> None:
