@@ -1,0 +1,97 @@
+"""The tasks behind the batch: loading through dm_control, names and their near ones, and the model's own tables."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from aime.envs.extension import load_extension, load_suite
+from aime.envs.time_step import Joint
+
+# mjtJoint
+_JOINT_KINDS = (("free", 7, 6), ("ball", 4, 3), ("slide", 1, 1), ("hinge", 1, 1))
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: near names if there are any, and all names."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f"did you mean {' or '.join(repr(match) for match in close)}? " if close else ""
+    return f"{hint}Known: {', '.join(names)}"
+
+
+def supported() -> tuple[tuple[str, str], ...]:
+    """The (domain, task) pairs that `ParallelEnvironment` runs."""
+    return tuple((domain, task) for domain, task in load_extension().supported_tasks())
+
+
+def load(domain: str, task: str, time_limit: float | None) -> Any:
+    """A dm_control environment of the pair; its random state is set before each episode.
+
+    Raises:
+        ValueError: the pair is not supported; near names are suggested.
+    """
+    pairs = supported()
+    domains = {name for name, _ in pairs}
+    if domain not in domains:
+        raise ValueError(f"unknown domain {domain!r}: {near(domain, domains)}")
+    known = [name for owner, name in pairs if owner == domain]
+    if task not in known:
+        raise ValueError(f"unknown task {task!r} of domain {domain!r}: {near(task, known)}")
+    options: dict[str, Any] = {"random": 0}
+    if time_limit is not None:
+        options["time_limit"] = time_limit
+    return load_suite().load(domain, task, task_kwargs=options)
+
+
+def camera_index(physics: Any, camera: int | str) -> int:
+    """The index of a camera given by index or name.
+
+    Raises:
+        ValueError: the model has no such camera; its cameras are listed.
+    """
+    count = int(physics.model.ncam)
+    names = [physics.model.id2name(index, "camera") for index in range(count)]
+    if isinstance(camera, str):
+        if camera not in names:
+            raise ValueError(f"unknown camera {camera!r}: {near(camera, names)}")
+        return names.index(camera)
+    if not -1 <= camera < count:
+        listing = ", ".join(f"{index} ({name})" for index, name in enumerate(names))
+        raise ValueError(f"no camera {camera}: the model has {listing} and -1 (free)")
+    return int(camera)
+
+
+def expand_seed(seed: int | Sequence[int] | None, num_envs: int) -> tuple[int, ...]:
+    """One seed for each environment.
+
+    Raises:
+        ValueError: a sequence of another length, or a seed outside numpy's range.
+    """
+    if seed is None:
+        return tuple(int(value) for value in np.random.SeedSequence().generate_state(num_envs))
+    if isinstance(seed, (int, np.integer)):
+        seeds = tuple(int(seed) + env for env in range(num_envs))
+    else:
+        seeds = tuple(int(value) for value in seed)
+        if len(seeds) != num_envs:
+            raise ValueError(f"{len(seeds)} seeds for {num_envs} environments")
+    for value in seeds:
+        if not 0 <= value < 2**32:
+            raise ValueError(f"a seed must lie in [0, 2**32), got {value}")
+    return seeds
+
+
+def joints(model: Any) -> tuple[Joint, ...]:
+    """The joints of an mjModel in the order of its state."""
+    found = []
+    for index in range(model.njnt):
+        kind, positions, velocities = _JOINT_KINDS[int(model.jnt_type[index])]
+        name = model.joint(index).name
+        found.append(
+            Joint(name, kind, int(model.jnt_qposadr[index]), positions, int(model.jnt_dofadr[index]), velocities)
+        )
+    return tuple(found)

@@ -1,0 +1,41 @@
+// dm_control/suite/cheetah.py: Cheetah.
+#include "../task.hpp"
+#include "../tolerance.hpp"
+
+#include <algorithm>
+#include <limits>
+
+namespace aime {
+namespace {
+
+constexpr double kRunSpeed = 10.0;
+
+class Cheetah final : public Task {
+ public:
+  explicit Cheetah(const mjModel* model) : velocity_(sensor_address(model, "torso_subtreelinvel")) {
+    fields_ = {{"position", static_cast<int>(model->nq) - 1, false}, {"velocity", static_cast<int>(model->nv), false}};
+  }
+
+  void observe(const mjModel* model, const mjData* data, double* out) const override {
+    // Without the horizontal position, as the task is translation invariant.
+    out = std::copy_n(data->qpos + 1, model->nq - 1, out);
+    std::copy_n(data->qvel, model->nv, out);
+  }
+
+  double reward(const mjModel* /*model*/, const mjData* data) const override {
+    return Tolerance{kRunSpeed, std::numeric_limits<double>::infinity(), kRunSpeed, Sigmoid::kLinear,
+                     0.0}(data->sensordata[velocity_]);
+  }
+
+ private:
+  int velocity_;
+};
+
+}  // namespace
+
+std::unique_ptr<Task> make_cheetah(const std::string& task, const mjModel* model) {
+  if (task == "run") return std::make_unique<Cheetah>(model);
+  return nullptr;
+}
+
+}  // namespace aime
