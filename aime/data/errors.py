@@ -1,0 +1,27 @@
+"""One error for bad data: it always names the file and, where known, the episode and the key, what was expected and what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class DataError(ValueError):
+    """Bad episode data.
+
+    The message reads ``FILE: episode E, KEY: expected X, found Y``; the parts stay available as attributes.
+    """
+
+    def __init__(
+        self, path: str | Path, *, expected: str, found: str, episode: int | None = None, key: str | None = None
+    ) -> None:
+        self.path, self.episode, self.key, self.expected, self.found = str(path), episode, key, expected, found
+        place = ", ".join(part for part in (None if episode is None else f"episode {episode}", key) if part is not None)
+        super().__init__(f"{path}: {place + ': ' if place else ''}expected {expected}, found {found}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by keyword, so that the error survives the trip out of a loader process."""
+        return _rebuild, (self.path, self.expected, self.found, self.episode, self.key)
+
+
+def _rebuild(path: str, expected: str, found: str, episode: int | None, key: str | None) -> DataError:
+    return DataError(path, expected=expected, found=found, episode=episode, key=key)

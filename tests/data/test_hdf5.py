@@ -1,0 +1,212 @@
+"""The episode file: round trip, crash safety, and an error for each way to be wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, open_source
+
+from tests.data.conftest import LENGTHS
+from tests.data.scripted import SPEC, scripted_episode
+
+
+def test_round_trip_of_everything(episode_file: Path) -> None:
+    source = open_source(episode_file)
+    assert isinstance(source, HDF5Source)
+    assert isinstance(source, EpisodeSource)
+    assert source.complete
+    assert source.spec == SPEC
+    assert source.lengths.tolist() == list(LENGTHS)
+    for number, length in enumerate(LENGTHS):
+        written = scripted_episode(number, length)
+        window = source.window(number, 0, length)
+        for name in ("observations", "actions", "rewards", "continues", "body_masks"):
+            np.testing.assert_array_equal(getattr(window, name), getattr(written, name))
+            assert getattr(window, name).dtype == getattr(written, name).dtype
+        assert window.physics is not None
+        assert window.physics.dtype == np.float32
+        np.testing.assert_array_equal(source.physics(number), written.physics)  # float64, bit for bit
+        assert source.rows[number]["seed"] == 1000 + number
+        assert source.rows[number]["reset_index"] == number
+        assert source.policy_parameters(number) == {"correlation_steps": number, "amplitude": 0.5}
+    assert not episode_file.with_name("scripted.h5.partial").exists()
+
+
+def test_windows_keep_observation_and_action_aligned(episode_file: Path) -> None:
+    source = open_source(episode_file)
+    for episode, start in ((0, 0), (1, 13), (3, 40), (4, 9)):
+        window = source.window(episode, start, 7)
+        t = np.arange(start, start + 7)
+        assert (window.observations == t[:, None, None, None]).all()
+        np.testing.assert_array_equal(window.actions, np.stack([t, np.full(7, episode)], axis=1))
+        np.testing.assert_array_equal(window.rewards, t + np.float32(0.5))
+        assert (window.episode, window.start) == (episode, start)
+
+
+def test_masks_and_physics_are_optional(episode_file: Path) -> None:
+    window = open_source(episode_file, body_masks=False, physics=False).window(0, 0, 4)
+    assert window.body_masks is None
+    assert window.physics is None
+
+
+def test_spec_names_each_physics_entry() -> None:
+    assert SPEC.qpos_names == ("slider", *["root"] * 7, "hinge")
+    assert SPEC.qpos_kinds == ("slide", *["free"] * 7, "hinge")
+    assert (SPEC.qpos_size, SPEC.qvel_size, SPEC.physics_size) == (9, 8, 17)
+    assert EpisodeSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_source_pickles_by_path(episode_file: Path) -> None:
+    source = pickle.loads(pickle.dumps(open_source(episode_file)))  # noqa: S301 - our own bytes
+    assert (source.window(1, 2, 3).observations[:, 0, 0, 0] == [2, 3, 4]).all()
+
+
+def test_window_outside_the_episode_is_an_index_error(episode_file: Path) -> None:
+    source = open_source(episode_file)
+    with pytest.raises(IndexError, match="episode 0: expected a window inside its 20 steps, found start 15, length 6"):
+        source.window(0, 15, 6)
+    with pytest.raises(IndexError, match=r"episode in 0\.\.4, found 5"):
+        source.window(5, 0, 1)
+
+
+KILLED_WRITER = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[2])
+from aime.data import EpisodeWriter
+from tests.data.scripted import SPEC, scripted_episode
+writer = EpisodeWriter(sys.argv[1], SPEC, body_masks=True)
+for number in range(3):
+    writer.append(scripted_episode(number, 37))
+sync = EpisodeWriter._sync
+def die(file):  # the fourth episode's steps have been handed to HDF5, some of them to the system; its row has not
+    if sys.argv[3] == "after":
+        sync(file)
+    os.kill(os.getpid(), signal.SIGKILL)
+EpisodeWriter._sync = staticmethod(die)
+writer.append(scripted_episode(3, 37))
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_kill_9_loses_only_the_episode_in_flight(tmp_path: Path, moment: str) -> None:
+    path = tmp_path / "killed.h5"
+    root = str(Path(__file__).parents[2])
+    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path), root, moment], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert not path.exists()
+    source = open_source(f"{path}.partial")
+    assert isinstance(source, HDF5Source)
+    assert not source.complete
+    assert source.lengths.tolist() == [37, 37, 37]
+    for number in range(3):
+        np.testing.assert_array_equal(source.window(number, 0, 37).actions, scripted_episode(number, 37).actions)
+        np.testing.assert_array_equal(source.window(number, 0, 37).body_masks, scripted_episode(number, 37).body_masks)
+    with pytest.raises(FileNotFoundError, match=r"killed\.h5\.partial is there"):
+        open_source(path)
+
+
+def test_a_partial_file_is_readable_while_it_is_written(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True) as writer:
+        writer.append(scripted_episode(0, 21))
+        command = f"from aime.data import open_source; print(open_source({str(writer.partial)!r}).lengths.tolist())"
+        run = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
+        assert run.stdout.strip() == "[21]"
+        writer.append(scripted_episode(1, 5))
+    assert open_source(tmp_path / "live.h5").lengths.tolist() == [21, 5]
+
+
+def test_an_exception_keeps_the_partial_file(tmp_path: Path) -> None:
+    path = tmp_path / "stopped.h5"
+    with pytest.raises(KeyboardInterrupt), EpisodeWriter(path, SPEC, body_masks=True) as writer:
+        writer.append(scripted_episode(0, 21))
+        raise KeyboardInterrupt
+    assert open_source(writer.partial).lengths.tolist() == [21]
+
+
+def test_the_writer_refuses_to_replace_a_file(episode_file: Path) -> None:
+    with pytest.raises(FileExistsError, match="exists already"):
+        EpisodeWriter(episode_file, SPEC)
+
+
+def test_the_writer_refuses_bad_episodes(tmp_path: Path) -> None:
+    good = scripted_episode(0, 8)
+    bad_actions = good.actions.copy()
+    bad_actions[5, 1] = np.nan
+    cases = {
+        r"episode 0, actions: expected finite values, found \[.*nan\] at step 5": {"actions": bad_actions},
+        r"episode 0, observations: expected uint8 \(8, 3, 12, 10\)": {"observations": good.observations[:, :, :8]},
+        r"episode 0, rewards: expected float32 \(8,\).*found float64": {"rewards": good.rewards.astype(np.float64)},
+        r"episode 0, body_masks: .* found nothing": {"body_masks": None},
+        r"episode 0, policy_parameters: expected 2 values": {"policy_parameters": ()},
+    }
+    with EpisodeWriter(tmp_path / "x.h5", SPEC, body_masks=True) as writer:
+        for message, change in cases.items():
+            with pytest.raises(DataError, match=message):
+                writer.append(dataclasses.replace(good, **change))
+        writer.append(good)
+    assert open_source(tmp_path / "x.h5").lengths.tolist() == [8]
+
+
+def _copy(source: Path, target: Path) -> Path:
+    target.write_bytes(source.read_bytes())
+    return target
+
+
+def test_missing_truncated_and_foreign_files(episode_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"near names there: scripted\.h5"):
+        open_source(episode_file.with_name("scriptd.h5"))
+    with pytest.raises(FileNotFoundError, match="found a directory"):
+        open_source(tmp_path)
+    truncated = _copy(episode_file, tmp_path / "truncated.h5")
+    os.truncate(truncated, truncated.stat().st_size // 2)
+    with pytest.raises(DataError, match=r"truncated\.h5: expected a readable HDF5 file, found .*truncated"):
+        open_source(truncated)
+    (tmp_path / "text.h5").write_text("not HDF5")
+    with pytest.raises(DataError, match="expected a readable HDF5 file"):
+        open_source(tmp_path / "text.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["pixels"] = np.zeros(3)
+    with pytest.raises(DataError, match=r"expected attribute format .* found pixels"):
+        open_source(tmp_path / "other.h5")
+
+
+def test_damaged_contents_name_file_episode_and_key(episode_file: Path, tmp_path: Path) -> None:
+    def damaged(name: str) -> h5py.File:
+        return h5py.File(_copy(episode_file, tmp_path / name), "r+")
+
+    with damaged("nan.h5") as file:
+        offset = int(file["episodes"][1]["offset"])
+        file["actions"][offset + 4, 0] = np.nan
+    with pytest.raises(DataError, match=r"nan\.h5: episode 1, actions: expected finite values, found .* at step 4"):
+        open_source(tmp_path / "nan.h5")
+    with damaged("dtype.h5") as file:
+        shape = file["observations"].shape
+        del file["observations"]
+        file["observations"] = np.zeros(shape, np.float32)
+    with pytest.raises(DataError, match=r"observations: expected uint8 \(N, 3, 12, 10\), found float32"):
+        open_source(tmp_path / "dtype.h5")
+    with damaged("missing.h5") as file:
+        del file["rewards"]
+    with pytest.raises(DataError, match=r"rewards: expected float32 \(N,\), found nothing"):
+        open_source(tmp_path / "missing.h5")
+    with damaged("short.h5") as file:
+        file["actions"].resize(50, axis=0)
+    with pytest.raises(DataError, match=r"episode 1, episodes: expected steps 32 to 65, found arrays of 50 steps"):
+        open_source(tmp_path / "short.h5")
+    with damaged("schema.h5") as file:
+        file.attrs["schema_version"] = 99
+    with pytest.raises(DataError, match="schema_version: expected 1, found 99"):
+        open_source(tmp_path / "schema.h5")
+    with damaged("splits.h5") as file:
+        file["splits/test"][...] = file["splits/train"][0]
+    with pytest.raises(DataError, match="every episode in one split only"):
+        open_source(tmp_path / "splits.h5")
