@@ -4,7 +4,13 @@ from aime.generative_prior.distributions import KumaraswamyStable
 from aime.generative_prior.dpgmm_prior import DPGMMPrior, PriorParameters
 from aime.generative_prior.networks import GammaPosterior, KumaraswamyNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
-from aime.generative_prior.usage import components_in_use, effective_components, responsibilities, usage_entropy
+from aime.generative_prior.usage import (
+    ambiguity,
+    components_in_use,
+    effective_components,
+    log_responsibilities,
+    usage_entropy,
+)
 
 __all__ = [
     "AdaptiveStickBreaking",
@@ -14,8 +20,9 @@ __all__ = [
     "KumaraswamyStable",
     "PriorParameters",
     "StickBreaking",
+    "ambiguity",
     "components_in_use",
     "effective_components",
-    "responsibilities",
+    "log_responsibilities",
     "usage_entropy",
 ]

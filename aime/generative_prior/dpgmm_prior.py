@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aime.generative_prior.networks import ComponentNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
-from aime.generative_prior.usage import effective_components, responsibilities
+from aime.generative_prior.usage import effective_components, log_responsibilities
 from aime.kernels import mixture_kl, mixture_log_prob
 
 
@@ -173,9 +173,9 @@ class DPGMMPrior(nn.Module):
         """(..., D) mean of the mixture."""
         return torch.einsum("...k,...kd->...d", torch.exp(params.log_pi), params.means)
 
-    def responsibilities(self, z: Tensor, params: PriorParameters) -> Tensor:
-        """(..., K) posterior probability of each component given z (..., D)."""
-        return responsibilities(z, params.log_pi, params.means, params.log_scales)
+    def log_responsibilities(self, z: Tensor, params: PriorParameters) -> Tensor:
+        """(..., K) log posterior probability of each component given z (..., D)."""
+        return log_responsibilities(z, params.log_pi, params.means, params.log_scales)
 
     @staticmethod
     def effective_components(log_pi: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """How many components of a mixture are in use, and who explains what."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,25 +17,36 @@ def components_in_use(log_pi: Tensor, mass: float = 0.99) -> Tensor:
     return 1 + (ordered[..., :-1] <= mass).sum(-1)
 
 
-def responsibilities(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """p(k | z) = pi_k N(z; mean_k, scale_k^2) / sum_j ..., for reports.
+def log_responsibilities(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """log p(k | z) with p(k | z) = pi_k N(z; mean_k, scale_k^2) / sum_j pi_j N(z; mean_j, scale_j^2).
 
     Args:
         z: (..., D); log_pi: (..., K); means, log_scales: (..., K, D); leading axes broadcast.
 
     Returns:
-        (..., K), sums to 1.
+        (..., K), finite; exponentials sum to 1.
     """
     normalised = (z.unsqueeze(-2) - means) * torch.exp(-log_scales)  # (..., K, D)
-    return torch.softmax(log_pi - (0.5 * normalised.square() + log_scales).sum(-1), -1)
+    return torch.log_softmax(log_pi - (0.5 * normalised.square() + log_scales).sum(-1), -1)
 
 
-def usage_entropy(responsibilities: Tensor) -> Tensor:
-    """Entropy in nats of the responsibilities averaged over all leading axes: (..., K) -> ().
+def ambiguity(log_responsibilities: Tensor) -> Tensor:
+    """Entropy in nats of p(k | z): 0 when one component explains z, log 2 when two explain it equally. (..., K) -> (...).
+
+    -log p(z) + ambiguity is the completed likelihood, a bound from above, that selects clusters rather than as many
+    components as fit (Biernacki, Celeux and Govaert 2000). The likelihood alone is blind to copies: two components in
+    one place with half the weight each cost nothing.
+    """
+    return -(torch.exp(log_responsibilities) * log_responsibilities).sum(-1)
+
+
+def usage_entropy(log_responsibilities: Tensor) -> Tensor:
+    """Entropy in nats of p(k | z) averaged over all leading axes: (..., K) -> ().
 
     A bonus on it asks that the data set as a whole use its components; unlike the entropy of the weights of one sample
-    it does not ask every single sample to be ambiguous.
+    it does not ask every single sample to be ambiguous. usage_entropy - mean ambiguity is the mutual information of
+    component and z.
     """
-    mean = responsibilities.flatten(0, -2).mean(0)
-    entropy: Tensor = torch.special.entr(mean).sum()
-    return entropy
+    rows = log_responsibilities.flatten(0, -2)
+    log_mean = torch.logsumexp(rows, 0) - math.log(len(rows))
+    return ambiguity(log_mean)

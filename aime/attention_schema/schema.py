@@ -1,0 +1,127 @@
+"""The attention schema: an attention map, and a model of how it moves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from aime.attention_schema.maps import attention_dynamics_loss, categorical_kl
+from aime.attention_schema.posterior import AttentionPosterior, AttentionPosteriorOutput
+from aime.attention_schema.prior import AttentionPrior, AttentionPriorOutput
+from aime.nn import expect_shape
+
+
+@dataclass(frozen=True)
+class AttentionSchemaOutput:
+    """Attention over a sequence.
+
+    Attributes:
+        posterior: of all frames, N = B * T in its first axis, frames of one sequence adjacent.
+        prior: predictions (B, T, ...), entry t made before frame t.
+        maps: (B, T, R, R) of the posterior.
+        kl: (B, T) nats, KL(A_t || predicted A_t).
+        dynamics_loss: (B, T) smooth-L1 error in cells of the predicted motion of the centre.
+    """
+
+    posterior: AttentionPosteriorOutput
+    prior: AttentionPriorOutput
+    maps: Tensor
+    kl: Tensor
+    dynamics_loss: Tensor
+
+
+class AttentionSchema(nn.Module):
+    """Posterior and prior of the attention map.
+
+    Args:
+        image_size: side of the images.
+        attention_resolution: R.
+        hidden_dim: Hd.
+        latent_dim: D.
+        context_dim: Cc.
+        input_channels: C.
+        feature_channels: channels of features and slots of the posterior.
+        num_semantic_slots: S.
+        pyramid_channels: channels of each level of the posterior's pyramid.
+        iters: rounds of slot attention.
+        state_channels, kernel_size, motion_radius, condition_width: see `AttentionPrior`.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 84,
+        attention_resolution: int = 21,
+        hidden_dim: int = 256,
+        latent_dim: int = 32,
+        context_dim: int = 128,
+        input_channels: int = 3,
+        *,
+        feature_channels: int = 64,
+        num_semantic_slots: int = 4,
+        pyramid_channels: Sequence[int] = (32, 48, 64),
+        iters: int = 3,
+        state_channels: int = 32,
+        kernel_size: int = 3,
+        motion_radius: int = 2,
+        condition_width: int = 64,
+    ) -> None:
+        super().__init__()
+        self.posterior_net = AttentionPosterior(
+            image_size,
+            attention_resolution,
+            hidden_dim,
+            context_dim,
+            input_channels,
+            feature_channels,
+            num_semantic_slots,
+            pyramid_channels=pyramid_channels,
+            iters=iters,
+        )
+        self.prior_net = AttentionPrior(
+            attention_resolution,
+            hidden_dim,
+            latent_dim,
+            state_channels=state_channels,
+            kernel_size=kernel_size,
+            motion_radius=motion_radius,
+            condition_width=condition_width,
+        )
+
+    def forward(
+        self,
+        observations: Tensor,
+        hidden: Tensor,
+        context: Tensor,
+        previous_latents: Tensor,
+        previous_map: Tensor | None = None,
+        state: Tensor | None = None,
+    ) -> AttentionSchemaOutput:
+        """Attend to a sequence and predict it.
+
+        Args:
+            observations: (B, T, C, H, W).
+            hidden: (B, T, Hd), entry t is h_{t-1}.
+            context: (B, T, Cc), entry t is c_t.
+            previous_latents: (B, T, D), entry t is z_{t-1}.
+            previous_map: (B, R, R), the map before the first frame, even when None.
+            state: (B, G, R, R), recurrent state of the prior before the first frame, zeros when None.
+        """
+        sizes = expect_shape(observations, "B T C H W", "observations")
+        batch, steps = sizes["B"], sizes["T"]
+        posterior = self.posterior_net(observations.flatten(0, 1), hidden.flatten(0, 1), context.flatten(0, 1))
+        maps = posterior.map.reshape(batch, steps, *posterior.map.shape[1:])  # (B, T, R, R)
+        first = self.uniform_map(batch) if previous_map is None else previous_map
+        previous_maps = torch.cat((first.unsqueeze(1), maps[:, :-1]), 1)
+        prior = self.prior_net(previous_maps, hidden, previous_latents, state)
+        return AttentionSchemaOutput(
+            posterior=posterior,
+            prior=prior,
+            maps=maps,
+            kl=categorical_kl(maps, prior.log_maps),
+            dynamics_loss=attention_dynamics_loss(previous_maps, maps, prior.movement),
+        )
+
+    def uniform_map(self, batch_size: int) -> Tensor:
+        """(B, R, R): the map before anything was seen."""
+        return self.prior_net.uniform_map(batch_size)
