@@ -3,7 +3,7 @@
 from aime.encoder_decoder.decoder import VAEDecoder
 from aime.encoder_decoder.encoder import Posterior, VAEEncoder
 from aime.encoder_decoder.gram import GramLoss
-from aime.encoder_decoder.likelihood import GaussianLikelihood, MixtureOfLogistics, make_likelihood, precision_weights
+from aime.encoder_decoder.likelihood import GaussianLikelihood, MixtureOfLogistics, make_likelihood
 
 __all__ = [
     "GaussianLikelihood",
@@ -13,5 +13,4 @@ __all__ = [
     "VAEDecoder",
     "VAEEncoder",
     "make_likelihood",
-    "precision_weights",
 ]

@@ -66,17 +66,13 @@ class VAEDecoder(nn.Module):
             for width_ in channels
         )
         self.upsamplings = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(wide, 4 * narrow, 1), nn.PixelShuffle(2))
+            nn.ConvTranspose2d(wide, narrow, 2, stride=2)
             for wide, narrow in zip(channels[:-1], channels[1:], strict=True)
         )
-        self.head = nn.Sequential(
-            normalisation(channels[-1]),
-            nn.SiLU(),
-            nn.Conv2d(channels[-1], 16 * output_channels, 3, padding=1),
-            nn.PixelShuffle(4),
-        )
-        last = self.head[2]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        # Patches of 4x4 pixels by one transposed convolution: half the time of a 3x3 convolution and PixelShuffle here.
+        last = nn.ConvTranspose2d(channels[-1], output_channels, 4, stride=4)
+        self.head = nn.Sequential(normalisation(channels[-1]), nn.SiLU(), last)
+        assert last.bias is not None
         # The first images are (nearly) zero, that is, the mean image of the data.
         nn.init.normal_(last.weight, std=0.01)
         nn.init.zeros_(last.bias)

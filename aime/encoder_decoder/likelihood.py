@@ -118,14 +118,3 @@ def make_likelihood(name: str, channels: int, scale: float, components: int) -> 
     if name == "mixture_of_logistics":
         return MixtureOfLogistics(channels, components)
     raise ValueError(f"likelihood: expected 'gaussian' or 'mixture_of_logistics', found {name!r}")
-
-
-def precision_weights(attention: Tensor, height: int, width: int, floor: float = 0.2) -> Tensor:
-    """Per-pixel weights (N, H, W) of mean 1 and minimum ``floor`` from attention maps (N, R, R).
-
-    w = floor + (1 - floor) R^2 A_t, bilinearly enlarged and renormalised to mean 1; no gradient, so that the model
-    cannot turn its errors off.
-    """
-    density = attention.detach() * attention.shape[-1] * attention.shape[-2]
-    large = nn.functional.interpolate(density[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
-    return floor + (1.0 - floor) * large / large.mean((1, 2), keepdim=True).clamp_min(1e-12)

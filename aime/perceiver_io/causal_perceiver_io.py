@@ -102,9 +102,18 @@ class CausalPerceiverIO(nn.Module):
             window=window,
         )
 
-    def forward(self, videos: Tensor, memory: PerceiverMemory | None = None) -> PerceiverOutput:
-        """Tokenise and read a video (B, T, C, H, W); with ``memory``, as the continuation of what came before."""
-        tokens, features = self.tokenizer.encode(videos, None if memory is None else memory.features)
+    def forward(
+        self, videos: Tensor, memory: PerceiverMemory | None = None, *, detach_tokens: bool = False
+    ) -> PerceiverOutput:
+        """Tokenise and read a video.
+
+        Args:
+            videos: (B, T, C, H, W).
+            memory: of the frames before, to continue them.
+            detach_tokens: let no gradient reach the tokenizer; its backward pass is then not run at all.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_tokens):
+            tokens, features = self.tokenizer.encode(videos, None if memory is None else memory.features)
         latents, embedded, predictor = self.model(tokens.quantized, None if memory is None else memory.predictor)
         return PerceiverOutput(
             self.model.context(latents), tokens, latents, embedded, PerceiverMemory(features, predictor)
@@ -122,29 +131,38 @@ class CausalPerceiverIO(nn.Module):
         context = self(videos).context
         return context.detach() if detach else context
 
-    def compute_loss(self, output: PerceiverOutput, videos: Tensor, *, ce_weight: float = 1.0) -> dict[str, Tensor]:
+    def compute_loss(
+        self, output: PerceiverOutput, videos: Tensor, *, ce_weight: float = 1.0, share: float = 1.0
+    ) -> dict[str, Tensor]:
         """Losses of one pass.
+
+        The tokenizer learns from reconstruction and commitment, the Perceiver from the next tokens: two stages with
+        one loss, as in VQ-GAN (Esser et al. 2021), so that predictability is not bought with poor tokens.
 
         Args:
             output: of :meth:`forward` on ``videos``.
             videos: (B, T, C, H, W).
             ce_weight: weight of the next-token cross-entropy.
+            share: of the videos, the first ones of the batch, that the losses are computed on (at least one video).
 
         Returns:
             scalars: total_loss, ce_loss (nats a token; 0 when T = 1), reconstruction_loss (mean squared error),
             commitment_loss, entropy_loss, vq_loss, accuracy (share of next tokens predicted), perplexity, usage.
         """
-        tokens = output.tokens
+        count = max(round(share * videos.shape[0]), 1)
+        videos, tokens = videos[:count], output.tokens
+        if not tokens.quantized.requires_grad or count < tokens.ids.shape[0]:
+            tokens, _ = self.tokenizer.encode(videos)
         reconstruction = self.tokenizer.reconstruction_loss(tokens, videos)
         entropy = self._usage_entropy(tokens.encodings)
         vq_loss = self.commitment_weight * tokens.commitment - self.entropy_weight * entropy
         cross_entropy, accuracy = reconstruction.new_zeros(()), reconstruction.new_zeros(())
         if videos.shape[1] > 1:
-            logits = self.model.predict(output.latents[:, :-1], output.embedded[:, :-1]).flatten(0, 2).float()
-            targets = tokens.ids[:, 1:].flatten().long()
-            cross_entropy = F.cross_entropy(logits, targets)
+            logits = self.model.predict(output.latents[:count, :-1], output.embedded[:count, :-1]).flatten(0, 2)
+            targets = output.tokens.ids[:count, 1:].flatten().long()
+            cross_entropy = F.cross_entropy(logits.float(), targets)
             accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-        perplexity, usage = codebook_statistics(tokens.ids, self.tokenizer.quantizer.num_codes)
+        perplexity, usage = codebook_statistics(output.tokens.ids, self.tokenizer.quantizer.num_codes)
         return {
             "total_loss": ce_weight * cross_entropy + reconstruction + vq_loss,
             "ce_loss": cross_entropy,

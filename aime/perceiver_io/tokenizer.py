@@ -76,14 +76,12 @@ class VQPTTokenizer(nn.Module):
         for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
             encoder += [nn.Conv2d(narrow, wide, 2, stride=2), ResidualCell(wide)]
         for narrow, wide in zip(widths[-2::-1], widths[:0:-1], strict=True):
-            decoder += [nn.Conv2d(wide, 4 * narrow, 1), nn.PixelShuffle(2), ResidualCell(narrow)]
+            decoder += [nn.ConvTranspose2d(wide, narrow, 2, stride=2), ResidualCell(narrow)]
         self.frame_encoder = nn.Sequential(*encoder)
         self.temporal = nn.Conv2d(self.temporal_kernel * widths[-1], code_dim, 1)
         self.temporal_norm = normalisation(widths[-1])
         self.quantizer = VectorQuantizer(num_codes, code_dim, decay=decay)
-        self.decoder = nn.Sequential(
-            *decoder, nn.Conv2d(widths[0], in_channels * patch**2, 1), nn.PixelShuffle(patch)
-        )
+        self.decoder = nn.Sequential(*decoder, nn.ConvTranspose2d(widths[0], in_channels, patch, stride=patch))
         self.memory_channels = widths[-1]
 
     @property

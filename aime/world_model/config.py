@@ -64,6 +64,8 @@ class WorldModelConfig:
     """Pixels to tokens along each side; a power of two."""
     tokenizer_channels: int = 64
     """Channels of the tokenizer's first stage."""
+    perceiver_share: float = 1.0
+    """Share of the sequences of a batch on which tokenizer and token predictor are trained."""
     usage_entropy_weight: float = 0.0
     """Weight of the bonus on the entropy of code use; dead codes are revived in any case."""
 
@@ -84,16 +86,18 @@ class WorldModelConfig:
 
     num_slots: int = 4
     """S, attention slots."""
-    slot_dim: int = 64
-    """Size of a slot."""
     slot_iterations: int = 3
     """Iterations of slot attention."""
     attention_resolution: int = 21
     """R, side of the attention map."""
     attention_channels: int = 64
-    """Channels of the attention features."""
+    """Channels of the attention features and of a slot."""
+    attention_pyramid_channels: tuple[int, ...] = (32, 48, 64)
+    """Channels of each level of the attention's feature pyramid, finest first."""
     attention_prior_channels: int = 32
     """Channels of the attention prior's ConvGRU."""
+    predictive_gradient: bool = True
+    """Let the losses of attention and context prediction reach encoder and dynamics; off, their backward pass is short."""
     precision_weighting: bool = False
     """Weight each pixel's likelihood by the (constant) attention map, floor .2, mean 1."""
 
@@ -117,7 +121,8 @@ class WorldModelConfig:
                 raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
         if self.likelihood not in ("gaussian", "mixture_of_logistics"):
             raise ValueError(f"likelihood: expected 'gaussian' or 'mixture_of_logistics', found {self.likelihood!r}")
-        object.__setattr__(self, "encoder_channels", tuple(self.encoder_channels))
+        for name in ("encoder_channels", "attention_pyramid_channels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -148,8 +153,7 @@ class WorldModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         values = dataclasses.asdict(self)
-        values["encoder_channels"] = list(self.encoder_channels)
-        return values
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -167,6 +171,7 @@ ALIASES: dict[str, str] = {
     "number_lstm_layer": "num_lstm_layers",
     "num_attention_slots": "num_slots",
     "attention_dim": "attention_channels",
+    "slot_dim": "attention_channels",
     "num_latent_perceiver": "num_latents",
     "num_latent_channels_perceiver": "context_dim",
     "num_encoder_perceiver_layers": "perceiver_layers",
@@ -220,15 +225,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "code_dim": 32,
         "downsample": 8,
         "tokenizer_channels": 32,
+        "perceiver_share": 0.25,
+        "predictive_gradient": False,
         "encoder_channels": (32, 64, 96),
         "cells_per_level": 1,
         "mlp_hidden_dim": 256,
         "squeeze_excitation": False,
         "likelihood": "gaussian",
-        "slot_dim": 32,
         "slot_iterations": 2,
         "attention_resolution": 8,
         "attention_channels": 32,
+        "attention_pyramid_channels": (32, 48),
         "attention_prior_channels": 16,
         "gram_frames": 1,
     },

@@ -66,25 +66,16 @@ def observe(
     inputs = model.recurrent_input(latent, context, actions)
     hidden, lstm = model.dynamics.unroll(inputs, LSTMState(state.lstm_hidden, state.lstm_cell))
     previous = torch.cat([state.hidden[:, None], hidden[:, :-1]], 1)
-    maps = model.attention.posterior_net(
-        frames.flatten(0, 1), previous.flatten(0, 1), context.flatten(0, 1)
-    ).map.unflatten(0, (batch, length))
-    attention_hidden = []
-    before = state
-    for t in range(length):
-        _, carried = predict_attention(model, before)
-        attention_hidden.append(carried)
-        before = WorldModelState(
-            hidden[:, t], lstm.hidden[:, t], lstm.cell[:, t], latent[:, t], context[:, t], maps[:, t], carried
-        )
+    before = torch.cat([state.latent[:, None], latent[:, :-1]], 1)
+    attention = model.attention(frames, previous, context, before, state.attention_map, state.attention_hidden)
     return WorldModelState(
         hidden=hidden,
         lstm_hidden=lstm.hidden,
         lstm_cell=lstm.cell,
         latent=latent,
         context=context,
-        attention_map=maps,
-        attention_hidden=torch.stack(attention_hidden, 1),
+        attention_map=attention.maps,
+        attention_hidden=attention.prior.states,
         memory=perceived.memory,
     )
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime.attention_schema import AttentionPosteriorOutput, AttentionPriorOutput
-from aime.attention_schema import attention_dynamics_loss, attention_kl
-from aime.encoder_decoder import Posterior, precision_weights
+from aime.attention_schema import AttentionSchemaOutput, precision_weights
+from aime.encoder_decoder import Posterior
 from aime.generative_prior import PriorParameters
+from aime.generative_prior.usage import usage_entropy
 from aime.nn import expect_shape
 from aime.world_model.noise import SequenceNoise
 
@@ -103,28 +103,15 @@ def latent_kl(
     return balance * to_prior + (1.0 - balance) * to_posterior
 
 
-@dataclass(frozen=True)
-class AttentionPass:
-    """Posterior maps (N = B*T) and prior maps (B, T) of a sequence."""
-
-    posterior: AttentionPosteriorOutput
-    prior: AttentionPriorOutput
-    maps: Tensor
-
-
 def attend(
     model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, recurrence: Recurrence, latent: Tensor, context: Tensor
-) -> AttentionPass:
+) -> AttentionSchemaOutput:
     """Posterior maps of all frames in one call, then scan 2 over the maps, states and latents of the frames before."""
-    batch, length = frames.shape[:2]
-    posterior = model.attention.posterior_net(
-        frames.flatten(0, 1), recurrence.previous.flatten(0, 1), context.flatten(0, 1)
-    )
-    maps = posterior.map.unflatten(0, (batch, length))  # (B, T, R, R)
-    before = torch.cat([model.attention.uniform_map(batch)[:, None], maps[:, :-1]], 1)
-    latent_before = F.pad(latent[:, :-1], (0, 0, 1, 0))
-    prior = model.attention.prior_net(before, recurrence.previous, latent_before)
-    return AttentionPass(posterior, prior, maps)
+    previous = recurrence.previous
+    if not model.config.predictive_gradient:
+        previous, latent, context = previous.detach(), latent.detach(), context.detach()
+    attention: AttentionSchemaOutput = model.attention(frames, previous, context, F.pad(latent[:, :-1], (0, 0, 1, 0)))
+    return attention
 
 
 def gram_loss(model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, posterior: Posterior) -> Tensor:
@@ -199,8 +186,8 @@ def forward_sequence(
             expect_shape(values, "B T", name, B=batch, T=length)
     noise = noise or SequenceNoise.draw(model.config, batch, length, frames.device, generator)
 
-    perceived = model.perceiver(frames)
-    perceiver_losses = model.perceiver.compute_loss(perceived, frames)
+    perceived = model.perceiver(frames, detach_tokens=True)
+    perceiver_losses = model.perceiver.compute_loss(perceived, frames, share=model.config.perceiver_share)
     context = perceived.context.float()  # (B, T, Cc)
     posterior = model.encoder(frames.flatten(0, 1), context.flatten(0, 1))
     latent = posterior.rsample(noise.latent.flatten(0, 1)).unflatten(0, (batch, length))  # (B, T, D)
@@ -220,7 +207,7 @@ def forward_sequence(
     if recurrence.imagined is not None:
         # Where history is imagined there is no posterior map to decode with.
         maps = torch.where(recurrence.imagined[..., None, None], attention.prior.maps, maps)
-    images = frames + model.mean_image
+    images = frames + model.channels_last_mean
     nll, reconstructions = decode_and_score(model, images, latent, recurrence.previous, maps)
     outputs: dict[str, Any] = {
         "device": frames.device,
@@ -237,7 +224,7 @@ def forward_sequence(
         "reconstruction_losses": nll.mean(0),
         "kl_latents": kl.mean(0),
         "kumaraswamy_kl_losses": model.prior.stick_kl(prior).mean(0),
-        "cluster_entropies": usage_entropy(model, latent, prior),
+        "cluster_entropies": usage_entropy(model.prior.log_responsibilities(latent.detach(), prior)),
         "gram_enc": gram_loss(model, frames, posterior),
         "context_prediction_loss": F.mse_loss(predicted.float(), context.detach()),
         "K_eff": model.prior.effective_components(prior.log_pi).mean(),
@@ -250,24 +237,18 @@ def forward_sequence(
     return outputs
 
 
-def usage_entropy(model: DPGMMVariationalRecurrentAutoencoder, latent: Tensor, prior: PriorParameters) -> Tensor:
-    """Entropy (nats) of the batch-averaged responsibilities: high when many components are used over the batch."""
-    shares = model.prior.responsibilities(latent.detach(), prior).flatten(0, -2).mean(0)
-    return -(shares * shares.clamp_min(1e-12).log()).sum()
-
-
 def decode_and_score(
     model: DPGMMVariationalRecurrentAutoencoder, images: Tensor, latent: Tensor, previous: Tensor, maps: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Negative log-likelihood (B, T) in nats and expected images (B, T, C, H, W)."""
     batch, length, _, height, width = images.shape
     parameters = model.decode(latent.flatten(0, 1), previous.flatten(0, 1), maps.flatten(0, 1))
-    weights = precision_weights(maps.flatten(0, 1), height, width) if model.config.precision_weighting else None
-    nll, mean = model.likelihood.nll_and_mean(parameters, model.mean_image, images.flatten(0, 1), weights)
+    weights = precision_weights(maps.flatten(0, 1), (height, width)) if model.config.precision_weighting else None
+    nll, mean = model.likelihood.nll_and_mean(parameters, model.channels_last_mean, images.flatten(0, 1), weights)
     return nll.unflatten(0, (batch, length)), mean.unflatten(0, (batch, length))
 
 
-def attention_outputs(attention: AttentionPass, batch: int, length: int) -> dict[str, Tensor]:
+def attention_outputs(attention: AttentionSchemaOutput, batch: int, length: int) -> dict[str, Tensor]:
     """Maps, slots and attention losses by their names in the outputs."""
     posterior, prior = attention.posterior, attention.prior
     return {
@@ -277,7 +258,9 @@ def attention_outputs(attention: AttentionPass, batch: int, length: int) -> dict
         "slot_attention_maps": posterior.slot_maps.unflatten(0, (batch, length)),
         "slot_features": posterior.slots.unflatten(0, (batch, length)),
         "slot_centers": posterior.slot_centers.unflatten(0, (batch, length)),
-        "attention_losses": attention_kl(attention.maps, prior.log_maps)[:, 1:].mean(0),
-        "attention_dynamics_loss": attention_dynamics_loss(attention.maps, prior.movement),
+        "slot_fusion_weights": posterior.fusion_weights.unflatten(0, (batch, length)),
+        # The first frame has no map before it to be predicted from.
+        "attention_losses": attention.kl[:, 1:].mean(0),
+        "attention_dynamics_loss": attention.dynamics_loss[:, 1:].mean() if length > 1 else attention.kl.new_zeros(()),
         "attention_diversity_losses": posterior.diversity_loss,
     }

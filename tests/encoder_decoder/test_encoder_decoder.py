@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aime.encoder_decoder import GramLoss, VAEDecoder, VAEEncoder, make_likelihood, precision_weights
+from aime.encoder_decoder import GramLoss, VAEDecoder, VAEEncoder, make_likelihood
 
 
 @pytest.mark.parametrize("size", [32, 64, 84, 50])
@@ -81,14 +81,6 @@ def test_mixture_of_logistics_mean_is_differentiable() -> None:
     mean.sum().backward()
     assert parameters.grad is not None
     assert float(parameters.grad.abs().sum()) > 0
-
-
-def test_precision_weights_have_mean_one_a_floor_and_no_gradient() -> None:
-    attention = torch.softmax(5 * torch.randn(3, 49), -1).view(3, 7, 7).requires_grad_()
-    weights = precision_weights(attention, 32, 32, floor=0.2)
-    assert not weights.requires_grad
-    torch.testing.assert_close(weights.mean((1, 2)), torch.ones(3))
-    assert float(weights.min()) >= 0.2
 
 
 def test_weights_scale_the_squared_error() -> None:

@@ -1,0 +1,245 @@
+"""Properties of the assembled world model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SMALL, sequences, small_model
+from oracle import forward_per_frame
+
+from aime.multi_task_learning import LossAggregator
+from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise, WorldModelConfig
+
+Model = DPGMMVariationalRecurrentAutoencoder
+
+
+def noise_for(model: Model, batch: int, frames: int) -> SequenceNoise:
+    return SequenceNoise.draw(model.config, batch, frames, torch.device("cpu"), torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "mixture_of_logistics"])
+def test_sequence_pass_equals_the_per_frame_oracle(likelihood: str) -> None:
+    model, batch = small_model(likelihood=likelihood), sequences(5)
+    noise = noise_for(model, 2, 5)
+    fast = model.forward_sequence(*batch.all, noise=noise)
+    slow = forward_per_frame(model, *batch.all, noise)
+    assert torch.equal(fast["token_ids"], slow["token_ids"])
+    for name in (
+        "latents",
+        "hidden_states",
+        "context_sequence",
+        "predicted_contexts",
+        "reconstructions",
+        "attention_maps",
+        "prior_attention_maps",
+        "predicted_movements",
+    ):
+        torch.testing.assert_close(fast[name], slow[name], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    aggregator = LossAggregator()
+    fast_losses, _ = aggregator.compute_losses(fast)
+    slow_losses, _ = aggregator.compute_losses(slow | {"cluster_entropies": fast["cluster_entropies"]})
+    for name, value in fast_losses.items():
+        # Relative: the reconstruction term is a sum over thousands of pixels.
+        torch.testing.assert_close(value, slow_losses[name], rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_gradients_equal_those_of_the_oracle() -> None:
+    model, batch = small_model(), sequences(4)
+    noise = noise_for(model, 2, 4)
+    gradients = []
+    for outputs in (model.forward_sequence(*batch.all, noise=noise), forward_per_frame(model, *batch.all, noise)):
+        losses, _ = LossAggregator().compute_losses(outputs, entropy_weight=0.0)
+        gradients.append(torch.autograd.grad(losses["total_loss"], model.trainable, allow_unused=True))
+    for (name, _), fast, slow in zip(
+        ((n, p) for n, p in model.named_parameters() if p.requires_grad), *gradients, strict=True
+    ):
+        assert (fast is None) == (slow is None), name
+        if fast is not None and slow is not None:
+            scale = max(float(slow.abs().max()), 1e-2)
+            torch.testing.assert_close(fast / scale, slow / scale, rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("changed", [1, 3])
+def test_a_changed_frame_changes_nothing_before_it(changed: int, model: Model) -> None:
+    batch, noise = sequences(5), noise_for(model, 2, 5)
+    other = batch.observations.clone()
+    other[:, changed] = 255 - other[:, changed]
+    before = model.forward_sequence(batch.observations, batch.actions, noise=noise)
+    after = model.forward_sequence(other, batch.actions, noise=noise)
+    for name in ("context_sequence", "latents", "hidden_states", "attention_maps", "reconstructions"):
+        torch.testing.assert_close(before[name][:, :changed], after[name][:, :changed], rtol=0, atol=0)
+        assert not torch.equal(before[name][:, changed], after[name][:, changed])
+    # The prior of the changed frame has not seen it either.
+    for name in ("prior_attention_maps", "predicted_contexts", "previous_hidden_states"):
+        torch.testing.assert_close(before[name][:, : changed + 1], after[name][:, : changed + 1], rtol=0, atol=0)
+
+
+def test_an_action_acts_on_the_frames_after_it_only(model: Model) -> None:
+    batch, noise = sequences(5), noise_for(model, 2, 5)
+    other = batch.actions.clone()
+    other[:, 2] += 1.0
+    before = model.forward_sequence(batch.observations, batch.actions, noise=noise)
+    after = model.forward_sequence(batch.observations, other, noise=noise)
+    torch.testing.assert_close(before["reconstructions"][:, :3], after["reconstructions"][:, :3], rtol=0, atol=0)
+    torch.testing.assert_close(before["hidden_states"][:, :2], after["hidden_states"][:, :2], rtol=0, atol=0)
+    assert not torch.equal(before["hidden_states"][:, 2], after["hidden_states"][:, 2])
+    assert not torch.equal(before["reconstructions"][:, 3], after["reconstructions"][:, 3])
+
+
+def test_observe_equals_the_sequence_pass_and_steps_equal_observe(model: Model) -> None:
+    batch, noise = sequences(6), noise_for(model, 2, 6)
+    outputs = model.forward_sequence(batch.observations, batch.actions, noise=noise)
+    states = model.observe(batch.observations, batch.actions, noise=noise)
+    torch.testing.assert_close(states.hidden, outputs["hidden_states"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(states.latent, outputs["latents"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(states.attention_map, outputs["attention_maps"], rtol=0, atol=1e-5)
+    state = model.initial_state(2)
+    for t in range(6):
+        state = model.step(state, batch.observations[:, t], batch.actions[:, t], noise=noise.at(t, t + 1))
+        for name in ("hidden", "lstm_cell", "latent", "context", "attention_map", "attention_hidden"):
+            torch.testing.assert_close(getattr(state, name), getattr(states, name)[:, t], rtol=0, atol=1e-5)
+
+
+def test_imagine_equals_observe_under_forced_latents_and_contexts(model: Model) -> None:
+    batch, noise = sequences(7), noise_for(model, 2, 7)
+    states = model.observe(batch.observations, batch.actions, noise=noise)
+    imagined = model.imagine(
+        states.at(2),
+        batch.actions[:, 3:],
+        forced_latents=states.latent[:, 3:],
+        forced_contexts=states.context[:, 3:],
+    )
+    torch.testing.assert_close(imagined["hidden_states"], states.hidden[:, 3:], rtol=0, atol=1e-5)
+    # Frames differ by the attention map alone, which is the prior's here: decoding with it gives the same frames.
+    previous = states.hidden[:, 2:-1]
+    expected = model.expected_images(
+        states.latent[:, 3:].flatten(0, 1), previous.flatten(0, 1), imagined["attention_maps"].flatten(0, 1)
+    )
+    torch.testing.assert_close(imagined["observations"].flatten(0, 1), expected, rtol=0, atol=1e-5)
+
+
+def test_first_imagined_attention_is_the_prior_of_the_sequence_pass(model: Model) -> None:
+    batch, noise = sequences(5), noise_for(model, 2, 5)
+    outputs = model.forward_sequence(batch.observations, batch.actions, noise=noise)
+    states = model.observe(batch.observations, batch.actions, noise=noise)
+    imagined = model.imagine(states.at(2), batch.actions[:, 3:4])
+    torch.testing.assert_close(
+        imagined["attention_maps"][:, 0], outputs["prior_attention_maps"][:, 3], rtol=0, atol=1e-5
+    )
+
+
+def test_imagine_with_a_policy_and_reproducible_samples(model: Model) -> None:
+    state = model.observe(*sequences(3).all[:2]).at(-1)
+    policy = lambda arrived: arrived.latent[:, :2]  # noqa: E731
+    runs = [model.imagine(state, policy, horizon=4, generator=torch.Generator().manual_seed(5)) for _ in range(2)]
+    assert runs[0]["observations"].shape == (2, 4, 3, 32, 32)
+    assert runs[0]["rewards"].shape == runs[0]["continues"].shape == (2, 4)
+    assert torch.equal(runs[0]["latents"], runs[1]["latents"])
+    other = model.imagine(state, policy, horizon=4, generator=torch.Generator().manual_seed(6))
+    assert not torch.equal(runs[0]["latents"], other["latents"])
+
+
+@pytest.mark.parametrize(("batch", "frames", "size"), [(1, 2, 64), (1, 2, 84), (2, 50, 64), (1, 1, 64), (1, 50, 84)])
+def test_any_batch_length_and_size(batch: int, frames: int, size: int) -> None:
+    model = small_model(image_size=size)
+    data = sequences(frames, batch, size)
+    outputs = model.forward_sequence(*data.all)
+    assert outputs["reconstructions"].shape == data.observations.shape
+    if frames > 1:
+        losses, _ = model.compute_total_loss(*data.all)
+        assert all(bool(torch.isfinite(value)) for value in losses.values())
+
+
+def test_strict_state_dict_round_trip_before_any_forward(tmp_path: Path) -> None:
+    model = small_model()
+    model.save_pretrained(tmp_path)
+    loaded = Model.from_pretrained(tmp_path)
+    assert loaded.config == model.config
+    batch, noise = sequences(3), noise_for(model, 2, 3)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+    first = model.forward_sequence(*batch.all, noise=noise)["reconstructions"]
+    torch.testing.assert_close(loaded.forward_sequence(*batch.all, noise=noise)["reconstructions"], first, rtol=0, atol=0)
+    assert set(loaded.state_dict()) == set(Model(model.config).state_dict())
+
+
+def test_training_steps_reduce_the_loss_and_touch_every_parameter() -> None:
+    model = small_model(imagined_share=0.5, gram_frames=2).train()
+    batch = sequences(6, batch=4)
+    model.initialise_from_data(batch.observations.flatten(0, 1), torch.Generator().manual_seed(0))
+    model.configure_optimizer(learning_rate=3e-3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    history = [model.training_step_sequence(*batch.all, generator=generator) for _ in range(25)]
+    assert all(float(step["finite"]) == 1.0 for step in history)
+    assert float(history[-1]["recon_loss"]) < float(history[0]["recon_loss"])
+    unchanged = [
+        name
+        for name, value in model.state_dict().items()
+        if torch.equal(value, before[name]) and name != "mean_image"
+    ]
+    assert unchanged == []
+
+
+def test_a_step_with_nan_changes_nothing() -> None:
+    model = small_model().train()
+    model.configure_optimizer()
+    batch = sequences(4)
+    model.training_step_sequence(*batch.all)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rewards = batch.rewards.clone()
+    rewards[0, 0] = float("nan")
+    metrics = model.training_step_sequence(batch.observations, batch.actions, rewards, batch.continues)
+    assert float(metrics["finite"]) == 0.0
+    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    # The teacher's move towards an unchanged encoder does not depend on the bad batch.
+    assert [name for name in changed if not name.startswith("teacher_encoder")] == []
+
+
+def test_scheduled_sampling_moves_the_recurrence_but_not_the_posterior() -> None:
+    model = small_model(imagined_share=1.0).train()
+    batch, noise = sequences(6), noise_for(model, 2, 6)
+    outputs = model.forward_sequence(*batch.all, noise=noise, generator=torch.Generator().manual_seed(0))
+    plain = model.eval().forward_sequence(*batch.all, noise=noise)
+    torch.testing.assert_close(outputs["z_means"], plain["z_means"], rtol=0, atol=1e-6)
+    assert not torch.allclose(outputs["hidden_states"][:, -1], plain["hidden_states"][:, -1])
+    torch.testing.assert_close(outputs["hidden_states"][:, 0], plain["hidden_states"][:, 0], rtol=0, atol=1e-6)
+
+
+def test_documented_names_build_the_same_model_and_unknown_ones_name_the_near() -> None:
+    config = WorldModelConfig.from_names(action_dim=3, input_dim=64, n_lstm_layers=2, num_attention_slots=5)
+    assert (config.action_size, config.image_size, config.num_lstm_layers, config.num_slots) == (3, 64, 2, 5)
+    with pytest.raises(TypeError, match="unknown world model option 'latnt_dim'; did you mean latent_dim"):
+        WorldModelConfig.from_names(latnt_dim=3)
+    with pytest.raises(TypeError, match="'action_size' is given twice"):
+        WorldModelConfig.from_names(action_dim=3, action_size=3)
+    with pytest.raises(ValueError, match="expected one of laptop, tier1, tier2, tier3, found 'desktop'"):
+        WorldModelConfig.preset("desktop")
+
+
+@pytest.mark.parametrize("preset", ["laptop", "tier1", "tier2", "tier3"])
+def test_presets_build_and_survive_json(preset: str) -> None:
+    config = WorldModelConfig.preset(preset, action_size=3)
+    assert WorldModelConfig.from_dict(config.to_dict()) == config
+
+
+def test_clear_errors(model: Model, tmp_path: Path) -> None:
+    batch = sequences(3)
+    with pytest.raises(ValueError, match=r"observations: expected \(B, T, C=3, H=32, W=32\), found \(B=2, T=3, C=3, H=64"):
+        model.forward_sequence(sequences(3, size=64).observations, batch.actions)
+    with pytest.raises(ValueError, match=r"actions: expected \(B=2, T=3, A=2\), found \(B=2, T=3, A=1\)"):
+        model.forward_sequence(batch.observations, batch.actions[..., :1])
+    with pytest.raises(ValueError, match="from imagination or from inside a trajectory"):
+        model.step(model.observe(*batch.all[:2]).at(0), batch.observations[:, 0], batch.actions[:, 0])
+    with pytest.raises(ValueError, match="at most the 3 actions given, found 9"):
+        model.imagine(model.initial_state(2), batch.actions, horizon=9)
+    with pytest.raises(ValueError, match="a number of frames together with a policy"):
+        model.imagine(model.initial_state(2), lambda state: state.latent)
+    with pytest.raises(RuntimeError, match="call configure_optimizer before"):
+        model.training_step_sequence(*batch.all)
+    with pytest.raises(FileNotFoundError, match=r"expected a directory with config\.json"):
+        Model.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="either a config or names"):
+        Model(WorldModelConfig.from_names(**SMALL), latent_dim=3)
