@@ -1,0 +1,266 @@
+"""The whole evaluation of a trained world model on episodes it never saw: figures, and what the report shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aime.data import EpisodeSource, splits_for
+from aime.evaluation.filtering import ErrorSums, Filtered, filter_clips, score_one_step
+from aime.evaluation.forecasters import CopyLast, Forecaster, MeanImage, WorldModelForecaster
+from aime.evaluation.metrics import Estimate, average_per_episode, mean_over_episodes, psnr_per_episode
+from aime.evaluation.mixture import components_used
+from aime.evaluation.open_loop import OpenLoop, film_order, score_open_loop
+from aime.evaluation.probes import ProbeResult, fit_probe, physics_targets, score_probe
+from aime.evaluation.protocol import Clips, EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
+from aime.evaluation.tokens import TOKEN_HORIZONS, codebook_figures, token_accuracy, token_counts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every figure of one evaluation. ``Estimate.missing()`` stands for what was not computed."""
+
+    config: EvaluationConfig
+    open_loop: OpenLoop
+    reconstruction: dict[str, Estimate]
+    """psnr and psnr_body of the posterior reconstruction."""
+    reconstruction_baseline: dict[str, Estimate]
+    """The mean image on the very frames that the reconstruction is scored on."""
+    one_step_prior: dict[str, Estimate]
+    probe: dict[str, Estimate]
+    """qpos_r2, qvel_r2, reward_r2."""
+    codebook: dict[str, Estimate]
+    mixture: dict[str, Estimate]
+    token_accuracy: dict[int, Estimate]
+    token_accuracy_copied: dict[int, Estimate]
+    foreground_ari: Estimate
+    episodes: tuple[int, ...]
+    """The held-out episodes, by their number in the data."""
+    clips: int
+    clip_length: int
+    seconds: float
+    not_computed: dict[str, str]
+    """Figure -> why it is null."""
+    shown: Mapping[str, Tensor]
+    """What filtering kept of the clips in ``open_loop.film_clips``."""
+    probe_result: ProbeResult | None
+    probe_rows: np.ndarray
+    """(films, L') rows of ``probe_result`` that belong to the shown clips."""
+    histograms: dict[str, np.ndarray] = field(default_factory=dict)
+    """codebook: (V,) use of each code; pit: counts; responsibilities: (K,) mean share of each component."""
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode inside, the previous mode after."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+def psnr_figures(errors: ErrorSums | None, episodes: Tensor) -> dict[str, Estimate]:
+    """PSNR over all frames of each clip, pooled per episode: keys psnr and psnr_body."""
+    figures = {"psnr": Estimate.missing(), "psnr_body": Estimate.missing()}
+    if errors is None:
+        return figures
+    for name, sums in (("psnr", errors.whole), ("psnr_body", errors.body)):
+        if sums is not None:
+            figures[name] = mean_over_episodes(psnr_per_episode(sums[0].sum(1), sums[1].sum(1), episodes))
+    return figures
+
+
+def mixture_estimates(filtered: Filtered, episodes: Tensor) -> tuple[dict[str, Estimate], dict[str, np.ndarray]]:
+    """components_used, nll and crps, each a mean over episodes, and the histograms of the report."""
+    if not filtered.mixture:
+        return dict.fromkeys(("components_used", "nll", "crps"), Estimate.missing()), {}
+    shares = filtered.mixture["responsibilities"].mean(1)  # (N, K)
+    per_episode = [
+        components_used(shares[episodes == episode].mean(0).numpy()) for episode in torch.unique(episodes).tolist()
+    ]
+    figures = {"components_used": mean_over_episodes(per_episode)}
+    for name in ("nll", "crps"):
+        figures[name] = mean_over_episodes(average_per_episode(filtered.mixture[name].mean(1), episodes))
+    return figures, {
+        "responsibilities": shares.mean(0).numpy(),
+        "pit": filtered.mixture["pit"].sum((0, 1)).numpy(),
+    }
+
+
+def evaluate_probe(
+    model: Any,
+    source: EpisodeSource,
+    training: list[int],
+    clips: Clips,
+    filtered: Filtered,
+    mean_image: Tensor,
+    config: EvaluationConfig,
+    device: torch.device | str,
+) -> tuple[ProbeResult, np.ndarray]:
+    """Fit on training clips of the same length, score on the held-out ones; rows of each held-out clip (N, L')."""
+    fitting = cut_clips(source, spread(training, config.probe_episodes), clips.length, config.starts)
+    fitted = filter_clips(model, fitting, mean_image, config, [], device)
+    settled = min(config.burn_in, clips.length - 1)
+
+    def samples(part: Clips, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        assert part.physics is not None
+        kept = part.length - settled
+        return (
+            features[:, settled:].reshape(-1, features.shape[-1]),
+            part.physics[:, settled:].reshape(-1, part.physics.shape[-1]).numpy(),
+            part.rewards[:, settled:].reshape(-1).numpy(),
+            part.episodes.repeat_interleave(kept).numpy(),
+        )
+
+    features, physics, rewards, owners = samples(fitting, fitted.features)
+    ridge = fit_probe(features, physics_targets(physics, rewards, source.spec).values, owners)
+    features, physics, rewards, owners = samples(clips, filtered.features)
+    result = score_probe(ridge, features, physics_targets(physics, rewards, source.spec), owners)
+    return result, np.arange(len(owners)).reshape(len(clips), -1)
+
+
+def evaluate_model(
+    model: Any,
+    source: EpisodeSource,
+    config: EvaluationConfig | None = None,
+    *,
+    extra: Mapping[str, Callable[[Tensor], Forecaster]] | None = None,
+    device: torch.device | str = "cpu",
+    progress: Callable[[str], None] = lambda stage: None,
+) -> Evaluation:
+    """Evaluate a world model on the held-out split of a source.
+
+    Args:
+        model: a world model (observe, imagine, forward_sequence).
+        source: the episodes, with stored splits or the default ones.
+        config: how much; by default what a laptop does in under a minute.
+        extra: further forecasters by name, each made from the training split's mean image, scored like the model.
+        device: where the model is.
+        progress: called with the name of each stage as it begins.
+
+    Raises:
+        ValueError: when the held-out episodes are too short for the context and the shortest horizon.
+    """
+    config = config or EvaluationConfig()
+    begin = time.perf_counter()
+    splits = splits_for(source)
+    if config.split not in splits:
+        raise ValueError(f"unknown split {config.split!r}; the data has {', '.join(sorted(splits))}")
+    training = [int(episode) for episode in splits["train"]]
+    held_out = spread([int(episode) for episode in splits[config.split]], config.episodes)
+    progress("reading held-out episodes")
+    clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
+    mean_image = training_mean_image(source, training, config.mean_image_frames)
+    reasons = _reasons(source, clips, config)
+    shown = film_order(clips, config.films)
+    with evaluating(model), torch.no_grad():
+        progress("filtering")
+        filtered = filter_clips(model, clips, mean_image, config, shown, device)
+        progress("one-step prior")
+        one_step, _ = score_one_step(model, clips, config, device)
+        progress("open loop")
+        forecasters: dict[str, Forecaster] = {
+            "model": WorldModelForecaster(model, device),
+            "copy_last": CopyLast(),
+            "mean_image": MeanImage(mean_image),
+        }
+        forecasters |= {name: make(mean_image) for name, make in (extra or {}).items()}
+        open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons)
+        progress("probes")
+        probed = None
+        if "probe" not in reasons:
+            probed = evaluate_probe(model, source, training, clips, filtered, mean_image, config, device)
+        progress("tokens")
+        accuracies = token_accuracy(model, clips, config, device)
+    return _collect(
+        config, clips, held_out, filtered, one_step, open_loop, probed, accuracies, reasons, shown, begin, model
+    )
+
+
+def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> dict[str, str]:
+    """What the data or the installation rules out, and why."""
+    reasons = {}
+    if clips.body_masks is None:
+        reasons["psnr_body"] = "the data has no body masks"
+        reasons["slots.fg_ari"] = "the data has no body masks"
+    elif clips.body_masks.dtype == torch.bool:
+        reasons["slots.fg_ari"] = "the masks tell body from background only; the index needs at least two bodies"
+    if clips.physics is None or not source.spec.joints:
+        reasons["probe"] = "the data has no physics state"
+    if find_spec("torchmetrics") is None:
+        reasons["ssim"] = "torchmetrics is not installed (pip install torchmetrics)"
+    for horizon in config.horizons:
+        if horizon > clips.length - config.context:
+            reasons[f"open_loop.{horizon}"] = (
+                f"the shortest held-out episode cannot hold {config.context} context frames and horizon {horizon}"
+            )
+    return reasons
+
+
+def _collect(
+    config: EvaluationConfig,
+    clips: Clips,
+    held_out: list[int],
+    filtered: Filtered,
+    one_step: ErrorSums,
+    open_loop: OpenLoop,
+    probed: tuple[ProbeResult, np.ndarray] | None,
+    accuracies: tuple[dict[int, Estimate], dict[int, Estimate]] | None,
+    reasons: dict[str, str],
+    shown: list[int],
+    begin: float,
+    model: Any,
+) -> Evaluation:
+    mixture, histograms = mixture_estimates(filtered, clips.episodes)
+    codebook = dict.fromkeys(("perplexity", "usage"), Estimate.missing())
+    if filtered.token_ids is not None:
+        codes = getattr(getattr(model, "config", None), "num_codes", int(filtered.token_ids.max()) + 1)
+        counts = token_counts(filtered.token_ids, codes)
+        codebook = codebook_figures(counts, clips.episodes.numpy())
+        histograms["codebook"] = counts.sum((0, 1))
+    if filtered.reconstruction is None:
+        reasons["reconstruction"] = "the model gives no reconstructions"
+    if not filtered.mixture:
+        reasons["mixture"] = "the model gives no prior_params with log_pi, means and log_scales"
+    if filtered.token_ids is None:
+        reasons["codebook"] = "the model gives no token_ids"
+    if accuracies is None:
+        reasons["tokens.accuracy"] = "the model has no token predictor"
+    ari = Estimate.missing()
+    if filtered.foreground_ari is not None:
+        ari = mean_over_episodes(average_per_episode(filtered.foreground_ari, clips.episodes))
+    none = dict.fromkeys(TOKEN_HORIZONS, Estimate.missing())
+    result, rows = probed if probed is not None else (None, np.zeros((len(clips), 0), dtype=np.int64))
+    groups = result.groups if result is not None else {}
+    return Evaluation(
+        config=config,
+        open_loop=open_loop,
+        reconstruction=psnr_figures(filtered.reconstruction, clips.episodes),
+        reconstruction_baseline=psnr_figures(filtered.mean_image, clips.episodes),
+        one_step_prior=psnr_figures(one_step, clips.episodes),
+        probe={f"{name}_r2": groups.get(name, Estimate.missing()) for name in ("qpos", "qvel", "reward")},
+        codebook=codebook,
+        mixture=mixture,
+        token_accuracy=accuracies[0] if accuracies else none,
+        token_accuracy_copied=accuracies[1] if accuracies else none,
+        foreground_ari=ari,
+        episodes=tuple(held_out),
+        clips=len(clips),
+        clip_length=clips.length,
+        seconds=time.perf_counter() - begin,
+        not_computed=reasons,
+        shown=filtered.shown,
+        probe_result=result,
+        probe_rows=rows[shown],
+        histograms=histograms,
+    )

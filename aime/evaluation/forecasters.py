@@ -1,0 +1,123 @@
+"""Everything that can forecast frames, behind one call, so that all are scored by the same code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from aime.evaluation.baselines.rssm import RSSM
+from aime.evaluation.metrics import PEAK
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Frames predicted after the context, on [0, 255].
+
+    ``mean`` (N, Hz, C, H, W) is the predictive mean over the sampled rollouts; ``single`` is the first of them, or
+    ``None`` for a forecaster that does not sample.
+    """
+
+    mean: Tensor
+    single: Tensor | None = None
+    reward: Tensor | None = None
+    """(N, Hz) predicted reward of the action taken at each forecast frame, where the model predicts rewards."""
+    attention_maps: Tensor | None = None
+    """(N, Hz, R, R) of the first rollout, where the model has them."""
+
+
+class Forecaster(Protocol):
+    """Predicts the frames after an observed context."""
+
+    def forecast(
+        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
+    ) -> Forecast:
+        """Forecast from uint8 ``context`` (N, L, C, H, W) and ``actions`` (N, L + Hz, A), a_t taken after frame t."""
+        ...
+
+
+class CopyLast:
+    """Repeats the last observed frame."""
+
+    def forecast(
+        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
+    ) -> Forecast:
+        """See :class:`Forecaster`."""
+        horizon = actions.shape[1] - context.shape[1]
+        return Forecast(repeat(context[:, -1].float(), "n c h w -> n t c h w", t=horizon))
+
+
+class MeanImage:
+    """Always predicts the mean image of the training split."""
+
+    def __init__(self, mean_image: Tensor) -> None:
+        self.mean_image = mean_image
+
+    def forecast(
+        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
+    ) -> Forecast:
+        """See :class:`Forecaster`."""
+        horizon = actions.shape[1] - context.shape[1]
+        return Forecast(repeat(self.mean_image, "c h w -> n t c h w", n=context.shape[0], t=horizon))
+
+
+def to_frames(unit: Tensor) -> Tensor:
+    """A model's frames in [-1, 1] -> [0, 255], clipped."""
+    return ((unit.float() + 1.0) * (PEAK / 2.0)).clamp(0.0, PEAK)
+
+
+class WorldModelForecaster:
+    """AIME's open loop: filter the context, then imagine under the recorded actions.
+
+    Each of the ``samples`` rollouts filters the context with its own posterior draw before it draws from the prior, so
+    that the predictive mean integrates over what the context leaves uncertain as well. The state after (o_{L-1},
+    a_{L-1}) is handed to ``imagine`` with actions a_L, a_{L+1}, ...; its first frame predicts o_L.
+    """
+
+    def __init__(self, model: Any, device: torch.device | str = "cpu") -> None:
+        self.model = model
+        self.device = torch.device(device)
+
+    def forecast(
+        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
+    ) -> Forecast:
+        """See :class:`Forecaster`."""
+        observed, horizon = context.shape[1], actions.shape[1] - context.shape[1]
+        frames = repeat(context.to(self.device), "n t c h w -> (n s) t c h w", s=samples)
+        controls = repeat(actions.to(self.device), "n t a -> (n s) t a", s=samples)
+        states = self.model.observe(frames, controls[:, :observed], generator=generator)
+        imagined = self.model.imagine(
+            states.at(observed - 1), controls[:, observed:], horizon=horizon, generator=generator
+        )
+        rollouts = rearrange(to_frames(imagined["observations"]), "(n s) t c h w -> n s t c h w", s=samples)
+        rewards = imagined.get("rewards")
+        maps = imagined.get("attention_maps")
+        return Forecast(
+            rollouts.mean(1).cpu(),
+            rollouts[:, 0].cpu(),
+            None if rewards is None else rearrange(rewards, "(n s) t -> n s t", s=samples).mean(1).float().cpu(),
+            None if maps is None else maps[::samples].float().cpu(),
+        )
+
+
+class RSSMForecaster:
+    """The RSSM baseline's open loop, sampled in exactly the same way."""
+
+    def __init__(self, model: RSSM) -> None:
+        self.model = model
+
+    def forecast(
+        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
+    ) -> Forecast:
+        """See :class:`Forecaster`. The RSSM's state after frame L-1 has not absorbed a_{L-1} yet: imagination does."""
+        observed = context.shape[1]
+        device = self.model.mean_image.device
+        frames = repeat(context.to(device), "n t c h w -> (n s) t c h w", s=samples)
+        controls = repeat(actions.to(device), "n t a -> (n s) t a", s=samples)
+        states = self.model.observe(frames, controls[:, :observed], generator)
+        imagined = self.model.imagine(states.last(), controls[:, observed - 1 : -1], generator)
+        rollouts = rearrange((imagined * PEAK).clamp(0.0, PEAK), "(n s) t c h w -> n s t c h w", s=samples)
+        return Forecast(rollouts.mean(1).cpu(), rollouts[:, 0].cpu())

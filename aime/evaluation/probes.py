@@ -1,0 +1,171 @@
+"""Linear probes: what of the physics state can be read off the model's state [h_t, z_t] with a ridge regression.
+
+Fitted on states of training episodes and scored on held-out ones. ``h_t`` has absorbed everything up to a_t, so the
+targets are the physics state in which frame t was rendered, and the reward of a_t. A hinge angle is regressed as its
+sine and cosine (an angle that may turn all the way round has no linear readout), a quaternion as the first two columns
+of its rotation matrix (the quaternion itself has two signs; Zhou et al., 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aime.data import EpisodeSpec
+from aime.evaluation.metrics import Estimate, coefficient_of_determination, jackknife
+
+RIDGE_GRID = tuple(10.0**power for power in range(-6, 4))
+"""Penalties tried, relative to the number of samples (features are standardised)."""
+
+
+@dataclass(frozen=True)
+class ProbeTargets:
+    """Columns to regress: ``values`` (N, P) and a name and a group ("qpos", "qvel", "reward") for each."""
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Scores on held-out episodes."""
+
+    groups: dict[str, Estimate]
+    """R^2 of "qpos", "qvel", "reward": mean over the group's columns that vary, with a jackknife standard error."""
+    columns: dict[str, float]
+    """R^2 of each column by name; NaN where it does not vary."""
+    prediction: np.ndarray
+    """(N, P) on the held-out samples."""
+    targets: ProbeTargets
+    """The held-out targets."""
+
+
+def _rotation_columns(quaternion: np.ndarray) -> np.ndarray:
+    """Unit quaternions (N, 4) as (w, x, y, z) -> first two columns of their rotation matrices (N, 6)."""
+    w, x, y, z = (quaternion / np.linalg.norm(quaternion, axis=1, keepdims=True)).T
+    first = [1 - 2 * (y * y + z * z), 2 * (x * y + w * z), 2 * (x * z - w * y)]
+    second = [2 * (x * y - w * z), 1 - 2 * (x * x + z * z), 2 * (y * z + w * x)]
+    return np.stack(first + second, axis=1)
+
+
+def physics_targets(physics: np.ndarray, rewards: np.ndarray, spec: EpisodeSpec) -> ProbeTargets:
+    """Regression targets from stored physics states.
+
+    Args:
+        physics: (N, nq + nv), qpos then qvel.
+        rewards: (N,).
+        spec: names and kinds of the joints. Without them qpos and qvel cannot be told apart.
+
+    Raises:
+        ValueError: when ``physics`` does not have the nq + nv entries that the joints of ``spec`` own.
+    """
+    if physics.shape[1] != spec.physics_size:
+        raise ValueError(
+            f"physics state has {physics.shape[1]} entries, the joints of the data's spec own {spec.physics_size}"
+        )
+    columns: list[np.ndarray] = []
+    names: list[str] = []
+    groups: list[str] = []
+
+    def add(group: str, name: str, values: np.ndarray) -> None:
+        columns.append(values)
+        names.append(name)
+        groups.append(group)
+
+    start = 0
+    for joint in spec.joints:
+        values = physics[:, start : start + joint.qpos_size]
+        start += joint.qpos_size
+        if joint.kind == "slide":
+            add("qpos", joint.name, values[:, 0])
+        elif joint.kind == "hinge":
+            add("qpos", f"sin {joint.name}", np.sin(values[:, 0]))
+            add("qpos", f"cos {joint.name}", np.cos(values[:, 0]))
+        else:  # "free": position and quaternion; "ball": quaternion
+            for axis, name in enumerate("xyz"[: joint.qpos_size - 4]):
+                add("qpos", f"{joint.name} {name}", values[:, axis])
+            for entry, column in enumerate(_rotation_columns(values[:, -4:]).T):
+                add("qpos", f"{joint.name} R{entry % 3 + 1}{entry // 3 + 1}", column)
+    for joint in spec.joints:
+        for axis in range(joint.qvel_size):
+            name = f"d/dt {joint.name}" + (f" {axis}" if joint.qvel_size > 1 else "")
+            add("qvel", name, physics[:, start])
+            start += 1
+    add("reward", "reward", rewards)
+    return ProbeTargets(np.stack(columns, axis=1).astype(np.float64), tuple(names), tuple(groups))
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """A fitted linear readout on standardised features."""
+
+    center: np.ndarray
+    scale: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    penalty: float
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(N, F) -> (N, P)."""
+        prediction: np.ndarray = (features - self.center) / self.scale @ self.weight + self.bias
+        return prediction
+
+
+def fit_ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> Ridge:
+    """Least squares with an L2 penalty of ``penalty`` per sample on the standardised features; no penalty on the bias."""
+    features = features.astype(np.float64)
+    center, scale = features.mean(0), features.std(0)
+    scale = np.where(scale > 1e-8, scale, 1.0)
+    standard = (features - center) / scale
+    bias = targets.mean(0)
+    gram = standard.T @ standard + penalty * len(standard) * np.eye(standard.shape[1])
+    weight = np.linalg.solve(gram, standard.T @ (targets - bias))
+    return Ridge(center, scale, weight, bias, penalty)
+
+
+def fit_probe(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray) -> Ridge:
+    """Ridge with the penalty of ``RIDGE_GRID`` that does best on the last fifth of the (training) episodes, refitted on all.
+
+    Args:
+        features: (N, F).
+        targets: (N, P).
+        episodes: (N,) which episode each sample is from.
+    """
+    names = np.unique(episodes)
+    if len(names) < 2:
+        return fit_ridge(features, targets, 1e-3)
+    held = np.isin(episodes, names[-max(1, len(names) // 5) :])
+    spread = np.where(targets[~held].std(0) > 1e-8, targets[~held].std(0), 1.0)
+
+    def error(penalty: float) -> float:
+        prediction = fit_ridge(features[~held], targets[~held], penalty).predict(features[held])
+        return float((np.square(prediction - targets[held]) / spread**2).mean())
+
+    return fit_ridge(features, targets, min(RIDGE_GRID, key=error))
+
+
+def score_probe(ridge: Ridge, features: np.ndarray, targets: ProbeTargets, episodes: np.ndarray) -> ProbeResult:
+    """R^2 of a fitted readout on held-out samples; ``episodes`` (N,) says which episode each is from."""
+    prediction = ridge.predict(features)
+    groups: dict[str, Estimate] = {}
+    for group in ("qpos", "qvel", "reward"):
+        columns = [index for index, name in enumerate(targets.groups) if name == group]
+        groups[group] = jackknife(_mean_r2(prediction[:, columns], targets.values[:, columns]), episodes)
+    r2 = coefficient_of_determination(prediction, targets.values)
+    return ProbeResult(groups, dict(zip(targets.names, r2.tolist(), strict=True)), prediction, targets)
+
+
+def _mean_r2(prediction: np.ndarray, target: np.ndarray) -> Callable[[np.ndarray], float]:
+    """Mean R^2 over the columns that vary, as a function of a selection of samples (for the jackknife)."""
+    varies = ~np.isnan(coefficient_of_determination(prediction, target))
+    prediction, target = prediction[:, varies], target[:, varies]
+
+    def statistic(chosen: np.ndarray) -> float:
+        if target.shape[1] == 0:
+            return float("nan")
+        return float(coefficient_of_determination(prediction[chosen], target[chosen]).mean())
+
+    return statistic

@@ -1,0 +1,177 @@
+"""What is evaluated on: the settings, and the clips cut from held-out episodes.
+
+A clip is ``context + max(horizons)`` consecutive frames of one episode. The first ``context`` frames are observed; the
+rest are what an open-loop forecast has to hit. Frame index ``context - 1 + h`` of a clip is the target at horizon h, so
+horizon 1 is the first frame that was not observed. Every forecaster sees the same clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aime.data import EpisodeSource, Window, collate
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How much is evaluated. The defaults keep the laptop run under a minute on two CPU cores."""
+
+    horizons: tuple[int, ...] = (1, 5, 15, 45)
+    """Open-loop horizons in frames; a horizon longer than the episodes allow is reported as null."""
+    context: int = 15
+    """Observed frames before an open-loop forecast."""
+    samples: int = 16
+    """Sampled rollouts behind the predictive mean."""
+    episodes: int = 12
+    """Held-out episodes at most."""
+    starts: int = 3
+    """Clips per episode, evenly spaced from its first to its last possible start."""
+    probe_episodes: int = 40
+    """Training episodes the linear probe is fitted on, at most."""
+    burn_in: int = 4
+    """First frames of a clip left out of filtering figures and probes, while the state settles."""
+    one_step_stride: int = 4
+    """One-step prior predictions are made at every this-many-th frame."""
+    mean_image_frames: int = 20_000
+    """Training frames behind the mean image, at most (evenly spread)."""
+    rollouts_at_once: int = 64
+    """Rollouts in one batch; bounds memory."""
+    clips_at_once: int = 8
+    """Clips filtered in one batch; bounds memory."""
+    films: int = 3
+    """Clips shown as film strips and animations in the report."""
+    split: str = "test"
+    """The split that is held out."""
+    seed: int = 0
+    """Seed of every random draw in the evaluation."""
+
+    def __post_init__(self) -> None:
+        if not self.horizons or any(horizon < 1 for horizon in self.horizons):
+            raise ValueError(f"horizons must be positive frame counts, found {self.horizons}")
+        for name in ("context", "samples", "episodes", "starts", "rollouts_at_once", "clips_at_once"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """N clips of equal length L; everything that carries time is (N, L, ...)."""
+
+    observations: Tensor
+    """(N, L, C, H, W) uint8."""
+    actions: Tensor
+    """(N, L, A) float32; ``actions[:, t]`` is taken after frame t."""
+    rewards: Tensor
+    """(N, L) float32, the reward of ``actions[:, t]``."""
+    body_masks: Tensor | None
+    """(N, L, H, W) bool, True on moving bodies; ``None`` where the data has no segmentation."""
+    physics: Tensor | None
+    """(N, L, nq + nv) float32, qpos then qvel; ``None`` where the data has none."""
+    episodes: Tensor
+    """(N,) int64: which of the evaluated episodes a clip is from, counted from 0."""
+    labels: tuple[str, ...] = field(default=())
+    """(N,) "episode 17, frames 40-99", for captions."""
+
+    @property
+    def length(self) -> int:
+        """Frames in a clip."""
+        return int(self.observations.shape[1])
+
+    def __len__(self) -> int:
+        return int(self.observations.shape[0])
+
+    def select(self, index: slice) -> Clips:
+        """The clips of a slice."""
+        cut = {
+            item.name: getattr(self, item.name)[index] for item in fields(self) if getattr(self, item.name) is not None
+        }
+        return replace(self, **cut)
+
+    def batches(self, size: int) -> Iterator[tuple[slice, Clips]]:
+        """Consecutive batches of at most ``size`` clips, each with the slice it covers."""
+        for start in range(0, len(self), size):
+            index = slice(start, min(start + size, len(self)))
+            yield index, self.select(index)
+
+
+def clip_length(source: EpisodeSource, episodes: Sequence[int], config: EvaluationConfig) -> int:
+    """Frames per clip: the context and the longest horizon that every one of ``episodes`` can hold.
+
+    Raises:
+        ValueError: when an episode cannot even hold the context and the shortest horizon.
+    """
+    if len(episodes) == 0:
+        raise ValueError(f"no episode in split {config.split!r}: nothing to evaluate on")
+    shortest = min(int(source.lengths[episode]) for episode in episodes)
+    fitting = [horizon for horizon in config.horizons if config.context + horizon <= shortest]
+    if not fitting:
+        raise ValueError(
+            f"an evaluated episode has {shortest} frames; context {config.context} and horizon "
+            f"{min(config.horizons)} need {config.context + min(config.horizons)}: lower --context"
+        )
+    return config.context + max(fitting)
+
+
+def spread(available: Sequence[int], count: int) -> list[int]:
+    """At most ``count`` of ``available``, evenly spread and in order."""
+    if len(available) <= count:
+        return [int(item) for item in available]
+    positions = np.linspace(0, len(available) - 1, count).round().astype(int)
+    return [int(available[position]) for position in positions]
+
+
+def cut_clips(source: EpisodeSource, episodes: Sequence[int], length: int, starts: int) -> Clips:
+    """Cut ``starts`` evenly spaced clips of ``length`` frames from each of ``episodes``."""
+    windows: list[tuple[int, Window]] = []
+    for position, episode in enumerate(episodes):
+        room = int(source.lengths[episode]) - length
+        for start in sorted({int(value) for value in np.linspace(0, room, starts).round()}):
+            windows.append((position, source.window(int(episode), start, length)))
+    batch = collate([window for _, window in windows])
+    return Clips(
+        batch.observations,
+        batch.actions,
+        batch.rewards,
+        batch.body_masks,
+        batch.physics,
+        episodes=torch.tensor([position for position, _ in windows]),
+        labels=tuple(
+            f"episode {window.episode}, frames {window.start}-{window.start + length - 1}" for _, window in windows
+        ),
+    )
+
+
+def cut_window(source: EpisodeSource, episode: int, start: int, length: int) -> Clips:
+    """One clip, at a chosen place."""
+    batch = collate([source.window(episode, start, length)])
+    return Clips(
+        batch.observations,
+        batch.actions,
+        batch.rewards,
+        batch.body_masks,
+        batch.physics,
+        episodes=torch.zeros(1, dtype=torch.int64),
+        labels=(f"episode {episode}, frames {start}-{start + length - 1}",),
+    )
+
+
+def training_mean_image(source: EpisodeSource, episodes: Sequence[int], maximum_frames: int) -> Tensor:
+    """Mean frame of the training split: (C, H, W) float32 in [0, 255].
+
+    Takes whole evenly spread episodes until about ``maximum_frames`` frames are in.
+    """
+    if len(episodes) == 0:
+        raise ValueError("the training split has no episode: no mean image")
+    frames_each = max(1, int(np.mean([source.lengths[episode] for episode in episodes])))
+    chosen = spread(episodes, max(1, maximum_frames // frames_each))
+    total, count = 0.0, 0
+    for episode in chosen:
+        frames = source.window(episode, 0, int(source.lengths[episode])).observations
+        total = total + np.asarray(frames).sum(0, dtype=np.float64)
+        count += len(frames)
+    return torch.from_numpy(np.asarray(total / count, dtype=np.float32))

@@ -1,0 +1,131 @@
+"""metrics.json: schema 1, stable keys, null for what was not computed, standard errors of the same layout in "stderr"."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aime.evaluation.evaluate import Evaluation
+from aime.evaluation.metrics import Estimate
+from aime.evaluation.open_loop import METRICS
+
+SCHEMA = 1
+SERIES = ("model", "model_single", "copy_last", "mean_image", "rssm")
+HORIZONS = (1, 5, 15, 45)
+"""The horizons every metrics.json has, evaluated or null."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run directory says about how the model came to be; ``None`` where it does not say."""
+
+    task: str | None = None
+    preset: str | None = None
+    seed: int | None = None
+    commit: str | None = None
+    device: str | None = None
+    setup_seconds: float | None = None
+    collect_seconds: float | None = None
+    train_seconds: float | None = None
+    frames_trained: int | None = None
+    parameters: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def _figures(evaluation: Evaluation) -> dict[str, Any]:
+    """The measured part of metrics.json with an Estimate at every leaf."""
+    missing = Estimate.missing()
+    scores = evaluation.open_loop.scores
+    horizons = sorted({*HORIZONS, *evaluation.config.horizons})
+
+    def at(series: str, horizon: int, metric: str) -> Estimate:
+        score = scores.get(series)
+        return missing if score is None else score.horizons.get(horizon, {}).get(metric, missing)
+
+    return {
+        "open_loop": {
+            str(horizon): {metric: {name: at(name, horizon, metric) for name in SERIES} for metric in METRICS}
+            for horizon in horizons
+        },
+        "reconstruction": evaluation.reconstruction,
+        "one_step_prior": evaluation.one_step_prior,
+        "probe": evaluation.probe,
+        "codebook": evaluation.codebook,
+        "mixture": evaluation.mixture,
+        "tokens": {"accuracy": {str(key): value for key, value in evaluation.token_accuracy.items()}},
+        "slots": {"fg_ari": evaluation.foreground_ari},
+    }
+
+
+def _leaves(tree: Any, part: str) -> Any:
+    """The tree with each Estimate replaced by its ``part``; what is not finite becomes null."""
+    if isinstance(tree, Estimate):
+        value = getattr(tree, part)
+        return value if value is not None and math.isfinite(value) else None
+    return {key: _leaves(value, part) for key, value in tree.items()}
+
+
+def metrics_record(evaluation: Evaluation, facts: RunFacts) -> dict[str, Any]:
+    """The contents of metrics.json."""
+    figures = _figures(evaluation)
+    return {
+        "schema": SCHEMA,
+        "task": facts.task,
+        "preset": facts.preset,
+        "seed": facts.seed,
+        "commit": facts.commit,
+        "device": facts.device or platform.processor() or platform.machine(),
+        "versions": dict(facts.versions),
+        "seconds": {
+            "setup": facts.setup_seconds,
+            "collect": facts.collect_seconds,
+            "train": facts.train_seconds,
+            "evaluate": evaluation.seconds,
+        },
+        "frames_trained": facts.frames_trained,
+        "parameters": facts.parameters,
+        **_leaves(figures, "mean"),
+        "stderr": _leaves(figures, "stderr"),
+    }
+
+
+def protocol_record(evaluation: Evaluation, rssm: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What metrics.json has no place for: the protocol, curves over every horizon, per-column probes, reasons for nulls."""
+    probe = evaluation.probe_result
+    return {
+        "config": asdict(evaluation.config),
+        "held_out_episodes": list(evaluation.episodes),
+        "clips": evaluation.clips,
+        "clip_length": evaluation.clip_length,
+        "not_computed": evaluation.not_computed,
+        "curves": {name: _finite(score.curve) for name, score in evaluation.open_loop.scores.items()},
+        "reconstruction_mean_image": _leaves(evaluation.reconstruction_baseline, "mean"),
+        "probe_r2": {} if probe is None else _finite(probe.columns),
+        "token_accuracy_copied": {
+            str(key): _leaves(value, "mean") for key, value in evaluation.token_accuracy_copied.items()
+        },
+        "histograms": {name: values.tolist() for name, values in evaluation.histograms.items()},
+        "rssm": dict(rssm) if rssm else None,
+    }
+
+
+def _finite(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return {key: _finite(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_finite(value) for value in values]
+    return values if not isinstance(values, float) or math.isfinite(values) else None
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON atomically (temporary name, then rename); never NaN or Infinity."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    os.replace(temporary, path)

@@ -1,0 +1,146 @@
+"""Finding a trained model, and what its run directory tells about it.
+
+A run directory holds ``weights/`` (``config.json`` and ``model.safetensors``), and, where the trainer and the collector
+wrote them, ``run.json`` (preset, seed, task, commit), ``timing.json`` (setup, collect, train in seconds; frames_trained),
+``metrics.jsonl`` (the training log) and ``data.h5``. Only the weights are needed.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aime.data import EpisodeSource
+from aime.evaluation.record import RunFacts
+
+VERSIONS = ("aime", "torch", "numpy", "mujoco", "dm_control", "torchmetrics")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where things are: ``root`` is the run, ``weights`` the exported model in it."""
+
+    root: Path
+    weights: Path
+
+    @classmethod
+    def find(cls, path: str | Path) -> RunDirectory:
+        """Accept a run directory, its ``weights`` directory, or a file inside either.
+
+        Raises:
+            FileNotFoundError: when there are no exported weights; the message says where they were looked for.
+        """
+        given = Path(path)
+        start = given.parent if given.is_file() else given
+        for weights in (start / "weights", start, start.parent / "weights"):
+            if (weights / "config.json").is_file() and (weights / "model.safetensors").is_file():
+                root = weights.parent if weights.name == "weights" else weights
+                return cls(root, weights)
+        if not given.exists():
+            raise FileNotFoundError(f"{given}: no such run directory or checkpoint")
+        raise FileNotFoundError(
+            f"{given}: expected exported weights (config.json and model.safetensors) there or in {start / 'weights'}; "
+            "a training that ended writes them"
+        )
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.root / name
+        if not path.is_file():
+            return {}
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise TypeError(f"{path}: expected a JSON object, found {type(values).__name__}")
+        return values
+
+    def data(self) -> Path | None:
+        """The episodes recorded in the run directory, if they are there."""
+        path = self.root / "data.h5"
+        return path if path.is_file() else None
+
+    def timing(self) -> dict[str, Any]:
+        """Contents of timing.json, empty without one."""
+        return self._json("timing.json")
+
+    def training_seconds(self) -> float | None:
+        """Wall-clock seconds the model was trained for, if recorded."""
+        seconds = self.timing().get("train")
+        return None if seconds is None else float(seconds)
+
+    def history(self) -> list[dict[str, float]]:
+        """Numeric entries of each row of the training log that has a step; a torn last line is left out."""
+        path = self.root / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        rows = []
+        for line in path.read_text().splitlines():
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:  # the line that was being written when a training was killed
+                continue
+            numbers = {
+                key: float(value)
+                for key, value in row.items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            }
+            if "step" in numbers:
+                rows.append(numbers)
+        return rows
+
+    def facts(self, model: torch.nn.Module, source: EpisodeSource, device: torch.device) -> RunFacts:
+        """What metrics.json says about the run; the task falls back to the data's own."""
+        run, timing = self._json("run.json"), self.timing()
+        spec = source.spec
+        task = f"{spec.domain}-{spec.task}" if spec.domain and spec.task else None
+        return RunFacts(
+            task=run.get("task") or task,
+            preset=run.get("preset"),
+            seed=run.get("seed"),
+            commit=run.get("commit"),
+            device=device_name(device),
+            setup_seconds=timing.get("setup"),
+            collect_seconds=timing.get("collect"),
+            train_seconds=timing.get("train"),
+            frames_trained=timing.get("frames_trained"),
+            parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            versions=installed_versions(spec.versions),
+        )
+
+    def load_model(self, device: torch.device) -> torch.nn.Module:
+        """The world model on ``device``, in evaluation mode."""
+        from aime.world_model import DPGMMVariationalRecurrentAutoencoder
+
+        model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(self.weights)
+        return model.to(device).eval()
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's with its core count."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    name = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        models = [
+            line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line
+        ]
+        name = f"{models[0]} x {len(models)}" if models else name
+    return name
+
+
+def installed_versions(of_data: Mapping[str, str]) -> dict[str, str]:
+    """Versions here, and of the software that made the data where it is not installed here."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if name in of_data:
+                found[name] = f"{of_data[name]} (of the data)"
+    return found

@@ -1,0 +1,67 @@
+"""The evaluation's summary in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from aime.evaluation.evaluate import Evaluation
+from aime.evaluation.open_loop import METRICS
+from aime.evaluation.record import SERIES
+
+
+def _cell(value: float | None, error: float | None, digits: int) -> str:
+    if value is None:
+        return "[dim]-[/dim]"
+    return f"{value:.{digits}f}" + ("" if error is None else f" [dim]±{error:.{digits}f}[/dim]")
+
+
+def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Table]:
+    """One table per open-loop metric, body-masked first, and one of the other figures."""
+    tables = []
+    horizons = list(record["open_loop"])
+    for metric in ("psnr_body", *(name for name in METRICS if name != "psnr_body")):
+        digits = 3 if metric == "ssim" else 2
+        table = Table(title=f"{metric}, open loop", title_justify="left")
+        table.add_column("forecast")
+        for horizon in horizons:
+            table.add_column(f"{horizon} ahead", justify="right")
+        for series in SERIES:
+            if evaluation.open_loop.scores.get(series) is None:
+                continue
+            cells = [
+                _cell(
+                    record["open_loop"][horizon][metric][series],
+                    record["stderr"]["open_loop"][horizon][metric][series],
+                    digits,
+                )
+                for horizon in horizons
+            ]
+            table.add_row(series, *cells)
+        tables.append(table)
+    others = Table(title="other figures", title_justify="left")
+    others.add_column("figure")
+    others.add_column("value", justify="right")
+    for group in ("reconstruction", "one_step_prior", "probe", "codebook", "mixture", "slots"):
+        for name, value in record[group].items():
+            others.add_row(f"{group} {name}", _cell(value, record["stderr"][group][name], 3))
+    for horizon, value in record["tokens"]["accuracy"].items():
+        error = record["stderr"]["tokens"]["accuracy"][horizon]
+        others.add_row(f"token accuracy, {horizon} ahead", _cell(value, error, 3))
+    return [*tables, others]
+
+
+def print_summary(evaluation: Evaluation, record: Mapping[str, Any], console: Console | None = None) -> None:
+    """Print the tables, and why a figure is missing."""
+    console = console or Console()
+    console.print(
+        f"{record['task'] or 'held-out episodes'}: {len(evaluation.episodes)} held-out episodes, {evaluation.clips} clips "
+        f"of {evaluation.clip_length} frames, evaluated in {evaluation.seconds:.0f} s"
+    )
+    for table in summary_tables(evaluation, record):
+        console.print(table)
+    for name, reason in evaluation.not_computed.items():
+        console.print(f"[dim]not computed: {name}: {reason}[/dim]")

@@ -1,0 +1,120 @@
+"""Alignment of contexts, actions and horizons, and the protocol's edges."""
+
+import numpy as np
+import pytest
+import torch
+
+from aime.evaluation.forecasters import CopyLast, MeanImage, WorldModelForecaster
+from aime.evaluation.metrics import PSNR_CEILING
+from aime.evaluation.open_loop import score_open_loop
+from aime.evaluation.protocol import EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
+from tests.evaluation.ring_world import RingModel, RingWorld
+
+CONFIG = EvaluationConfig(horizons=(1, 5, 15), context=4, samples=3, starts=2, rollouts_at_once=6, films=2)
+
+
+def clips_of(world: RingWorld) -> tuple[list[int], object]:
+    episodes = [7, 8, 9]
+    return episodes, cut_clips(world, episodes, clip_length(world, episodes, CONFIG), CONFIG.starts)
+
+
+def test_a_model_that_knows_the_truth_is_perfect_at_every_horizon(ring: RingWorld) -> None:
+    _, clips = clips_of(ring)
+    scores = score_open_loop({"model": WorldModelForecaster(RingModel())}, clips, CONFIG).scores
+    for series in ("model", "model_single"):
+        for horizon in CONFIG.horizons:
+            figures = scores[series].horizons[horizon]
+            assert figures["psnr"].mean == figures["psnr_body"].mean == PSNR_CEILING
+            assert figures["ssim"].mean == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_model_that_is_one_frame_late_is_not(ring: RingWorld) -> None:
+    _, clips = clips_of(ring)
+    scores = score_open_loop({"model": WorldModelForecaster(RingModel(late=True))}, clips, CONFIG).scores
+    for horizon in CONFIG.horizons:
+        assert scores["model"].horizons[horizon]["psnr_body"].mean < 25.0
+
+
+def test_targets_are_the_frames_after_the_context(ring: RingWorld) -> None:
+    """The curve's step h - 1 is the error against frame context - 1 + h, worked out here from the episodes themselves."""
+    episodes, clips = clips_of(ring)
+    scores = score_open_loop({"copy_last": CopyLast()}, clips, CONFIG).scores
+    for step in (0, 4, 14):
+        values = []
+        for episode in episodes:
+            room = 40 - clips.length
+            errors = []
+            for start in (0, room):
+                frames = ring.window(episode, start, clips.length).observations.astype(float)
+                errors.append(np.square(frames[CONFIG.context - 1] - frames[CONFIG.context + step]).mean())
+            mse = np.mean(errors)
+            values.append(PSNR_CEILING if mse == 0 else 10 * np.log10(255**2 / mse))
+        assert scores["copy_last"].curve["psnr"][step] == pytest.approx(np.mean(values))
+
+
+def test_the_mean_of_samples_beats_one_noisy_sample(ring: RingWorld) -> None:
+    _, clips = clips_of(ring)
+    config = EvaluationConfig(horizons=(1, 5), context=4, samples=16, starts=2, films=1)
+    scores = score_open_loop({"model": WorldModelForecaster(RingModel(noise=0.2))}, clips, config).scores
+    for horizon in (1, 5):
+        gain = scores["model"].horizons[horizon]["psnr"].mean - scores["model_single"].horizons[horizon]["psnr"].mean
+        assert gain > 6.0  # averaging 16 independent errors is worth 10 log10(16) = 12 dB in expectation
+
+
+def test_a_forecaster_more_changes_no_other_row(ring: RingWorld) -> None:
+    _, clips = clips_of(ring)
+    model = WorldModelForecaster(RingModel(noise=0.2))
+    alone = score_open_loop({"model": model}, clips, CONFIG).scores["model"]
+    beside = score_open_loop({"copy_last": CopyLast(), "model": model}, clips, CONFIG).scores["model"]
+    assert alone == beside
+
+
+def test_a_horizon_that_does_not_fit_is_missing() -> None:
+    world = RingWorld(episodes=4, length=12)
+    assert clip_length(world, [0, 1], CONFIG) == 4 + 5
+    clips = cut_clips(world, [0, 1], 9, 2)
+    scores = score_open_loop({"model": WorldModelForecaster(RingModel())}, clips, CONFIG).scores["model"]
+    assert scores.horizons[5]["psnr"].mean == PSNR_CEILING
+    assert {metric: value.mean for metric, value in scores.horizons[15].items()} == dict.fromkeys(
+        ("psnr", "psnr_body", "ssim")
+    )
+
+
+def test_episodes_shorter_than_any_horizon_are_refused() -> None:
+    with pytest.raises(ValueError, match="has 4 frames; context 4 and horizon 1 need 5"):
+        clip_length(RingWorld(episodes=3, length=4), [0], CONFIG)
+    with pytest.raises(ValueError, match="no episode in split"):
+        clip_length(RingWorld(episodes=3), [], CONFIG)
+
+
+def test_without_masks_the_body_figure_is_missing() -> None:
+    world = RingWorld(episodes=4, masks=False)
+    clips = cut_clips(world, [0, 1], 20, 1)
+    scores = score_open_loop({"copy_last": CopyLast()}, clips, CONFIG).scores["copy_last"]
+    assert scores.horizons[5]["psnr_body"].mean is None
+    assert scores.horizons[5]["psnr"].mean is not None
+    assert "psnr_body" not in scores.curve
+
+
+def test_mean_image_is_that_of_the_given_episodes(ring: RingWorld) -> None:
+    mean = training_mean_image(ring, [0, 3], 10_000)
+    frames = np.concatenate([ring.window(episode, 0, 40).observations for episode in (0, 3)])
+    np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-5)
+    forecast = MeanImage(mean).forecast(torch.zeros(2, 4, 3, 32, 32), torch.zeros(2, 9, 1), 16)
+    assert forecast.mean.shape == (2, 5, 3, 32, 32)
+    assert torch.equal(forecast.mean[1, 3], mean)
+
+
+def test_clips_are_spread_over_the_episode_and_labelled(ring: RingWorld) -> None:
+    clips = cut_clips(ring, [2], 20, 3)
+    assert clips.labels == ("episode 2, frames 0-19", "episode 2, frames 10-29", "episode 2, frames 20-39")
+    np.testing.assert_array_equal(clips.actions[1, :, 0].numpy(), ring.actions[2, 10:30])
+    assert [len(batch) for _, batch in clips.batches(2)] == [2, 1]
+    assert spread(range(10), 4) == [0, 3, 6, 9]
+    assert spread([5, 6], 4) == [5, 6]
+
+
+@pytest.mark.parametrize("field", ["context", "samples", "episodes", "starts"])
+def test_settings_below_one_are_refused(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field} must be at least 1, found 0"):
+        EvaluationConfig(**{field: 0})
