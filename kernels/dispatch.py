@@ -1,26 +1,47 @@
 """Which backend runs an op: an argument decides, never an import.
 
-Every op takes `backend=None | "torch" | ...`. `None` lets the op choose by device and shape; a name is an order, and an
-order that cannot be carried out raises with the reason. `AIME_KERNELS_BACKEND` (read once, when `aime.kernels` is
-imported) takes the place of `None` everywhere, for debugging.
+Every op takes `backend=None | "torch" | "triton" | "cpp"`. `None` lets the op choose by the table below; a name is an
+order, and an order that cannot be carried out raises with the reason. `AIME_KERNELS_BACKEND` (read once, when
+`aime.kernels` is imported) takes the place of `None` everywhere, for debugging.
 """
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Mapping
+
+from torch import Tensor
 
 ENVIRONMENT_VARIABLE = "AIME_KERNELS_BACKEND"
 BACKEND_FROM_ENVIRONMENT: str | None = os.environ.get(ENVIRONMENT_VARIABLE) or None
 
+# Looked up once, so that torch.compile sees constants.
+TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
+TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
-def choose_backend(op: str, requested: str | None, obstacles: Mapping[str, str | None], preferred: str) -> str:
+# What `backend=None` runs, by op and device; "torch" where the named one cannot run and for every device not listed.
+# The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until bench/kernels.py
+# has been run on a GPU, because a choice without a measurement is a guess.
+PREFERRED: dict[str, dict[str, str]] = {
+    "vq_lookup": {"cpu": "cpp"},  # 2.5 to 40 times torch from 2048 x 64 x 16 to 32768 x 256 x 32 and 8192 x 1024 x 64
+}
+
+
+def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, str | None]) -> str:
+    """The table's backend for this op and device if nothing is in its way, else "torch"."""
+    name = PREFERRED.get(op, {}).get(device_type, "torch")
+    return name if obstacles.get(name, "not offered") is None else "torch"
+
+
+def choose_backend(op: str, requested: str | None, device_type: str, obstacles: Mapping[str, str | None]) -> str:
     """Name of the backend to run.
 
     Args:
-        op: name of the op, for the messages.
+        op: name of the op, for the table and the messages.
         requested: the caller's `backend` argument.
+        device_type: of the tensors, "cpu" or "cuda" (also ROCm).
         obstacles: for every backend the op offers, why it cannot run on these inputs, or None if it can.
-        preferred: what the op picks when nothing is requested; it must be free of obstacles.
 
     Raises:
         ValueError: `requested` is not a backend of this op.
@@ -28,7 +49,7 @@ def choose_backend(op: str, requested: str | None, obstacles: Mapping[str, str |
     """
     name = requested if requested is not None else BACKEND_FROM_ENVIRONMENT
     if name is None:
-        return preferred
+        return preferred_backend(op, device_type, obstacles)
     if name not in obstacles:
         near = difflib.get_close_matches(name, obstacles, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -38,3 +59,28 @@ def choose_backend(op: str, requested: str | None, obstacles: Mapping[str, str |
     if reason is not None:
         raise RuntimeError(f"{op}: backend {name!r} cannot run: {reason}")
     return name
+
+
+def triton_obstacle(*tensors: Tensor, allowed: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> str | None:
+    """Why Triton cannot take these tensors, or None."""
+    if not TRITON_INSTALLED:
+        return "triton is not installed (pip install triton, Linux only)"
+    device = tensors[0].device
+    if device.type != "cuda" and not (device.type == "cpu" and TRITON_INTERPRETED):
+        return f"it needs CUDA or ROCm tensors, found {device} (CPU only under the interpreter, TRITON_INTERPRET=1)"
+    for tensor in tensors:
+        if str(tensor.dtype).removeprefix("torch.") not in allowed:
+            return f"it takes {', '.join(allowed)}, found {tensor.dtype}"
+    return None
+
+
+def extension_obstacle(*tensors: Tensor, allowed: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> str | None:
+    """Why the C++ extension cannot take these tensors, or None."""
+    if not EXTENSION_BUILT:
+        return "the C++ extension aime.kernels._cpu is not built; install aime where a C++17 compiler is"
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"it needs CPU tensors, found {tensor.device}"
+        if str(tensor.dtype).removeprefix("torch.") not in allowed:
+            return f"it takes {', '.join(allowed)}, found {tensor.dtype}"
+    return None

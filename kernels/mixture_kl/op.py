@@ -39,7 +39,7 @@ def stick_log_weights(
     sizes: dict[str, int] = {}
     for name, tensor in (("log_a", log_a), ("log_b", log_b), ("u", u)):
         check_shape("stick_log_weights", name, tensor, ("N", "K-1"), sizes)
-    choose_backend("stick_log_weights", backend, {"torch": None}, "torch")
+    choose_backend("stick_log_weights", backend, log_a.device.type, {"torch": None})
     dtype = accumulation_dtype(log_a, log_b, u)
     return eager.stick_log_weights(log_a.to(dtype), log_b.to(dtype), u.to(dtype))
 
@@ -76,7 +76,7 @@ def mixture_log_prob(
     sizes: dict[str, int] = {}
     check_shape(op, "z", z, ("S", "N", "D"), sizes)
     _check_mixture(op, log_pi, means, log_scales, sizes)
-    choose_backend(op, backend, {"torch": None}, "torch")
+    choose_backend(op, backend, z.device.type, {"torch": None})
     dtype = accumulation_dtype(z, log_pi, means, log_scales)
     with torch.autocast(z.device.type, enabled=False):
         return eager.mixture_log_prob(z.to(dtype), log_pi.to(dtype), means.to(dtype), log_scales.to(dtype))
@@ -118,7 +118,7 @@ def mixture_kl(
     if sizes["S"] == 0:
         raise ValueError(f"{op}: eps: expected at least one sample, found S=0")
     _check_mixture(op, log_pi, means, log_scales, sizes)
-    choose_backend(op, backend, {"torch": None}, "torch")
+    choose_backend(op, backend, mean_q.device.type, {"torch": None})
     dtype = accumulation_dtype(mean_q, log_scale_q, log_pi, means, log_scales, eps)
     with torch.autocast(mean_q.device.type, enabled=False):
         mean, log_scale = mean_q.to(dtype), log_scale_q.to(dtype)

@@ -54,7 +54,7 @@ def mixture_logistics_nll(
         check_floating(op, x=x, weights=weights)
         check_shape(op, "weights", weights, ("B", "H", "W"), sizes)
         weights = weights.detach()
-    choose_backend(op, backend, {"torch": None}, "torch")
+    choose_backend(op, backend, x.device.type, {"torch": None})
     dtype = accumulation_dtype(x, logits, means, log_scales, coefficients)
     with torch.autocast(x.device.type, enabled=False):
         precision = None if weights is None else weights.to(dtype)

@@ -99,5 +99,5 @@ def slot_attention(
         if mask.dtype != torch.bool:
             raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
-    choose_backend("slot_attention", backend, {"torch": None}, "torch")
+    choose_backend("slot_attention", backend, slots.device.type, {"torch": None})
     return eager.slot_attention(inputs, slots, weights, iters, eps, activation, heads, mask, implicit)

@@ -1,13 +1,17 @@
 """vq_lookup and vq_statistics: nearest code, gather, distance; rows and sums per code."""
 
-from typing import NamedTuple
+import importlib
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend
-from ..shapes import check_floating, check_shape
-from . import eager
+from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
+from ..shapes import accumulation_dtype, check_floating, check_shape
+from . import cpp, eager
+
+PRECISIONS = ("exact", "fast")
+TRITON_WIDTHS = (4, 512)
 
 
 class VQLookup(NamedTuple):
@@ -18,7 +22,102 @@ class VQLookup(NamedTuple):
     distance: Tensor
 
 
-PRECISIONS = ("exact", "fast")
+def _triton() -> Any:
+    return importlib.import_module("aime.kernels.vq_lookup.triton")
+
+
+@torch.library.custom_op("aime::vq_lookup", mutates_args=())
+def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The op itself on x (..., Q, D) and codebook (Q, V, D); `vq_lookup` checks and documents."""
+    if backend == "triton":
+        return _triton().lookup(x, codebook, precision)  # type: ignore[no-any-return]
+    if backend == "cpp":
+        indices, distance = cpp.assign(x, codebook)
+        return eager.gather(codebook, indices), indices, distance
+    indices = eager.assign(x, codebook)
+    quantized = eager.gather(codebook, indices)
+    dtype = accumulation_dtype(x, codebook)
+    return quantized, indices, (x.to(dtype) - quantized.to(dtype)).square().sum(-1)
+
+
+@lookup_op.register_fake
+def _(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.empty(x.shape, dtype=codebook.dtype, device=x.device),
+        torch.empty(x.shape[:-1], dtype=torch.int32, device=x.device),
+        torch.empty(x.shape[:-1], dtype=accumulation_dtype(x, codebook), device=x.device),
+    )
+
+
+@torch.library.custom_op("aime::vq_lookup_backward", mutates_args=())
+def lookup_backward_op(
+    x: Tensor,
+    codebook: Tensor,
+    indices: Tensor,
+    grad_quantized: Tensor | None,
+    grad_distance: Tensor | None,
+    need_x: bool,
+    need_codebook: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and codebook, empty where not needed: codes are gathered again, nothing but indices was saved."""
+    arguments = (x, codebook, indices, grad_quantized, grad_distance, need_x, need_codebook)
+    if backend == "triton":
+        return _triton().lookup_backward(*arguments)  # type: ignore[no-any-return]
+    return eager.lookup_backward(*arguments)
+
+
+@lookup_backward_op.register_fake
+def _(
+    x: Tensor,
+    codebook: Tensor,
+    indices: Tensor,
+    grad_quantized: Tensor | None,
+    grad_distance: Tensor | None,
+    need_x: bool,
+    need_codebook: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    grad_x = torch.empty(x.shape if need_x else (0,), dtype=x.dtype, device=x.device)
+    return grad_x, torch.empty(codebook.shape if need_codebook else (0,), dtype=codebook.dtype, device=x.device)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, codebook, _, backend = inputs
+    ctx.set_materialize_grads(False)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(x, codebook, output[1])
+    ctx.backend = backend
+
+
+def _backward(ctx: Any, grad_quantized: Tensor | None, _: None, grad_distance: Tensor | None) -> tuple[Any, ...]:
+    x, codebook, indices = ctx.saved_tensors
+    need_x = ctx.needs_input_grad[0] and grad_distance is not None
+    need_codebook = ctx.needs_input_grad[1] and (grad_distance is not None or grad_quantized is not None)
+    grad_x, grad_codebook = lookup_backward_op(
+        x, codebook, indices, grad_quantized, grad_distance, need_x, need_codebook, ctx.backend
+    )
+    return grad_x if need_x else None, grad_codebook if need_codebook else None, None, None
+
+
+lookup_op.register_autograd(_backward, setup_context=_setup_context)
+
+
+class VQLookupFunction(torch.autograd.Function):
+    """The same op as an autograd.Function: apply(x (..., Q, D), codebook (Q, V, D), precision, backend)."""
+
+    @staticmethod
+    def forward(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+        quantized, indices, distance = lookup_op(x, codebook, precision, backend)
+        return quantized, indices, distance
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _setup_context(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        return _backward(ctx, gradients[0], None, gradients[2])
 
 
 def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend: str | None = None) -> VQLookup:
@@ -29,7 +128,7 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
         codebook: (Q, V, D) one book a head, or (V, D) for no head axis at all.
         precision: "exact" finds the same index as float64 wherever the float64 gap to the runner-up exceeds float32
             rounding of the scores |c|^2/2 - x.c; "fast" may use bfloat16 or TF32 products.
-        backend: None, "torch".
+        backend: None, "torch", "cpp" (CPU) or "triton" (GPU; D in 4..512).
 
     Returns:
         VQLookup(quantized, indices, distance); without a head axis in the codebook there is none in the results. Ties go
@@ -52,18 +151,44 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
     heads, codes, width = books.shape
     if codes == 0 or width == 0:
         raise ValueError(f"vq_lookup: codebook: expected at least one code and D >= 1, found {tuple(codebook.shape)}")
-    trailing = x.dim() - (1 if headless else 2)
-    axes = ("...",) * trailing + (("D",) if headless else ("Q", "D"))
-    if trailing < 0 or x.shape[-1] != width or (not headless and x.shape[-2] != heads):
+    leading = x.dim() - (1 if headless else 2)
+    if leading < 0 or x.shape[-1] != width or (not headless and x.shape[-2] != heads):
         wanted = f"(..., D={width})" if headless else f"(..., Q={heads}, D={width})"
-        raise ValueError(f"vq_lookup: x: expected shape {wanted}, found {tuple(x.shape)} for axes ({', '.join(axes)})")
-    leading = x.shape[:trailing]
-    rows = x.reshape(-1, heads, width)  # (N, Q, D)
-    choose_backend("vq_lookup", backend, {"torch": None}, "torch")
-    indices = eager.assign(rows, books)
-    quantized, distance = eager.lookup(rows, books, indices)
-    shape = leading if headless else (*leading, heads)
-    return VQLookup(quantized.reshape(*shape, width), indices.reshape(shape), distance.reshape(shape))
+        raise ValueError(f"vq_lookup: x: expected shape {wanted}, found {tuple(x.shape)}")
+    rows = x.unsqueeze(-2) if headless else x  # (..., Q, D)
+    chosen = choose_backend("vq_lookup", backend, x.device.type, _lookup_obstacles(rows, books))
+    quantized, indices, distance = lookup_op(rows, books, precision, chosen)
+    if headless:
+        return VQLookup(quantized.squeeze(-2), indices.squeeze(-1), distance.squeeze(-1))
+    return VQLookup(quantized, indices, distance)
+
+
+def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, str | None]:
+    low, high = TRITON_WIDTHS
+    width_obstacle = None if low <= x.shape[-1] <= high else f"it takes D from {low} to {high}, found {x.shape[-1]}"
+    return {
+        "torch": None,
+        "cpp": extension_obstacle(x, codebook),
+        "triton": triton_obstacle(x, codebook) or width_obstacle,
+    }
+
+
+@torch.library.custom_op("aime::vq_statistics", mutates_args=())
+def statistics_op(
+    x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    """The op itself; `vq_statistics` checks and documents."""
+    if backend == "triton":
+        return _triton().statistics(x, indices, num_codes, deterministic)  # type: ignore[no-any-return]
+    return eager.statistics(x, indices, num_codes, deterministic)
+
+
+@statistics_op.register_fake
+def _(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str) -> tuple[Tensor, Tensor]:
+    heads, width = x.shape[-2:]
+    dtype = accumulation_dtype(x)
+    counts = torch.empty(heads, num_codes, dtype=dtype, device=x.device)
+    return counts, torch.empty(heads, num_codes, width, dtype=dtype, device=x.device)
 
 
 def vq_statistics(
@@ -77,7 +202,7 @@ def vq_statistics(
         num_codes: V.
         deterministic: one writer a code, so that the sums are the same bits in every run; also switched on by
             `torch.use_deterministic_algorithms(True)`.
-        backend: None, "torch".
+        backend: None, "torch" or "triton" (GPU; D in 4..512).
 
     Returns:
         counts (Q, V) and sums (Q, V, D), float32 (float64 for float64 x), without gradient.
@@ -85,18 +210,19 @@ def vq_statistics(
     Raises:
         ValueError: shapes that do not fit. TypeError: indices that are not integers. RuntimeError: a backend that cannot run.
     """
-    check_floating("vq_statistics", x=x)
+    op = "vq_statistics"
+    check_floating(op, x=x)
     if x.dim() < 2:
-        raise ValueError(f"vq_statistics: x: expected shape (..., Q, D), found {tuple(x.shape)}")
+        raise ValueError(f"{op}: x: expected shape (..., Q, D), found {tuple(x.shape)}")
     if indices.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"vq_statistics: indices: expected int32 or int64, found {indices.dtype}")
+        raise TypeError(f"{op}: indices: expected int32 or int64, found {indices.dtype}")
     if num_codes < 1:
-        raise ValueError(f"vq_statistics: num_codes: expected at least 1, found {num_codes}")
-    heads, width = x.shape[-2:]
-    rows = x.reshape(-1, heads, width)
+        raise ValueError(f"{op}: num_codes: expected at least 1, found {num_codes}")
     leading = {f"axis {axis}": size for axis, size in enumerate(x.shape[:-1])}
-    check_shape("vq_statistics", "indices", indices, tuple(leading), leading)
-    choose_backend("vq_statistics", backend, {"torch": None}, "torch")
+    check_shape(op, "indices", indices, tuple(leading), leading)
+    obstacles = _lookup_obstacles(x, x)
+    del obstacles["cpp"]
+    chosen = choose_backend(op, backend, x.device.type, obstacles)
     ordered = deterministic or torch.are_deterministic_algorithms_enabled()
-    with torch.no_grad():
-        return eager.statistics(rows, indices.reshape(-1, heads), num_codes, ordered)
+    counts, sums = statistics_op(x.detach(), indices, num_codes, ordered, chosen)
+    return counts, sums

@@ -12,33 +12,38 @@ from aime.kernels.shapes import accumulation_dtype, check_floating, check_shape
 OBSTACLES = {"torch": None, "triton": "needs a CUDA tensor, found cpu"}
 
 
-def test_no_request_takes_the_preferred_backend() -> None:
-    assert choose_backend("op", None, OBSTACLES, "torch") == "torch"
+def test_no_request_takes_the_backend_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(dispatch.PREFERRED, "op", {"cpu": "cpp"})
+    monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", None)
+    assert choose_backend("op", None, "cpu", {"torch": None, "cpp": None}) == "cpp"
+    assert choose_backend("op", None, "cpu", {"torch": None, "cpp": "not built"}) == "torch"
+    assert choose_backend("op", None, "cpu", {"torch": None}) == "torch"
+    assert choose_backend("op", None, "cuda", {"torch": None, "cpp": None}) == "torch"
 
 
 def test_a_request_is_followed() -> None:
-    assert choose_backend("op", "torch", {"torch": None, "cpp": None}, "cpp") == "torch"
+    assert choose_backend("vq_lookup", "torch", "cpu", {"torch": None, "cpp": None}) == "torch"
 
 
 def test_a_request_that_cannot_run_says_why() -> None:
     with pytest.raises(RuntimeError, match="op: backend 'triton' cannot run: needs a CUDA tensor, found cpu"):
-        choose_backend("op", "triton", OBSTACLES, "torch")
+        choose_backend("op", "triton", "cpu", OBSTACLES)
 
 
 def test_an_unknown_backend_names_the_near_one() -> None:
     with pytest.raises(
         ValueError, match=re.escape("unknown backend 'trition', expected one of ['torch', 'triton']; did")
     ):
-        choose_backend("op", "trition", OBSTACLES, "torch")
+        choose_backend("op", "trition", "cpu", OBSTACLES)
 
 
 def test_the_environment_overrides_the_preference_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", "torch")
-    assert choose_backend("op", None, {"torch": None, "cpp": None}, "cpp") == "torch"
-    assert choose_backend("op", "cpp", {"torch": None, "cpp": None}, "torch") == "cpp"
+    assert choose_backend("vq_lookup", None, "cpu", {"torch": None, "cpp": None}) == "torch"
+    assert choose_backend("vq_lookup", "cpp", "cpu", {"torch": None, "cpp": None}) == "cpp"
     monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", "nonsense")
     with pytest.raises(ValueError, match="from AIME_KERNELS_BACKEND"):
-        choose_backend("op", None, OBSTACLES, "torch")
+        choose_backend("op", None, "cpu", OBSTACLES)
 
 
 def test_shape_errors_name_axes_expected_and_found() -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import pytest
@@ -16,8 +17,6 @@ from aime.kernels.mixture_kl.reference import (
     stick_log_weights_reference,
 )
 
-BACKENDS = ["torch"]
-backends = pytest.mark.parametrize("backend", BACKENDS)
 SHAPES = [(1, 1, 1, 4), (2, 5, 3, 7), (3, 17, 15, 36), (1, 2, 33, 5)]  # S, N, K, D
 
 
@@ -55,12 +54,11 @@ def gradients(function: Callable[..., Tensor], tensors: list[Tensor], dtype: tor
     return [leaf.grad for leaf in leaves if leaf.grad is not None]
 
 
-@backends
 @pytest.mark.parametrize(("rows", "count"), [(0, 3), (4, 0), (1, 1), (7, 14), (3, 40)])
-def test_sticks_match_the_reference(backend: str, rows: int, count: int) -> None:
+def test_sticks_match_the_reference(target: Callable[..., Any], rows: int, count: int) -> None:
     arguments = sticks(rows, count, 1.0, seed=count)
     exact = stick_log_weights_reference(*arguments)
-    ours = stick_log_weights(*(tensor.float() for tensor in arguments), backend=backend)
+    ours = target(stick_log_weights, *(tensor.float() for tensor in arguments))
     assert [tuple(tensor.shape) for tensor in ours] == [(rows, count + 1), (rows, count), (rows, count)]
     for tensor, truth in zip(ours, exact, strict=True):
         assert tensor.dtype == torch.float32
@@ -68,13 +66,12 @@ def test_sticks_match_the_reference(backend: str, rows: int, count: int) -> None
         torch.testing.assert_close(tensor.double(), truth, rtol=3e-5, atol=3e-5)
 
 
-@backends
-def test_sticks_against_exact_arithmetic(backend: str) -> None:
+def test_sticks_against_exact_arithmetic(target: Callable[..., Any]) -> None:
     """a, b in .01 .. 100 and u in 1e-6 .. 1 - 1e-6, the op in float32 against 700 digits on the same float32 numbers."""
     values = torch.tensor([math.log(value) for value in (0.01, 0.1, 1.0, 10.0, 100.0)])
     noise = torch.tensor([1e-6, 0.01, 0.3, 0.7, 0.99, 1 - 1e-6])
     log_a, log_b, u = (grid.reshape(-1, 1) for grid in torch.meshgrid(values, values, noise, indexing="ij"))
-    log_pi, log_v, log_q = stick_log_weights(log_a, log_b, u, backend=backend)
+    log_pi, log_v, log_q = target(stick_log_weights, log_a, log_b, u)
     worst = 0.0
     smallest = mpmath.mpf(2) ** -126  # below it float32 has no relative precision
     with mpmath.workdps(700):  # 1 - 1e-600 must differ from 1
@@ -96,13 +93,12 @@ def test_sticks_against_exact_arithmetic(backend: str) -> None:
     assert worst < 2e-5  # 6.6e-6 measured
 
 
-@backends
-def test_stick_gradients_and_normalisation_at_the_edges(backend: str) -> None:
+def test_stick_gradients_and_normalisation_at_the_edges(target: Callable[..., Any]) -> None:
     grid = torch.linspace(-5, 5, 11)
     noise = torch.tensor([0.0, 1e-7, 1e-3, 0.5, 0.999, 1 - 2**-24])  # 0 as torch.rand may return it
     log_a, log_b, u = (tensor.reshape(-1, 1) for tensor in torch.meshgrid(grid, grid, noise, indexing="ij"))
     log_a, log_b = (tensor.clone().requires_grad_() for tensor in (log_a, log_b))
-    results = stick_log_weights(log_a, log_b, u, backend=backend)
+    results = target(stick_log_weights, log_a, log_b, u)
     for tensor in results:
         assert tensor.isfinite().all()
     torch.testing.assert_close(results[0].exp().sum(-1), torch.ones(len(u)), rtol=0, atol=1e-6)
@@ -110,8 +106,7 @@ def test_stick_gradients_and_normalisation_at_the_edges(backend: str) -> None:
     assert log_a.grad.isfinite().all() and log_b.grad.isfinite().all()
 
 
-@backends
-def test_stick_gradients_match_the_reference(backend: str) -> None:
+def test_stick_gradients_match_the_reference(target: Callable[..., Any]) -> None:
     log_a, log_b, u = sticks(6, 9, 1.5, seed=2)
 
     def loss(op: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype) -> Callable[..., Tensor]:
@@ -124,7 +119,7 @@ def test_stick_gradients_match_the_reference(backend: str) -> None:
     exact = gradients(loss(stick_log_weights_reference, torch.float64), [log_a, log_b], torch.float64)
 
     def op(a: Tensor, b: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        return stick_log_weights(a, b, noise, backend=backend)
+        return target(stick_log_weights, a, b, noise)
 
     for ours, truth in zip(gradients(loss(op, torch.float32), [log_a, log_b], torch.float32), exact, strict=True):
         torch.testing.assert_close(ours.double(), truth, rtol=2e-4, atol=2e-4)
@@ -138,34 +133,32 @@ def test_stick_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda a, b: stick_log_weights(a, b, u, backend="torch"), leaves)
 
 
-@backends
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("samples", "rows", "components", "width"), [*SHAPES, (0, 3, 2, 4), (2, 0, 2, 4)])
 def test_log_prob_matches_the_reference(
-    backend: str, samples: int, rows: int, components: int, width: int, shared: bool
+    target: Callable[..., Any], samples: int, rows: int, components: int, width: int, shared: bool
 ) -> None:
     tensors = mixture(samples, rows, components, width, shared)
     exact = mixture_log_prob_reference(*tensors)
-    ours = mixture_log_prob(*(tensor.float() for tensor in tensors), backend=backend)
+    ours = target(mixture_log_prob, *(tensor.float() for tensor in tensors))
     assert ours.dtype == torch.float32
     # rounding of the inputs to float32 moves a density of |value| ~ 100 by about 2e-5 here
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-4)
     if samples and rows:
         exact_gradients = gradients(mixture_log_prob_reference, tensors, torch.float64)
-        our_gradients = gradients(lambda *t: mixture_log_prob(*t, backend=backend), tensors, torch.float32)
+        our_gradients = gradients(lambda *t: target(mixture_log_prob, *t), tensors, torch.float32)
         for gradient, truth in zip(our_gradients, exact_gradients, strict=True):
             torch.testing.assert_close(gradient.double(), truth, rtol=1e-4, atol=2e-4)
 
 
-@backends
-def test_log_prob_with_small_scales(backend: str) -> None:
+def test_log_prob_with_small_scales(target: Callable[..., Any]) -> None:
     """sigma = e^-4: the expanded square was off by .059 here, the direct form stays at rounding."""
     z, log_pi, means, _ = mixture(2, 8, 4, 16)
     log_scales = torch.full_like(means, -4.0)
     z = means[:, 0] + 0.05 * z
     tensors = [tensor.float() for tensor in (z, log_pi, means, log_scales)]
     exact = mixture_log_prob_reference(*(tensor.double() for tensor in tensors))
-    torch.testing.assert_close(mixture_log_prob(*tensors, backend=backend).double(), exact, rtol=2e-6, atol=1e-4)
+    torch.testing.assert_close(target(mixture_log_prob, *tensors).double(), exact, rtol=2e-6, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -174,95 +167,85 @@ def test_log_prob_gradcheck(shared: bool) -> None:
     assert torch.autograd.gradcheck(lambda *t: mixture_log_prob(*t, backend="torch"), leaves)
 
 
-@backends
-def test_one_component_is_a_normal(backend: str) -> None:
+def test_one_component_is_a_normal(target: Callable[..., Any]) -> None:
     z, _, means, log_scales = (tensor.float() for tensor in mixture(4, 6, 1, 5))
     normal = torch.distributions.Normal(means[:, 0], log_scales[:, 0].exp()).log_prob(z).sum(-1)
-    ours = mixture_log_prob(z, torch.zeros(6, 1), means, log_scales, backend=backend)
+    ours = target(mixture_log_prob, z, torch.zeros(6, 1), means, log_scales)
     torch.testing.assert_close(ours, normal, rtol=1e-5, atol=1e-5)
 
 
-@backends
-def test_log_prob_equals_torch_distributions(backend: str) -> None:
+def test_log_prob_equals_torch_distributions(target: Callable[..., Any]) -> None:
     z, log_pi, means, log_scales = mixture(3, 9, 6, 8)
     components = torch.distributions.Independent(torch.distributions.Normal(means, log_scales.exp()), 1)
     peer = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=log_pi), components)
-    ours = mixture_log_prob(*(tensor.float() for tensor in (z, log_pi, means, log_scales)), backend=backend)
+    ours = target(mixture_log_prob, *(tensor.float() for tensor in (z, log_pi, means, log_scales)))
     torch.testing.assert_close(ours.double(), peer.log_prob(z), rtol=1e-5, atol=1e-4)
 
 
-@backends
-def test_density_integrates_to_one(backend: str) -> None:
+def test_density_integrates_to_one(target: Callable[..., Any]) -> None:
     _, log_pi, means, log_scales = (tensor.float() for tensor in mixture(1, 1, 5, 1))
     grid = torch.linspace(-30, 30, 20001)
-    density = mixture_log_prob(grid.view(-1, 1, 1), log_pi, means, log_scales, backend=backend).exp()
+    density = target(mixture_log_prob, grid.view(-1, 1, 1), log_pi, means, log_scales).exp()
     assert abs(torch.trapezoid(density[:, 0].double(), grid.double()).item() - 1) < 1e-5
 
 
-@backends
-def test_a_component_without_weight_changes_nothing(backend: str) -> None:
+def test_a_component_without_weight_changes_nothing(target: Callable[..., Any]) -> None:
     z, log_pi, means, log_scales = (tensor.float() for tensor in mixture(2, 4, 3, 5))
-    expected = mixture_log_prob(z, log_pi, means, log_scales, backend=backend)
+    expected = target(mixture_log_prob, z, log_pi, means, log_scales)
     wider = [torch.cat((tensor, torch.ones_like(tensor[:, :1])), 1) for tensor in (means, log_scales)]
     off = torch.cat((log_pi, torch.full((4, 1), -math.inf)), 1)
     leaves = [tensor.requires_grad_() for tensor in wider]
-    result = mixture_log_prob(z, off, *leaves, backend=backend)
+    result = target(mixture_log_prob, z, off, *leaves)
     torch.testing.assert_close(result, expected)
     result.sum().backward()
     assert all(torch.equal(leaf.grad[:, -1], torch.zeros(4, 5)) for leaf in leaves)
 
 
-@backends
-def test_nan_stays_in_its_row(backend: str) -> None:
+def test_nan_stays_in_its_row(target: Callable[..., Any]) -> None:
     z, log_pi, means, log_scales = (tensor.float() for tensor in mixture(2, 4, 3, 5))
-    expected = mixture_log_prob(z, log_pi, means, log_scales, backend=backend)
+    expected = target(mixture_log_prob, z, log_pi, means, log_scales)
     z[1, 2, 0] = math.nan
-    result = mixture_log_prob(z, log_pi, means, log_scales, backend=backend)
+    result = target(mixture_log_prob, z, log_pi, means, log_scales)
     assert result[1, 2].isnan()
     result[1, 2] = expected[1, 2]
     assert torch.equal(result, expected)
 
 
-@backends
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("samples", "rows", "components", "width"), SHAPES)
 def test_kl_matches_the_reference(
-    backend: str, samples: int, rows: int, components: int, width: int, shared: bool
+    target: Callable[..., Any], samples: int, rows: int, components: int, width: int, shared: bool
 ) -> None:
     _, *prior = mixture(samples, rows, components, width, shared)
     mean, log_scale, eps = posterior(samples, rows, width)
     tensors = [mean, log_scale, *prior, eps]
     exact = mixture_kl_reference(*tensors)
-    ours = mixture_kl(*(tensor.float() for tensor in tensors), backend=backend)
+    ours = target(mixture_kl, *(tensor.float() for tensor in tensors))
     torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=1e-4)
     exact_gradients = gradients(lambda *t: mixture_kl_reference(*t, eps.to(t[0].dtype)), tensors[:-1], torch.float64)
-    our_gradients = gradients(
-        lambda *t: mixture_kl(*t, eps.to(t[0].dtype), backend=backend), tensors[:-1], torch.float32
-    )
+    our_gradients = gradients(lambda *t: target(mixture_kl, *t, eps.to(t[0].dtype)), tensors[:-1], torch.float32)
     for gradient, truth in zip(our_gradients, exact_gradients, strict=True):
         torch.testing.assert_close(gradient.double(), truth, rtol=1e-4, atol=2e-4)
 
 
-@backends
-def test_kl_of_normals_converges_to_the_closed_form(backend: str) -> None:
+def test_kl_of_normals_converges_to_the_closed_form(target: Callable[..., Any]) -> None:
     mean, log_scale, eps = (tensor.float() for tensor in posterior(4096, 8, 6))
     prior_mean, prior_scale = torch.full((8, 1, 6), 0.3), torch.full((8, 1, 6), 0.2)
     p = torch.distributions.Normal(prior_mean[:, 0], prior_scale[:, 0].exp())
     exact = torch.distributions.kl_divergence(torch.distributions.Normal(mean, log_scale.exp()), p).sum(-1)
-    ours = mixture_kl(mean, log_scale, torch.zeros(8, 1), prior_mean, prior_scale, eps, backend=backend)
+    ours = target(mixture_kl, mean, log_scale, torch.zeros(8, 1), prior_mean, prior_scale, eps)
     # the Monte-Carlo error of 4096 samples: the standard deviation of one is below 6 nats here
     torch.testing.assert_close(ours, exact, rtol=0, atol=4 * 6 / math.sqrt(4096))
 
 
-@backends
-def test_stick_kl_by_monte_carlo_agrees_with_quadrature(backend: str) -> None:
+def test_stick_kl_by_monte_carlo_agrees_with_quadrature(target: Callable[..., Any]) -> None:
     """E[log q(v) - log p(v)] over the sticks' own samples equals the integral over v, p = Beta(1, alpha)."""
     count, alpha = 200_000, 2.5
     for a, b in ((0.7, 1.4), (2.0, 0.8), (1.0, 2.5)):
         # stratified noise: the error of the mean falls far below 1/sqrt(count)
         u = ((torch.arange(count, dtype=torch.float64) + 0.5) / count).float().view(-1, 1)
         log_a, log_b = torch.full((count, 1), math.log(a)), torch.full((count, 1), math.log(b))
-        log_pi, _, log_q = stick_log_weights(log_a, log_b, u, backend=backend)
+        log_pi, _, log_q = target(stick_log_weights, log_a, log_b, u)
         log_p = math.log(alpha) + (alpha - 1) * log_pi[:, 1]
         estimate = (log_q[:, 0] - log_p).double().mean().item()
         with mpmath.workdps(20):
@@ -275,13 +258,12 @@ def test_stick_kl_by_monte_carlo_agrees_with_quadrature(backend: str) -> None:
         assert abs(estimate - exact) < 2e-3, (a, b, estimate, exact)
 
 
-@backends
-def test_autocast_gives_float32_densities(backend: str) -> None:
+def test_autocast_gives_float32_densities(target: Callable[..., Any]) -> None:
     tensors = [tensor.float() for tensor in mixture(2, 4, 3, 5)]
-    expected = mixture_log_prob(*tensors, backend=backend)
+    expected = target(mixture_log_prob, *tensors)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(mixture_log_prob(*tensors, backend=backend), expected)
-    half = mixture_log_prob(*(tensor.bfloat16() for tensor in tensors), backend=backend)
+        assert torch.equal(target(mixture_log_prob, *tensors), expected)
+    half = target(mixture_log_prob, *(tensor.bfloat16() for tensor in tensors))
     assert half.dtype == torch.float32
     rounded = [tensor.bfloat16().double() for tensor in tensors]
     torch.testing.assert_close(half.double(), mixture_log_prob_reference(*rounded), rtol=1e-5, atol=1e-4)

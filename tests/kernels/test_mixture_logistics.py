@@ -1,6 +1,8 @@
 """Discretised mixture of logistics: normalised, equal to the definition in float64, finite at the edges."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import mpmath
 import pytest
@@ -10,8 +12,6 @@ from torch import Tensor
 from aime.kernels import mixture_logistics_nll
 from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_reference
 
-BACKENDS = ["torch"]
-backends = pytest.mark.parametrize("backend", BACKENDS)
 SHAPES = [(1, 1, 1, 1), (2, 10, 5, 3), (3, 4, 8, 8), (0, 2, 2, 2)]  # B, M, H, W
 
 
@@ -33,11 +33,10 @@ def arguments(batch: int, components: int, height: int, width: int, seed: int = 
     return [x, normal(batch, components, height, width), 0.5 * normal(*shape), 0.5 * normal(*shape) - 2, normal(*shape)]
 
 
-@backends
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("batch", "components", "height", "width"), SHAPES)
 def test_values_and_gradients_match_the_reference(
-    backend: str, batch: int, components: int, height: int, width: int, weighted: bool
+    target: Callable[..., Any], batch: int, components: int, height: int, width: int, weighted: bool
 ) -> None:
     tensors = arguments(batch, components, height, width)
     generator = torch.Generator().manual_seed(1)
@@ -51,7 +50,7 @@ def test_values_and_gradients_match_the_reference(
         if dtype == torch.float64:
             nll, mean = mixture_logistics_nll_reference(x, *leaves, precision)
         else:
-            nll, mean = mixture_logistics_nll(x, *leaves, precision, backend=backend)
+            nll, mean = target(mixture_logistics_nll, x, *leaves, precision)
         (nll.sum() + (mean * direction.to(dtype)).sum()).backward()
         return nll.detach(), mean.detach(), [leaf.grad for leaf in leaves]
 
@@ -72,9 +71,8 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda *p: mixture_logistics_nll(x, *p, weights, backend="torch"), leaves)
 
 
-@backends
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0, 2.0])
-def test_probabilities_of_all_levels_sum_to_one(backend: str, log_scale: float) -> None:
+def test_probabilities_of_all_levels_sum_to_one(target: Callable[..., Any], log_scale: float) -> None:
     """Sum over the 256 levels of one channel, the others fixed: the last channel conditions on both."""
     generator = torch.Generator().manual_seed(3)
     x = torch.full((256, 3, 1, 1), 0.25)
@@ -84,7 +82,7 @@ def test_probabilities_of_all_levels_sum_to_one(backend: str, log_scale: float) 
     scales, coefficients = torch.full((1, 4, 3, 1, 1), log_scale), torch.randn(1, 4, 3, 1, 1, generator=generator)
     # P(b | r, g) = P(r, g, b) / P(r, g); P(r, g) is the sum itself only if it is normalised, so compare two sums
     expanded = [tensor.expand(256, *tensor.shape[1:]) for tensor in (logits, mean, scales, coefficients)]
-    log_joint = -mixture_logistics_nll(x, *expanded, backend=backend)[0].double()
+    log_joint = -target(mixture_logistics_nll, x, *expanded)[0].double()
     marginal = _log_prob_red_green(x[0].double(), *(tensor[0].double() for tensor in expanded))
     torch.testing.assert_close(log_joint.logsumexp(0), marginal, rtol=2e-5, atol=1e-4)
 
@@ -104,8 +102,7 @@ def _log_prob_red_green(x: Tensor, logits: Tensor, mean: Tensor, log_scales: Ten
         return torch.tensor(float(mpmath.log(total)), dtype=torch.float64)
 
 
-@backends
-def test_finite_at_the_edges(backend: str) -> None:
+def test_finite_at_the_edges(target: Callable[..., Any]) -> None:
     x = levels(torch.tensor([0, 127, 255])).float().view(1, 3, 1, 1).expand(1, 3, 2, 2).clone()
     logits = torch.tensor([-80.0, 0.0, 80.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2).clone().requires_grad_()
     shape = (1, 3, 3, 2, 2)
@@ -113,7 +110,7 @@ def test_finite_at_the_edges(backend: str) -> None:
         means = torch.full(shape, mean, requires_grad=True)
         log_scales = torch.full(shape, log_scale, requires_grad=True)
         coefficients = torch.full(shape, 40.0, requires_grad=True)
-        nll, image = mixture_logistics_nll(x, logits, means, log_scales, coefficients, backend=backend)
+        nll, image = target(mixture_logistics_nll, x, logits, means, log_scales, coefficients)
         (nll.sum() + image.sum()).backward()
         for tensor in (nll, image, means.grad, log_scales.grad, coefficients.grad, logits.grad):
             assert tensor.isfinite().all(), (mean, log_scale)
@@ -121,30 +118,27 @@ def test_finite_at_the_edges(backend: str) -> None:
             assert torch.equal(log_scales.grad, torch.zeros(shape))  # below the clamp
 
 
-@backends
-def test_the_mean_of_sharp_components_is_their_value(backend: str) -> None:
+def test_the_mean_of_sharp_components_is_their_value(target: Callable[..., Any]) -> None:
     means = torch.tensor([0.5, -0.25, 0.125]).view(1, 1, 3, 1, 1)
     zeros = torch.zeros(1, 1, 3, 1, 1)
-    _, image = mixture_logistics_nll(torch.zeros(1, 3, 1, 1), zeros[:, :, 0], means, zeros, zeros, backend=backend)
+    _, image = target(mixture_logistics_nll, torch.zeros(1, 3, 1, 1), zeros[:, :, 0], means, zeros, zeros)
     assert torch.equal(image.flatten(), means.flatten())
 
 
-@backends
-def test_autocast_and_half_inputs_give_float32(backend: str) -> None:
+def test_autocast_and_half_inputs_give_float32(target: Callable[..., Any]) -> None:
     tensors = [tensor.bfloat16() for tensor in arguments(1, 2, 3, 3)]
     expected, _ = mixture_logistics_nll_reference(*(tensor.double() for tensor in tensors))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        nll, mean = mixture_logistics_nll(*tensors, backend=backend)
+        nll, mean = target(mixture_logistics_nll, *tensors)
     assert nll.dtype == mean.dtype == torch.float32
     torch.testing.assert_close(nll.double(), expected, rtol=1e-5, atol=1e-3)
 
 
-@backends
-def test_any_strides(backend: str) -> None:
+def test_any_strides(target: Callable[..., Any]) -> None:
     tensors = [tensor.float() for tensor in arguments(2, 3, 4, 4)]
-    expected = mixture_logistics_nll(*tensors, backend=backend)
+    expected = target(mixture_logistics_nll, *tensors)
     strided = [tensor.transpose(-1, -2).contiguous().transpose(-1, -2) for tensor in tensors]
-    for ours, dense in zip(mixture_logistics_nll(*strided, backend=backend), expected, strict=True):
+    for ours, dense in zip(target(mixture_logistics_nll, *strided), expected, strict=True):
         torch.testing.assert_close(ours, dense, rtol=1e-6, atol=1e-5)
 
 

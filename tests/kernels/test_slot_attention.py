@@ -1,6 +1,8 @@
 """Slot attention: the op (absorbed projections) against the published textbook form in float64."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -9,8 +11,6 @@ from torch import Tensor, nn
 from aime.kernels import SlotAttentionWeights, slot_attention
 from aime.kernels.slot_attention.reference import slot_attention_reference
 
-BACKENDS = ["torch"]
-backends = pytest.mark.parametrize("backend", BACKENDS)
 SHAPES = [(1, 1, 1, 4, 4, 4), (2, 9, 4, 8, 8, 16), (3, 33, 5, 6, 12, 24), (1, 130, 8, 16, 16, 32)]  # B, N, S, C, D, F
 
 
@@ -70,15 +70,14 @@ def run(op, leaves: list[Tensor | None], **options) -> tuple[Tensor, Tensor, lis
     return out.detach(), attention.detach(), gradients
 
 
-@backends
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_absorbed_equals_textbook(backend: str, shape: tuple[int, ...], bias: bool) -> None:
+def test_absorbed_equals_textbook(target: Callable[..., Any], shape: tuple[int, ...], bias: bool) -> None:
     batch, count, slots, channels, width, hidden = shape
     weights = random_weights(channels, width, hidden, bias)
     tensors = (*random_inputs(batch, count, slots, channels, width), weights)
     exact = run(slot_attention_reference, leaves_of(*tensors, torch.float64))
-    ours = run(slot_attention, leaves_of(*tensors, torch.float32), backend=backend)
+    ours = run(slot_attention, leaves_of(*tensors, torch.float32))
     assert ours[0].dtype == torch.float32 and ours[1].dtype == torch.float32
     torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-4, atol=2e-5)
     torch.testing.assert_close(ours[1].double(), exact[1], rtol=1e-4, atol=1e-5)
@@ -102,37 +101,33 @@ def test_variants_equal_textbook(heads: int, masked: bool, implicit: bool, activ
         torch.testing.assert_close(value, truth, rtol=1e-9, atol=1e-10)
 
 
-@backends
-def test_masked_inputs_have_no_say(backend: str) -> None:
+def test_masked_inputs_have_no_say(target: Callable[..., Any]) -> None:
     weights = SlotAttentionWeights(*(t if t is None else t.float() for t in random_weights(6, 8, 12)))
     inputs, slots = (tensor.float() for tensor in random_inputs(2, 10, 3, 6, 8))
     mask = torch.arange(10) < 7
-    short, _ = slot_attention(inputs[:, :7], slots, weights, backend=backend)
-    masked, _ = slot_attention(inputs, slots, weights, mask=mask.expand(2, 10), backend=backend)
+    short, _ = target(slot_attention, inputs[:, :7], slots, weights)
+    masked, _ = target(slot_attention, inputs, slots, weights, mask=mask.expand(2, 10))
     torch.testing.assert_close(masked, short, rtol=1e-5, atol=1e-6)
 
 
-@backends
-def test_attention_sums_to_one_over_slots(backend: str) -> None:
+def test_attention_sums_to_one_over_slots(target: Callable[..., Any]) -> None:
     weights = SlotAttentionWeights(*(t if t is None else t.float() for t in random_weights(6, 8, 12)))
     inputs, slots = (tensor.float() for tensor in random_inputs(2, 10, 3, 6, 8))
-    _, attention = slot_attention(100 * inputs, 100 * slots, weights, backend=backend)
+    _, attention = target(slot_attention, 100 * inputs, 100 * slots, weights)
     torch.testing.assert_close(attention.sum(1), torch.ones(2, 10), rtol=0, atol=1e-6)
 
 
-@backends
-def test_permutations_of_slots_and_inputs(backend: str) -> None:
+def test_permutations_of_slots_and_inputs(target: Callable[..., Any]) -> None:
     weights = SlotAttentionWeights(*(t if t is None else t.float() for t in random_weights(6, 8, 12)))
     inputs, slots = (tensor.float() for tensor in random_inputs(2, 10, 4, 6, 8))
-    out, attention = slot_attention(inputs, slots, weights, backend=backend)
+    out, attention = target(slot_attention, inputs, slots, weights)
     order, places = torch.tensor([2, 0, 3, 1]), torch.randperm(10, generator=torch.Generator().manual_seed(3))
-    moved, moved_attention = slot_attention(inputs[:, places], slots[:, order], weights, backend=backend)
+    moved, moved_attention = target(slot_attention, inputs[:, places], slots[:, order], weights)
     torch.testing.assert_close(moved, out[:, order], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(moved_attention, attention[:, order][:, :, places], rtol=1e-4, atol=1e-5)
 
 
-@backends
-def test_matches_torch_modules(backend: str) -> None:
+def test_matches_torch_modules(target: Callable[..., Any]) -> None:
     """One iteration written with nn.LayerNorm, nn.Linear and nn.GRUCell, weights handed over as they are."""
     torch.manual_seed(4)
     norm_inputs, norm_slots, norm_mlp = nn.LayerNorm(6), nn.LayerNorm(8), nn.LayerNorm(8)
@@ -155,7 +150,7 @@ def test_matches_torch_modules(backend: str) -> None:
         *first.parameters(),
         *second.parameters(),
     )
-    ours, _ = slot_attention(inputs, slots, weights, iters=1, activation="relu", backend=backend)
+    ours, _ = target(slot_attention, inputs, slots, weights, iters=1, activation="relu")
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -169,21 +164,19 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(op, leaves, fast_mode=True)
 
 
-@backends
-def test_autocast_keeps_dtypes(backend: str) -> None:
+def test_autocast_keeps_dtypes(target: Callable[..., Any]) -> None:
     weights = SlotAttentionWeights(*(t if t is None else t.float() for t in random_weights(6, 8, 12)))
     inputs, slots = (tensor.float() for tensor in random_inputs(2, 10, 3, 6, 8))
-    expected, _ = slot_attention(inputs, slots, weights, backend=backend)
+    expected, _ = target(slot_attention, inputs, slots, weights)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out, attention = slot_attention(inputs, slots, weights, backend=backend)
+        out, attention = target(slot_attention, inputs, slots, weights)
     assert out.dtype == torch.float32 and attention.dtype == torch.float32
     torch.testing.assert_close(out, expected, rtol=0.1, atol=0.1)  # bfloat16 products, eight bits
 
 
-@backends
-def test_empty_batch(backend: str) -> None:
+def test_empty_batch(target: Callable[..., Any]) -> None:
     weights = SlotAttentionWeights(*(t if t is None else t.float() for t in random_weights(6, 8, 12)))
-    out, attention = slot_attention(torch.zeros(0, 5, 6), torch.zeros(0, 3, 8), weights, backend=backend)
+    out, attention = target(slot_attention, torch.zeros(0, 5, 6), torch.zeros(0, 3, 8), weights)
     assert out.shape == (0, 3, 8) and attention.shape == (0, 3, 5)
 
 

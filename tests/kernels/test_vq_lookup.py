@@ -1,19 +1,18 @@
 """vq_lookup and vq_statistics against the direct distance in float64."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from aime.kernels import vq_lookup, vq_statistics
+from aime.kernels import dispatch, vq_lookup, vq_statistics
+from aime.kernels.vq_lookup import cpp
 from aime.kernels.vq_lookup.reference import vq_lookup_reference, vq_statistics_reference
-
-LOOKUP_BACKENDS = ["torch"]
-STATISTICS_BACKENDS = ["torch"]
-
-lookup_backends = pytest.mark.parametrize("backend", LOOKUP_BACKENDS)
-statistics_backends = pytest.mark.parametrize("backend", STATISTICS_BACKENDS)
 
 
 def assert_same_or_tied(x: Tensor, codebook: Tensor, indices: Tensor) -> None:
@@ -27,19 +26,18 @@ def assert_same_or_tied(x: Tensor, codebook: Tensor, indices: Tensor) -> None:
     assert ((chosen - best) <= 1e-6 * magnitude).all()
 
 
-@lookup_backends
 @pytest.mark.parametrize(
     ("rows", "heads", "codes", "width"),
     [(1, 1, 1, 4), (37, 2, 11, 5), (130, 1, 64, 16), (65, 3, 100, 33), (17, 1, 257, 512)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_values_match_the_reference(
-    backend: str, rows: int, heads: int, codes: int, width: int, dtype: torch.dtype
+    target: Callable[..., Any], rows: int, heads: int, codes: int, width: int, dtype: torch.dtype
 ) -> None:
     generator = torch.Generator().manual_seed(rows)
     x = torch.randn(rows, heads, width, generator=generator).to(dtype)
     codebook = torch.randn(heads, codes, width, generator=generator).to(dtype)
-    result = vq_lookup(x, codebook, backend=backend)
+    result = target(vq_lookup, x, codebook)
     quantized, indices, distance = vq_lookup_reference(x.double(), codebook.double())
     assert result.indices.dtype == torch.int32 and result.distance.dtype == torch.float32
     assert result.quantized.dtype == dtype
@@ -49,43 +47,39 @@ def test_values_match_the_reference(
     torch.testing.assert_close(result.distance.double(), distance, rtol=1e-5, atol=1e-5)
 
 
-@lookup_backends
-def test_ties_go_to_the_lowest_index(backend: str) -> None:
+def test_ties_go_to_the_lowest_index(target: Callable[..., Any]) -> None:
     book = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     codebook = torch.cat((book, book, book))  # every code three times
-    result = vq_lookup(book, codebook, backend=backend)
+    result = target(vq_lookup, book, codebook)
     assert torch.equal(result.indices, torch.arange(6, dtype=torch.int32))
-    assert torch.equal(vq_lookup(torch.zeros(5, 8), torch.ones(40, 8), backend=backend).indices, torch.zeros(5).int())
+    assert torch.equal(target(vq_lookup, torch.zeros(5, 8), torch.ones(40, 8)).indices, torch.zeros(5).int())
 
 
-@lookup_backends
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_adversarially_close_codes(backend: str, scale: float) -> None:
+def test_adversarially_close_codes(target: Callable[..., Any], scale: float) -> None:
     """Codes one relative 1e-5 apart: above float32 rounding in exact arithmetic, so each must find itself or its tie."""
     generator = torch.Generator().manual_seed(3)
     centre = torch.randn(1, 1, 32, generator=generator)
     codebook = scale * (centre + 1e-5 * torch.randn(1, 200, 32, generator=generator))
     x = scale * (centre + 1e-5 * torch.randn(300, 1, 32, generator=generator))
-    assert_same_or_tied(x, codebook, vq_lookup(x, codebook, backend=backend).indices)
+    assert_same_or_tied(x, codebook, target(vq_lookup, x, codebook).indices)
 
 
-@lookup_backends
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_scale_does_not_change_the_choice(backend: str, scale: float) -> None:
+def test_scale_does_not_change_the_choice(target: Callable[..., Any], scale: float) -> None:
     generator = torch.Generator().manual_seed(4)
     x, codebook = torch.randn(200, 1, 16, generator=generator), torch.randn(1, 96, 16, generator=generator)
     _, expected, _ = vq_lookup_reference(x.double(), codebook.double())
-    assert torch.equal(vq_lookup(scale * x, scale * codebook, backend=backend).indices, expected)
+    assert torch.equal(target(vq_lookup, scale * x, scale * codebook).indices, expected)
 
 
-@lookup_backends
-def test_gradients_match_the_reference(backend: str) -> None:
+def test_gradients_match_the_reference(target: Callable[..., Any]) -> None:
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(40, 2, 6, generator=generator)
     codebook = torch.randn(2, 9, 6, generator=generator)
     weights = torch.randn(40, 2, 6, generator=generator)
     ours = [tensor.clone().requires_grad_() for tensor in (x, codebook)]
-    result = vq_lookup(*ours, backend=backend)
+    result = target(vq_lookup, *ours)
     ((result.quantized * weights).sum() + (result.distance * weights[..., 0]).sum()).backward()
     truth = [tensor.double().requires_grad_() for tensor in (x, codebook)]
     quantized, _, distance = vq_lookup_reference(*truth)
@@ -94,48 +88,44 @@ def test_gradients_match_the_reference(backend: str) -> None:
         torch.testing.assert_close(tensor.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
 
 
-@lookup_backends
-def test_leading_axes_and_heads(backend: str) -> None:
+def test_leading_axes_and_heads(target: Callable[..., Any]) -> None:
     generator = torch.Generator().manual_seed(6)
     x, codebook = torch.randn(2, 3, 4, 8, generator=generator), torch.randn(4, 10, 8, generator=generator)
-    result = vq_lookup(x, codebook, backend=backend)
+    result = target(vq_lookup, x, codebook)
     assert result.quantized.shape == (2, 3, 4, 8) and result.indices.shape == result.distance.shape == (2, 3, 4)
     for head in range(4):
-        single = vq_lookup(x[:, :, head], codebook[head], backend=backend)
+        single = target(vq_lookup, x[:, :, head], codebook[head])
         assert single.quantized.shape == (2, 3, 8) and single.indices.shape == (2, 3)
         assert torch.equal(single.indices, result.indices[:, :, head])
-    one = vq_lookup(x[0, 0, 0], codebook[0], backend=backend)
+    one = target(vq_lookup, x[0, 0, 0], codebook[0])
     assert one.indices.shape == () and one.indices == result.indices[0, 0, 0]
 
 
-@lookup_backends
-def test_any_strides(backend: str) -> None:
+def test_any_strides(target: Callable[..., Any]) -> None:
     generator = torch.Generator().manual_seed(7)
     x = torch.randn(5, 16, 4, 4, generator=generator)  # channel first, as an encoder gives it
     codebook = torch.randn(16, 20, generator=generator).t()  # (V, D) with unit stride along V
     rows = x.permute(0, 2, 3, 1)
-    strided = vq_lookup(rows, codebook, backend=backend)
-    assert torch.equal(strided.indices, vq_lookup(rows.contiguous(), codebook.contiguous(), backend=backend).indices)
-    every_other = vq_lookup(rows[:, ::2, :, ::2], codebook[:, ::2], backend=backend)
-    dense = vq_lookup(rows[:, ::2, :, ::2].contiguous(), codebook[:, ::2].contiguous(), backend=backend)
+    strided = target(vq_lookup, rows, codebook)
+    assert torch.equal(strided.indices, target(vq_lookup, rows.contiguous(), codebook.contiguous()).indices)
+    every_other = target(vq_lookup, rows[:, ::2, :, ::2], codebook[:, ::2])
+    dense = target(vq_lookup, rows[:, ::2, :, ::2].contiguous(), codebook[:, ::2].contiguous())
     assert torch.equal(every_other.indices, dense.indices)
 
 
-@lookup_backends
-def test_empty_batch(backend: str) -> None:
+def test_empty_batch(target: Callable[..., Any]) -> None:
     codebook = torch.randn(2, 5, 4, requires_grad=True)
-    result = vq_lookup(torch.zeros(0, 2, 4), codebook, backend=backend)
+    result = target(vq_lookup, torch.zeros(0, 2, 4), codebook)
     assert result.quantized.shape == (0, 2, 4) and result.indices.shape == (0, 2)
     result.quantized.sum().backward()
     assert torch.equal(codebook.grad, torch.zeros(2, 5, 4))
 
 
-@lookup_backends
-def test_non_finite_rows_stay_alone(backend: str) -> None:
+def test_non_finite_rows_stay_alone(target: Callable[..., Any]) -> None:
     x, codebook = torch.randn(4, 8, generator=torch.Generator().manual_seed(8)), torch.eye(8)
-    expected = vq_lookup(x, codebook, backend=backend)
+    expected = target(vq_lookup, x, codebook)
     x[1, 2], x[3, 0] = float("nan"), float("inf")
-    result = vq_lookup(x, codebook, backend=backend)
+    result = target(vq_lookup, x, codebook)
     assert ((result.indices >= 0) & (result.indices < 8)).all()
     assert torch.equal(result.distance.isfinite(), torch.tensor([True, False, True, False]))
     assert torch.equal(result.indices[::2], expected.indices[::2])
@@ -162,39 +152,126 @@ def test_errors_name_the_axes() -> None:
         vq_statistics(torch.zeros(7, 2, 4), torch.zeros(7, 2), 5)
 
 
-@statistics_backends
+@pytest.mark.op_targets("vq_statistics")
 @pytest.mark.parametrize("deterministic", [False, True])
-@pytest.mark.parametrize(("rows", "heads", "codes", "width"), [(0, 1, 4, 3), (1, 1, 1, 4), (300, 3, 17, 5)])
+@pytest.mark.parametrize(("rows", "heads", "codes", "width"), [(0, 1, 4, 4), (1, 1, 1, 4), (300, 3, 17, 5)])
 def test_statistics_match_the_reference(
-    backend: str, deterministic: bool, rows: int, heads: int, codes: int, width: int
+    target: Callable[..., Any], deterministic: bool, rows: int, heads: int, codes: int, width: int
 ) -> None:
     generator = torch.Generator().manual_seed(9)
     x = torch.randn(rows, heads, width, generator=generator)
     indices = torch.randint(0, codes, (rows, heads), generator=generator, dtype=torch.int32)
-    counts, sums = vq_statistics(x, indices, codes, deterministic=deterministic, backend=backend)
+    counts, sums = target(vq_statistics, x, indices, codes, deterministic=deterministic)
     exact_counts, exact_sums = vq_statistics_reference(x.double(), indices, codes)
     assert torch.equal(counts.double(), exact_counts)
     torch.testing.assert_close(sums.double(), exact_sums, rtol=1e-5, atol=1e-5)
     if deterministic:
-        again = vq_statistics(x, indices, codes, deterministic=True, backend=backend)
+        again = target(vq_statistics, x, indices, codes, deterministic=True)
         assert torch.equal(again[1], sums)
 
 
-@statistics_backends
-def test_statistics_have_leading_axes_and_no_gradient(backend: str) -> None:
+@pytest.mark.op_targets("vq_statistics")
+def test_statistics_have_leading_axes_and_no_gradient(target: Callable[..., Any]) -> None:
     x = torch.randn(2, 3, 2, 4, requires_grad=True)
     indices = torch.zeros(2, 3, 2, dtype=torch.int64)
-    counts, sums = vq_statistics(x, indices, 5, backend=backend)
+    counts, sums = target(vq_statistics, x, indices, 5)
     assert not sums.requires_grad and not counts.requires_grad
     assert torch.equal(counts[:, 0], torch.tensor([6.0, 6.0]))
     torch.testing.assert_close(sums[:, 0], x.detach().sum((0, 1)))
 
 
-@lookup_backends
-def test_autocast_keeps_the_exact_choice(backend: str) -> None:
+def test_autocast_keeps_the_exact_choice(target: Callable[..., Any]) -> None:
     generator = torch.Generator().manual_seed(10)
     x, codebook = torch.randn(500, 16, generator=generator), torch.randn(300, 16, generator=generator)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        result = vq_lookup(x, codebook, backend=backend)
-    assert torch.equal(result.indices, vq_lookup(x, codebook, backend=backend).indices)
+        result = target(vq_lookup, x, codebook)
+    assert torch.equal(result.indices, target(vq_lookup, x, codebook).indices)
     assert result.distance.dtype == torch.float32
+
+
+@pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
+@pytest.mark.parametrize("instructions", ["avx512", "avx2", "baseline"])
+def test_every_instruction_set_finds_the_same_codes(instructions: str) -> None:
+    from aime.kernels import _cpu
+
+    if instructions not in _cpu.instruction_sets():
+        pytest.skip(f"this processor has no {instructions}")
+    generator = torch.Generator().manual_seed(11)
+    for rows, heads, codes, width in ((1, 1, 1, 1), (63, 2, 49, 7), (65, 1, 48, 16), (200, 3, 131, 40)):
+        x = torch.randn(rows, heads, width, generator=generator)
+        codebook = torch.randn(heads, codes, width, generator=generator)
+        indices, distance = cpp.assign(x, codebook, instructions)
+        _, expected, exact = vq_lookup_reference(x.double(), codebook.double())
+        assert torch.equal(indices, expected)
+        torch.testing.assert_close(distance.double(), exact, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
+def test_threads_do_not_change_the_result() -> None:
+    x, codebook = torch.randn(2, 5000, 1, 24, generator=torch.Generator().manual_seed(12))[0], torch.eye(24)[None]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = cpp.assign(x, codebook)
+        torch.set_num_threads(4)
+        together = cpp.assign(x, codebook)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(alone[0], together[0])
+    assert torch.equal(alone[1], together[1])
+
+
+@pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
+def test_every_half_is_read_exactly() -> None:
+    """All 63,488 finite float16 values and all finite bfloat16 ones, as rows of one value against the code 0."""
+    for dtype in (torch.float16, torch.bfloat16):
+        values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+        values = values[values.isfinite()].view(-1, 1, 1)
+        _, distance = cpp.assign(values, torch.zeros(1, 1, 1))
+        assert torch.equal(distance.flatten(), values.float().square().flatten())
+
+
+def test_an_order_that_cannot_be_carried_out_says_why() -> None:
+    with pytest.raises(RuntimeError, match="vq_lookup: backend 'cpp' cannot run: it takes float32"):
+        vq_lookup(torch.zeros(3, 8).double(), torch.zeros(2, 8).double(), backend="cpp")
+    if dispatch.TRITON_INSTALLED and dispatch.TRITON_INTERPRETED:
+        with pytest.raises(RuntimeError, match="'triton' cannot run: it takes D from 4 to 512, found 3"):
+            vq_lookup(torch.zeros(3, 3), torch.zeros(2, 3), backend="triton")
+        with pytest.raises(RuntimeError, match="'triton' cannot run: it takes D from 4 to 512, found 513"):
+            vq_lookup(torch.zeros(3, 513), torch.zeros(2, 513), backend="triton")
+
+
+def test_deterministic_mode_keeps_gradients(target: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(13)
+    x, codebook = torch.randn(90, 2, 6, generator=generator), torch.randn(2, 7, 6, generator=generator)
+    gradients = []
+    for deterministic in (False, True, True):
+        leaf = codebook.clone().requires_grad_()
+        torch.use_deterministic_algorithms(deterministic)
+        try:
+            result = target(vq_lookup, x, leaf)
+            (result.quantized.sin().sum() + result.distance.sum()).backward()
+        finally:
+            torch.use_deterministic_algorithms(False)
+        gradients.append(leaf.grad)
+    assert torch.equal(gradients[1], gradients[2])
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_any_shape(data: st.DataObject) -> None:
+    leading = data.draw(st.lists(st.integers(0, 5), max_size=3))
+    heads, codes, width = (data.draw(st.integers(1, 6)), data.draw(st.integers(1, 70)), data.draw(st.integers(4, 40)))
+    generator = torch.Generator().manual_seed(14)
+    x = torch.randn(*leading, heads, width, generator=generator)
+    x = x.permute(*data.draw(st.permutations(range(len(leading)))), -2, -1)
+    codebook = torch.randn(heads, codes, width, generator=generator)
+    _, expected, _ = vq_lookup_reference(x.reshape(-1, heads, width).double(), codebook.double())
+    backends = ["torch"]
+    backends += ["cpp"] if dispatch.EXTENSION_BUILT else []
+    backends += ["triton"] if dispatch.TRITON_INSTALLED and dispatch.TRITON_INTERPRETED else []
+    for backend in backends:
+        result = vq_lookup(x, codebook, backend=backend)
+        assert result.quantized.shape == x.shape
+        assert torch.equal(result.indices.reshape(-1, heads), expected)

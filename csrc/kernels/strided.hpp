@@ -1,0 +1,75 @@
+// Tensors as the caller has them: any strides, several floating dtypes, no copy before the kernel.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace aime {
+
+enum class Dtype { kFloat32 = 0, kBFloat16 = 1, kFloat16 = 2 };
+
+inline float from_bits(std::uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+inline float bfloat16_to_float(std::uint16_t bits) { return from_bits(static_cast<std::uint32_t>(bits) << 16); }
+
+// Exact for every half, subnormals, infinities and NaNs included.
+inline float float16_to_float(std::uint16_t bits) {
+  const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
+  const std::uint32_t exponent = (bits >> 10) & 0x1FU;
+  const std::uint32_t mantissa = bits & 0x3FFU;
+  if (exponent == 0x1FU) return from_bits(sign | 0x7F800000U | (mantissa << 13));
+  if (exponent != 0) return from_bits(sign | ((exponent + 112U) << 23) | (mantissa << 13));
+  const float magnitude = static_cast<float>(mantissa) * from_bits(0x33800000U);  // mantissa * 2^-24
+  return sign != 0 ? -magnitude : magnitude;
+}
+
+// Rows of a tensor (leading axes..., width) of one head; strides are in elements.
+struct Rows {
+  const void* data;
+  Dtype dtype;
+  std::vector<std::int64_t> sizes;    // of the leading axes
+  std::vector<std::int64_t> strides;  // of the leading axes
+  std::int64_t stride;                // along the width
+
+  // Offset of a row counted through the leading axes in row-major order.
+  std::int64_t offset(std::int64_t row) const {
+    std::int64_t result = 0;
+    for (std::size_t axis = sizes.size(); axis-- > 0;) {
+      result += (row % sizes[axis]) * strides[axis];
+      row /= sizes[axis];
+    }
+    return result;
+  }
+
+  // Copies `width` values from `start` elements into the tensor, as float32.
+  void read(std::int64_t start, std::int64_t width, float* to) const {
+    switch (dtype) {
+      case Dtype::kFloat32: {
+        const float* from = static_cast<const float*>(data) + start;
+        if (stride == 1) {
+          std::memcpy(to, from, static_cast<std::size_t>(width) * sizeof(float));
+        } else {
+          for (std::int64_t d = 0; d < width; ++d) to[d] = from[d * stride];
+        }
+        break;
+      }
+      case Dtype::kBFloat16: {
+        const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + start;
+        for (std::int64_t d = 0; d < width; ++d) to[d] = bfloat16_to_float(from[d * stride]);
+        break;
+      }
+      case Dtype::kFloat16: {
+        const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + start;
+        for (std::int64_t d = 0; d < width; ++d) to[d] = float16_to_float(from[d * stride]);
+        break;
+      }
+    }
+  }
+};
+
+}  // namespace aime

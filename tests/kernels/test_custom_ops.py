@@ -1,0 +1,84 @@
+"""What PyTorch demands of its operators, for every op and backend: opcheck, and torch.compile without a graph break."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aime.kernels import dispatch, vq_lookup, vq_statistics
+from aime.kernels.vq_lookup.op import VQLookupFunction, lookup_backward_op, lookup_op, statistics_op
+
+BACKENDS = ["torch"]
+BACKENDS += ["triton"] if dispatch.TRITON_INSTALLED and dispatch.TRITON_INTERPRETED else []
+CPU_BACKENDS = [*BACKENDS, *(["cpp"] if dispatch.EXTENSION_BUILT else [])]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def same_when_compiled(function: Callable[..., Tensor], *leaves: Tensor) -> None:
+    """Value and gradients of a scalar function, eager and compiled as one graph."""
+    results = []
+    for call in (function, torch.compile(function, fullgraph=True, backend="aot_eager")):
+        fresh = [leaf.clone().requires_grad_() for leaf in leaves]
+        loss = call(*fresh)
+        loss.backward()
+        results.append([loss.detach(), *(leaf.grad for leaf in fresh)])
+    for eager, compiled in zip(*results, strict=True):
+        torch.testing.assert_close(compiled, eager)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_vq_lookup_is_a_proper_operator(backend: str) -> None:
+    x, codebook = normal(3, 5, 2, 8).requires_grad_(), normal(2, 7, 8).requires_grad_()
+    torch.library.opcheck(lookup_op, (x, codebook, "exact", backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vq_backward_and_statistics_are_proper_operators(backend: str) -> None:
+    x, codebook = normal(6, 2, 8), normal(2, 7, 8)
+    indices = torch.zeros(6, 2, dtype=torch.int32)
+    torch.library.opcheck(lookup_backward_op, (x, codebook, indices, None, normal(6, 2), True, True, backend))
+    torch.library.opcheck(statistics_op, (x, indices, 7, False, backend))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_vq_lookup_compiles(backend: str) -> None:
+    def loss(x: Tensor, codebook: Tensor) -> Tensor:
+        result = vq_lookup(x * 1.5, codebook, backend=backend)
+        counts, sums = vq_statistics(x, result.indices, 7, backend="torch")
+        return result.quantized.sin().sum() + result.distance.sum() + (counts.sum() + sums.sum()).detach()
+
+    same_when_compiled(loss, normal(4, 3, 2, 8), normal(2, 7, 8))
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_autograd_function_equals_the_op(backend: str) -> None:
+    gradients: list[Any] = []
+    for call in (VQLookupFunction.apply, lookup_op):
+        x, codebook = normal(6, 2, 8).requires_grad_(), normal(2, 7, 8).requires_grad_()
+        quantized, _, distance = call(x, codebook, "exact", backend)
+        (quantized.sin().sum() + distance.sum()).backward()
+        gradients.append((x.grad, codebook.grad))
+    assert torch.equal(gradients[0][0], gradients[1][0])
+    torch.testing.assert_close(gradients[0][1], gradients[1][1])
+
+
+def test_vq_gradcheck() -> None:
+    x, codebook = normal(5, 2, 4).double().requires_grad_(), normal(2, 6, 4).double().requires_grad_()
+
+    def op(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
+        result = vq_lookup(x, codebook, backend="torch")
+        return result.quantized, result.distance
+
+    assert torch.autograd.gradcheck(op, (x, codebook))
