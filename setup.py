@@ -68,8 +68,8 @@ def extensions() -> list[Extension]:
     kernels = Extension(
         "aime.kernels._cpu",
         sources("kernels"),
-        extra_compile_args=["-fopenmp"],
-        extra_link_args=["-fopenmp"],
+        extra_compile_args=["-pthread"],
+        extra_link_args=["-pthread"],
     )
     return [extension for extension in (environment, kernels) if extension.sources]
 
@@ -83,6 +83,7 @@ class NinjaBuild(build_ext):
         directory.mkdir(parents=True, exist_ok=True)
         flags = [*COMPILE_FLAGS, *(f"-isystem {shlex.quote(str(path))}" for path in includes)]
         lines = [
+            f"builddir = {directory}",
             f"cxx = {compiler}",
             f"flags = {' '.join(flags)} {os.environ.get('CXXFLAGS', '')}",
             "rule compile",

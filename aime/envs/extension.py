@@ -16,10 +16,10 @@ INSTALL_SIMULATOR = "pip install 'mujoco>=3.17,<4' dm_control"
 def mujoco_library() -> Path:
     """The path of the library inside the installed mujoco wheel; imports mujoco, which loads it."""
     try:
-        import mujoco
+        mujoco = importlib.import_module("mujoco")
     except ImportError as error:
         raise ImportError(f"environments need MuJoCo ({error}): {INSTALL_SIMULATOR}") from error
-    directory = Path(mujoco.__file__).parent
+    directory = Path(str(mujoco.__file__)).parent
     found = sorted([*directory.glob("libmujoco.so*"), *directory.glob("libmujoco*.dylib")])
     if not found:
         raise ImportError(f"no MuJoCo library in {directory}: {INSTALL_SIMULATOR}")
@@ -50,18 +50,29 @@ def load_suite() -> Any:
     """The module `dm_control.suite`.
 
     dm_control chooses its own GL backend at import; where MUJOCO_GL does not say which, its first try is GLFW, which
-    warns on machines without a display. It is not used for rendering here, so the import is told to take EGL if this
-    machine has it and none otherwise.
+    warns on machines without a display. Pictures here do not go through it, so its import is told to take EGL where this
+    machine has that (so that `physics.render` works too) and none otherwise.
     """
-    displays = load_extension().gl_displays()
-    chosen = "MUJOCO_GL" in os.environ
-    if not chosen:
-        egl = any(name.startswith("EGL") for name in displays)
-        os.environ["MUJOCO_GL"] = "egl" if egl else "osmesa" if displays else "off"
+    if "MUJOCO_GL" in os.environ:
+        return _import_suite()
+    choices = ["off"]
+    if any(name.startswith("EGL") for name in load_extension().gl_displays()):
+        choices.insert(0, "egl")
+    try:
+        for backend in choices:
+            os.environ["MUJOCO_GL"] = backend
+            try:
+                return _import_suite()
+            except ImportError:
+                if backend == choices[-1]:
+                    raise
+    finally:
+        del os.environ["MUJOCO_GL"]
+    raise AssertionError("unreachable")
+
+
+def _import_suite() -> Any:
     try:
         return importlib.import_module("dm_control.suite")
-    except ImportError as error:
+    except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL fails with each of these
         raise ImportError(f"environments need dm_control ({error}): {INSTALL_SIMULATOR}") from error
-    finally:
-        if not chosen:
-            del os.environ["MUJOCO_GL"]

@@ -84,6 +84,8 @@ class ParallelEnvironment:
         self.num_threads = min(num_threads or len(os.sched_getaffinity(0)), num_envs)
         self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
         self._extension = load_extension()
+        if pixels is not None and not self._extension.gl_displays():
+            self._extension.probe_gl()  # raises with what was tried and what to install
         self._environment = tasks.load(domain, task, time_limit)
         self._physics = self._environment.physics
         model = self._physics.model.ptr
@@ -133,16 +135,16 @@ class ParallelEnvironment:
     def reset(self, ids: Sequence[int] | None = None) -> TimeStep:
         """Begin new episodes in the environments `ids` (all by default); the others report their last step again."""
         batch = self._open()
-        chosen = range(self.num_envs) if ids is None else ids
-        commands = np.full(self.num_envs, self._extension.OBSERVE, dtype=np.uint8)
+        chosen = range(self.num_envs) if ids is None else sorted(set(ids))
+        if ids is not None:
+            self._require_started()
         for env in chosen:
             if not 0 <= env < self.num_envs:
                 raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        commands = np.full(self.num_envs, self._extension.OBSERVE, dtype=np.uint8)
+        for env in chosen:
+            self._initialise_episode(env)
             commands[env] = self._extension.FIRST
-        if ids is not None:
-            self._require_started()
-        for env in np.flatnonzero(commands == self._extension.FIRST):
-            self._initialise_episode(int(env))
         batch.run(self._idle, commands)
         self._started = True
         return self._time_step()
@@ -163,8 +165,8 @@ class ParallelEnvironment:
             if self.autoreset == "disabled":
                 finished = np.flatnonzero(self._needs_reset).tolist()
                 raise RuntimeError(f"the episodes of environments {finished} have ended: call reset({finished})")
-            for env in np.flatnonzero(self._needs_reset):
-                self._initialise_episode(int(env))
+            for env in np.flatnonzero(self._needs_reset).tolist():
+                self._initialise_episode(env)
                 commands[env] = self._extension.FIRST
         batch.run(checked, commands)
         return self._time_step()
@@ -283,6 +285,9 @@ class ParallelEnvironment:
             raise ValueError(f"the state is of '{state.task}', this environment is '{own}'")
         if len(state.physics) != self.num_envs:
             raise ValueError(f"the state is of {len(state.physics)} environments, here are {self.num_envs}")
+        if not np.isfinite(state.physics).all():
+            env = int(np.argwhere(~np.isfinite(state.physics))[0, 0])
+            raise ValueError(f"the physics state of environment {env} is not finite")
         if state.mujoco_version != self._mujoco_version:
             raise ValueError(f"the state was made by MuJoCo {state.mujoco_version}, this is {self._mujoco_version}")
 
@@ -327,4 +332,9 @@ def _close_at_exit() -> None:
 
     Handlers run last in, first out: this is called after dm_control's import.
     """
-    atexit.register(lambda: [environment.close() for environment in list(_OPEN)])
+    atexit.register(_close_all)
+
+
+def _close_all() -> None:
+    for environment in list(_OPEN):
+        environment.close()

@@ -53,11 +53,11 @@ class TimeStep:
 
     def first(self) -> NDArray[np.bool_]:
         """(N,) which steps begin an episode."""
-        return self.step_type == StepType.FIRST
+        return np.equal(self.step_type, StepType.FIRST)
 
     def last(self) -> NDArray[np.bool_]:
         """(N,) which steps end an episode."""
-        return self.step_type == StepType.LAST
+        return np.equal(self.step_type, StepType.LAST)
 
     def copy(self) -> TimeStep:
         """The same time step in memory of its own."""

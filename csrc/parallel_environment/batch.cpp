@@ -166,8 +166,13 @@ void Batch::run(const double* actions, const std::vector<Command>& commands) {
   current_ = 1 - current_;
   const auto action_size = static_cast<std::size_t>(base_->nu);
   pool_->run(settings_.num_envs, [&](int worker, int env) {
-    carry_out(worker, env, commands[static_cast<std::size_t>(env)],
-              actions + static_cast<std::size_t>(env) * action_size);
+    const auto row = static_cast<std::size_t>(env);
+    try {
+      carry_out(worker, env, commands[row], actions + row * action_size);
+    } catch (const std::exception& error) {
+      throw std::runtime_error(settings_.domain + " " + settings_.task + ", environment " + std::to_string(env) +
+                               ": " + error.what());
+    }
   });
 }
 

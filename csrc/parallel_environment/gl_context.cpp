@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <exception>
 #include <stdexcept>
+#include <thread>
 
 namespace aime {
 namespace {
@@ -281,7 +283,32 @@ std::unique_ptr<GlContext> make_gl_context(int index) {
     if (osmesa.failure().empty()) return std::make_unique<OsMesaContext>(osmesa);
     tried += (tried.empty() ? "" : "; ") + osmesa.failure();
   }
-  throw std::runtime_error("no offscreen OpenGL: " + tried);
+  throw std::runtime_error("no offscreen OpenGL (" + tried +
+                           "). Mesa's software renderer is enough: apt-get install libegl1 libgl1-mesa-dri");
+}
+
+std::string probe_gl() {
+  std::string description;
+  std::exception_ptr failure;
+  // On a thread of its own, so that the caller's current context stays.
+  std::thread([&] {
+    try {
+      const std::lock_guard<std::mutex> lock(gl_mutex());
+      const std::unique_ptr<GlContext> context = make_gl_context(0);
+      context->make_current();
+      description = context->description();
+      context->release();
+    } catch (...) {
+      failure = std::current_exception();
+    }
+  }).join();
+  if (failure) std::rethrow_exception(failure);
+  return description;
+}
+
+std::mutex& gl_mutex() {
+  static std::mutex mutex;
+  return mutex;
 }
 
 std::vector<std::string> gl_displays() {

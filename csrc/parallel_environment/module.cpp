@@ -5,9 +5,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <cmath>
+#include <atomic>
 #include <cstdint>
-#include <sstream>
 #include <stdexcept>
 
 namespace py = pybind11;
@@ -40,6 +39,20 @@ py::capsule owner_of(std::shared_ptr<const Results> results) {
   return py::capsule(held, [](void* pointer) { delete static_cast<std::shared_ptr<const Results>*>(pointer); });
 }
 
+// Marks a batch as in use by one Python thread; a second one is an error instead of a race.
+class Use {
+ public:
+  explicit Use(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true)) throw std::runtime_error("another thread is using this environment");
+  }
+  ~Use() { busy_.store(false); }
+  Use(const Use&) = delete;
+  Use& operator=(const Use&) = delete;
+
+ private:
+  std::atomic<bool>& busy_;
+};
+
 class PyBatch {
  public:
   PyBatch(std::uintptr_t model, const std::string& domain, const std::string& task, int num_envs, int num_threads,
@@ -68,6 +81,7 @@ class PyBatch {
   }
 
   void close() {
+    const Use use(busy_);
     const py::gil_scoped_release release;
     batch_.reset();
   }
@@ -88,6 +102,7 @@ class PyBatch {
       parsed[static_cast<std::size_t>(env)] = static_cast<Command>(commands.at(env));
     }
     const double* values = actions.data();
+    const Use use(busy_);
     const py::gil_scoped_release release;
     target.run(values, parsed);
   }
@@ -146,6 +161,7 @@ class PyBatch {
                                   std::to_string(target.state_size()) + ")");
     }
     const double* values = states.data();
+    const Use use(busy_);
     const py::gil_scoped_release release;
     target.set_state(values);
   }
@@ -171,6 +187,7 @@ class PyBatch {
   }
 
  private:
+  std::atomic<bool> busy_{false};
   std::unique_ptr<Batch> batch_;
 };
 
@@ -187,6 +204,7 @@ PYBIND11_MODULE(_parallel_environment, module) {
   module.def("load_mujoco", &aime::load_mujoco, py::arg("path"));
   module.def("mujoco_version", [] { return aime::mujoco().mj_version(); });
   module.def("gl_displays", &aime::gl_displays);
+  module.def("probe_gl", &aime::probe_gl, py::call_guard<py::gil_scoped_release>());
   module.def("supported_tasks", &aime::supported_tasks);
   py::class_<PyBatch>(module, "Batch")
       .def(py::init<std::uintptr_t, const std::string&, const std::string&, int, int, int, double, int, int, int, int,

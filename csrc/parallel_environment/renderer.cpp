@@ -12,13 +12,6 @@ constexpr int kReducedShadowMap = 512;
 // dm_control's choice of scene size; far above what any suite model draws.
 constexpr int kMinimumSceneGeoms = 1000;
 
-// Contexts are made and destroyed one at a time: MuJoCo's loader of GL functions is process-wide, and Mesa's
-// initialisation is not safe from two threads.
-std::mutex& context_mutex() {
-  static std::mutex mutex;
-  return mutex;
-}
-
 int scene_geoms(const mjModel* m) {
   const int frames = std::max({static_cast<int>(m->nbody), static_cast<int>(m->ngeom), static_cast<int>(m->nsite),
                                static_cast<int>(m->ncam), static_cast<int>(m->nlight)});
@@ -42,7 +35,7 @@ void apply_render_settings(mjModel* model, const RenderSettings& settings) {
 
 Renderer::Renderer(const mjModel* model, const RenderSettings& settings, int index) : settings_(settings) {
   const MujocoApi& mj = mujoco();
-  const std::lock_guard<std::mutex> lock(context_mutex());
+  const std::lock_guard<std::mutex> lock(gl_mutex());
   context_ = make_gl_context(index);
   context_->make_current();
   mj.mjr_defaultContext(&mjr_);
@@ -74,7 +67,7 @@ Renderer::Renderer(const mjModel* model, const RenderSettings& settings, int ind
 
 Renderer::~Renderer() {
   const MujocoApi& mj = mujoco();
-  const std::lock_guard<std::mutex> lock(context_mutex());
+  const std::lock_guard<std::mutex> lock(gl_mutex());
   mj.mjv_freeScene(&scene_);
   mj.mjr_freeContext(&mjr_);
   context_->release();

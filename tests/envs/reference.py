@@ -1,0 +1,38 @@
+"""dm_control, as the environments' tests compare with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+TASKS = (
+    ("cartpole", "balance"),
+    ("cartpole", "balance_sparse"),
+    ("cartpole", "swingup"),
+    ("cartpole", "swingup_sparse"),
+    ("cartpole", "two_poles"),
+    ("cartpole", "three_poles"),
+    ("cheetah", "run"),
+    ("humanoid", "stand"),
+    ("humanoid", "walk"),
+    ("humanoid", "run"),
+    ("humanoid", "run_pure_state"),
+    ("reacher", "easy"),
+    ("reacher", "hard"),
+    ("walker", "stand"),
+    ("walker", "walk"),
+    ("walker", "run"),
+)
+ONE_TASK_PER_DOMAIN = (
+    ("cartpole", "swingup"),
+    ("cheetah", "run"),
+    ("humanoid", "walk"),
+    ("reacher", "easy"),
+    ("walker", "walk"),
+)
+
+
+def suite_environment(domain: str, task: str, seed: int, **options: Any) -> Any:
+    """The dm_control environment that a copy of ours must equal."""
+    from dm_control import suite
+
+    return suite.load(domain, task, task_kwargs={"random": seed, **options})
