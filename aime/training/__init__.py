@@ -1,0 +1,22 @@
+"""Training: the functional core `train`, its configuration, checkpoints, and the trainer and dataset faces."""
+
+from aime.training.checkpoint import Checkpoint, CheckpointDirectory
+from aime.training.config import TrainConfig
+from aime.training.dataset import DMCVBDataset
+from aime.training.guard import NonFiniteError
+from aime.training.loop import TrainResult, train
+from aime.training.protocol import SequenceModel, parameter_count
+from aime.training.trainer import DMCVBTrainer
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointDirectory",
+    "DMCVBDataset",
+    "DMCVBTrainer",
+    "NonFiniteError",
+    "SequenceModel",
+    "TrainConfig",
+    "TrainResult",
+    "parameter_count",
+    "train",
+]

@@ -1,0 +1,215 @@
+"""What the trainer is told: a typed configuration, every field documented, and the training half of the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, get_args
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Export = Literal["best", "last"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. A run ends at the first of `epochs`, `steps` and `seconds` that it reaches."""
+
+    batch_size: int = 32
+    """B, windows in a batch."""
+    sequence_length: int = 16
+    """T, frames in a window."""
+    epochs: float | None = None
+    """Stop after this many passes over the training frames (an epoch is as many steps as B * T goes into them)."""
+    steps: int | None = None
+    """Stop after this many optimizer steps."""
+    seconds: float | None = None
+    """Stop after this much wall-clock time of training (validation and checkpoints included, start-up not)."""
+    seed: int = 1
+    """Seed of weights, windows, noise and splits."""
+
+    learning_rate: float = 3e-4
+    """AdamW's peak learning rate; the model's parameter groups hold multiples of it."""
+    weight_decay: float = 1e-5
+    """AdamW's decoupled weight decay, on matrices only."""
+    warmup_fraction: float = 0.03
+    """Share of the run in which the learning rate rises linearly from 0."""
+    final_learning_rate: float = 0.05
+    """Learning rate at the end of the cosine, as a share of the peak."""
+    grad_clip: float = 5.0
+    """Largest norm of the balanced gradient."""
+    precision: Precision = "auto"
+    """Autocast: bfloat16 on a GPU and float32 on CPU, or the one named."""
+
+    beta_min: float = 0.5
+    """Weight of the KL terms at the start."""
+    beta_max: float = 1.0
+    """Weight of the KL terms after their warm-up."""
+    beta_warmup_fraction: float = 0.1
+    """Share of the run in which beta rises (half a cosine) from beta_min to beta_max."""
+    entropy_weight: float = 0.0
+    """Weight of the bonus on the mixture's entropy."""
+    lambda_recon: float = 1.0
+    """Weight of the reconstruction loss."""
+    lambda_att_dyn: float = 0.1
+    """Weight of the attention's centre-motion loss."""
+    lambda_gram: float = 0.05
+    """Weight of the Gram loss against the teacher."""
+
+    balancer: str = "rgb"
+    """Gradient balancer over the tasks: "rgb" or "sum"."""
+    balancer_options: dict[str, Any] = field(
+        default_factory=lambda: {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
+    )
+    """Options of the balancer, by name; those of another balancer than RGB have to be given with it."""
+
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl."""
+    validate_every: int = 200
+    """Steps between two validations; 0 validates only at the end."""
+    validation_batches: int = 4
+    """Batches of held-out windows in a validation, the same ones each time."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; 0 saves only at the end."""
+    keep_checkpoints: int = 2
+    """Latest checkpoints to keep; the best one by validation is kept besides."""
+    best_metric: str = "total_loss"
+    """Validation loss that decides which checkpoint is the best."""
+    export: Export = "best"
+    """Whose weights are exported at the end: the best checkpoint's by validation, or the last step's."""
+    bad_steps_allowed: int = 10
+    """Steps in a row with NaN or infinite gradients that are skipped; one more stops the run and saves the batch."""
+
+    cache_gigabytes: float = 2.0
+    """Training frames are held in memory when they fit in this."""
+    prefetch: int = 2
+    """Batches that a background thread has ready."""
+    initial_frames: int = 2048
+    """Training frames from which the mean image and the codebook are initialised."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "batch_size",
+            "sequence_length",
+            "log_every",
+            "keep_checkpoints",
+            "validation_batches",
+            "prefetch",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
+        for name in ("warmup_fraction", "beta_warmup_fraction", "final_learning_rate"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
+        limits = {name: getattr(self, name) for name in ("epochs", "steps", "seconds")}
+        for name, limit in limits.items():
+            if limit is not None and limit <= 0:
+                raise ValueError(f"{name}: expected more than 0, found {limit}")
+        if all(limit is None for limit in limits.values()):
+            raise ValueError("expected an end of the run (epochs, steps or seconds), found none of them")
+        for name, choices in (("precision", get_args(Precision)), ("export", get_args(Export))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {getattr(self, name)!r}")
+
+    @classmethod
+    def preset(cls, name: str, **overrides: Any) -> Self:
+        """The training half of a preset, with any field (or alias) overridden.
+
+        An end of the run among the overrides replaces the preset's: `preset("tier1", steps=100)` runs 100 steps.
+
+        Raises:
+            ValueError: unknown preset.
+            TypeError: unknown field; the near ones are listed.
+        """
+        if name not in PRESETS:
+            near = difflib.get_close_matches(name, PRESETS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}{hint}")
+        values = dict(PRESETS[name])
+        overrides = resolve_aliases(overrides)
+        if any(overrides.get(limit) is not None for limit in ("epochs", "steps", "seconds")):
+            for limit in ("epochs", "steps", "seconds"):
+                values.pop(limit, None)
+        return cls(**{**values, **overrides})
+
+    @classmethod
+    def from_names(cls, **names: Any) -> Self:
+        """A configuration from field names or the aliases of `ALIASES`; TypeError for an unknown name."""
+        return cls(**resolve_aliases(names))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+    def loss_weights(self) -> dict[str, float]:
+        """The weights that the model's losses take, beta aside."""
+        return {
+            name: getattr(self, name) for name in ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram")
+        }
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "laptop": {"batch_size": 32, "sequence_length": 16, "seconds": 300.0, "learning_rate": 6e-4},
+    "tier1": {
+        "batch_size": 16,
+        "sequence_length": 10,
+        "epochs": 50,
+        "learning_rate": 3e-4,
+        "beta_warmup_fraction": 25 / 50,
+    },
+    "tier2": {
+        "batch_size": 32,
+        "sequence_length": 20,
+        "epochs": 200,
+        "learning_rate": 2e-4,
+        "beta_warmup_fraction": 25 / 200,
+        "log_every": 50,
+        "validate_every": 1000,
+        "checkpoint_every": 2000,
+        "cache_gigabytes": 16.0,
+    },
+    "tier3": {
+        "batch_size": 32,
+        "sequence_length": 50,
+        "epochs": 500,
+        "learning_rate": 2e-4,
+        "beta_warmup_fraction": 25 / 500,
+        "log_every": 100,
+        "validate_every": 2000,
+        "checkpoint_every": 5000,
+        "cache_gigabytes": 32.0,
+    },
+}
+"""Training part of the presets; the sizes of the model are in aime.world_model.config."""
+
+ALIASES: dict[str, str] = {
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "max_epochs": "epochs",
+    "num_steps": "steps",
+    "max_steps": "steps",
+    "lr": "learning_rate",
+    "video_length": "sequence_length",
+    "checkpoint_interval": "checkpoint_every",
+    "log_interval": "log_every",
+    "beta": "beta_max",
+    "max_grad_norm": "grad_clip",
+}
+"""Names in the older documents, and the fields they mean."""
+
+
+def resolve_aliases(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace aliases by field names; TypeError for an unknown name (the near ones are listed) or one given twice."""
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    resolved: dict[str, Any] = {}
+    for name, value in names.items():
+        target = ALIASES.get(name, name)
+        if target not in known:
+            near = difflib.get_close_matches(name, [*known, *ALIASES], n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; fields are {', '.join(sorted(known))}"
+            raise TypeError(f"unknown training option {name!r}{hint}")
+        if target in resolved:
+            raise TypeError(f"training option {target!r} is given twice, once as {name!r}")
+        resolved[target] = value
+    return resolved

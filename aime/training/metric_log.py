@@ -1,0 +1,90 @@
+"""Where metrics go: a JSON line per logged step always, TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+Record = Mapping[str, float]
+
+
+class MetricSink(Protocol):
+    """A destination of metrics. W&B and others are one class with these two methods."""
+
+    def write(self, step: int, record: Record) -> None:
+        """Take one step's metrics."""
+        ...
+
+    def close(self) -> None:
+        """Flush and release."""
+        ...
+
+
+class JSONLines:
+    """One JSON object per logged step. NaN and infinity, which JSON has not, are written as null.
+
+    Args:
+        path: the file, appended to.
+        resume_step: on a resumed run, lines after this step are dropped first: they will be written again.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        if resume_step is not None and path.is_file():
+            path.write_text("".join(line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step))
+        self._file = open(path, "a" if resume_step is not None else "w")  # noqa: SIM115 - closed by close()
+
+    def write(self, step: int, record: Record) -> None:
+        """Append a line, flushed so that a reader follows along."""
+        clean = {name: value if math.isfinite(value) else None for name, value in record.items()}
+        self._file.write(json.dumps({"step": step, **clean}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """Lines that were written whole; a kill may have cut the last one."""
+    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+class TensorBoard:
+    """Scalars for TensorBoard: training losses under train/, validation losses under validation/.
+
+    Args:
+        directory: of the event files.
+        resume_step: on a resumed run, events after this step are hidden.
+    """
+
+    def __init__(self, directory: Path, resume_step: int | None = None) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of protobuf and numpy, inside tensorboard
+            from torch.utils.tensorboard import SummaryWriter
+
+        purge = None if resume_step is None else resume_step + 1
+        self._writer: Any = SummaryWriter(str(directory), purge_step=purge)
+
+    def write(self, step: int, record: Record) -> None:
+        """Add scalars."""
+        for name, value in record.items():
+            self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def close(self) -> None:
+        """Flush and close the event file."""
+        self._writer.close()
+
+
+def open_sinks(run: Path, *, tensorboard: bool, resume_step: int | None) -> list[MetricSink]:
+    """metrics.jsonl and, where asked for and installed, TensorBoard; its absence is said once."""
+    sinks: list[MetricSink] = [JSONLines(run / "metrics.jsonl", resume_step)]
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        print("tensorboard is not installed: curves go to metrics.jsonl only")
+    elif tensorboard:
+        sinks.append(TensorBoard(run / "tensorboard", resume_step))
+    return sinks

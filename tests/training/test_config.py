@@ -1,0 +1,59 @@
+"""TrainConfig: presets, aliases and errors."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import textwrap
+
+import pytest
+
+from aime.training import TrainConfig
+from aime.training import config as config_module
+
+
+@pytest.mark.parametrize("name", list(config_module.PRESETS))
+def test_presets_are_valid_and_end(name) -> None:
+    config = TrainConfig.preset(name)
+    assert config.epochs or config.steps or config.seconds
+
+
+def test_tiers_are_the_documented_ones() -> None:
+    found = {name: TrainConfig.preset(name) for name in ("tier1", "tier2", "tier3")}
+    assert [(c.sequence_length, c.batch_size, c.epochs, c.learning_rate) for c in found.values()] == [
+        (10, 16, 50, 3e-4),
+        (20, 32, 200, 2e-4),
+        (50, 32, 500, 2e-4),
+    ]
+    for config in found.values():
+        assert config.beta_warmup_fraction * config.epochs == pytest.approx(25)
+        assert config.grad_clip == 5.0
+
+
+def test_a_limit_replaces_the_presets() -> None:
+    config = TrainConfig.preset("tier1", steps=100)
+    assert config.steps == 100 and config.epochs is None
+    assert TrainConfig.preset("tier1", num_epochs=3, lr=0.1).learning_rate == 0.1
+
+
+def test_errors() -> None:
+    with pytest.raises(TypeError, match="did you mean batch_size"):
+        TrainConfig.preset("laptop", batchsize=3)
+    with pytest.raises(TypeError, match="given twice"):
+        TrainConfig.preset("laptop", lr=3, learning_rate=2)
+    with pytest.raises(ValueError, match="did you mean laptop"):
+        TrainConfig.preset("labtop")
+    with pytest.raises(ValueError, match="expected an end of the run"):
+        TrainConfig()
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
+        TrainConfig(steps=1, batch_size=0)
+    with pytest.raises(ValueError, match="precision: expected one of"):
+        TrainConfig(steps=1, precision="fp16")  # type: ignore[arg-type]
+
+
+def test_every_field_is_documented() -> None:
+    body = ast.parse(textwrap.dedent(inspect.getsource(TrainConfig))).body[0].body
+    for field, after in itertools.pairwise(body):
+        if isinstance(field, ast.AnnAssign):
+            assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), field.target.id
