@@ -78,6 +78,7 @@ class NinjaBuild(build_ext):
     """Builds all extensions with one ninja file: parallel, and only what changed (headers included)."""
 
     def build_extensions(self) -> None:
+        """Write the ninja file of all extensions and run it."""
         compiler, includes, ninja = self.requirements()
         directory = Path(self.build_temp).resolve()
         directory.mkdir(parents=True, exist_ok=True)

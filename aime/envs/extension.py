@@ -5,12 +5,23 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-REBUILD = "pip install --no-build-isolation --no-deps --force-reinstall -e .  (or, without a checkout: pip install --force-reinstall --no-deps aime)"
 INSTALL_SIMULATOR = "pip install 'mujoco>=3.17,<4' dm_control"
+
+
+def rebuild_command() -> str:
+    """The command that compiles the extension against the MuJoCo that this interpreter has.
+
+    Without build isolation: an isolated build would take the newest MuJoCo's headers instead of the installed one's.
+    """
+    root = Path(__file__).parents[2]
+    source = f"-e {root}" if (root / "setup.py").exists() else "--force-reinstall --no-cache-dir AIME_SOURCE_DIRECTORY"
+    pip = f"{sys.executable} -m pip install"
+    return f"{pip} 'setuptools>=77' wheel pybind11 ninja && {pip} --no-build-isolation --no-deps {source}"
 
 
 def mujoco_library() -> Path:
@@ -37,11 +48,13 @@ def load_extension() -> Any:
     try:
         extension: ModuleType = importlib.import_module("aime.envs._parallel_environment")
     except ImportError as error:
-        raise ImportError(f"the C++ environments are not built ({error}). Build them: {REBUILD}") from error
+        raise ImportError(f"the C++ environments are not built ({error}). Build them: {rebuild_command()}") from error
     try:
         extension.load_mujoco(str(library))
     except RuntimeError as error:
-        raise ImportError(f"the C++ environments do not fit this MuJoCo: {error}. Rebuild: {REBUILD}") from error
+        raise ImportError(
+            f"the C++ environments do not fit this MuJoCo: {error}. Rebuild: {rebuild_command()}"
+        ) from error
     return extension
 
 
@@ -50,8 +63,8 @@ def load_suite() -> Any:
     """The module `dm_control.suite`.
 
     dm_control chooses its own GL backend at import; where MUJOCO_GL does not say which, its first try is GLFW, which
-    warns on machines without a display. Pictures here do not go through it, so its import is told to take EGL where this
-    machine has that (so that `physics.render` works too) and none otherwise.
+    warns on machines without a display. Pictures here do not go through it, so its import is told to take EGL where
+    this machine has that (so that `physics.render` works too) and none otherwise.
     """
     if "MUJOCO_GL" in os.environ:
         return _import_suite()

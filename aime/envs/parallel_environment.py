@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,9 +43,9 @@ class ParallelEnvironment:
         quality: "exact" is dm_control's picture bit for bit; "high" has a shadow map of 512 instead of 2048 texels
             (under .2 % of pixels differ); "fast" has one sample a pixel as well (edges differ by a few levels).
         segmentation: also give geom ids and the body mask of each pixel.
-        autoreset: "next_step": the step after a LAST one ignores that environment's action and returns the FIRST step of
-            its new episode (reward 0, discount 1), as Gymnasium's NEXT_STEP mode does. "disabled": stepping a finished
-            environment raises; call `reset(ids)`.
+        autoreset: "next_step": the step after a LAST one ignores that environment's action and returns the FIRST step
+            of its new episode (reward 0, discount 1), as Gymnasium's NEXT_STEP mode does. "disabled": stepping a
+            finished environment raises; call `reset(ids)`.
         time_limit: seconds in an episode; None keeps the task's own (1000 control steps).
 
     Raises:
@@ -218,7 +218,7 @@ class ParallelEnvironment:
             batch.close()
             _OPEN.discard(self)
 
-    def __enter__(self) -> ParallelEnvironment:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -296,7 +296,7 @@ def _check_settings(
     num_envs: int,
     num_threads: int,
     action_repeat: int,
-    pixels: tuple[int, int] | None,
+    pixels: tuple[int, ...] | None,
     quality: str,
     segmentation: bool,
     autoreset: str,

@@ -23,8 +23,8 @@ class StepType(enum.IntEnum):
 class TimeStep:
     """The results of one step of N environments.
 
-    The arrays are views of memory that the environment writes again at the second next step (or reset): use them before,
-    or copy them (`copy`).
+    The arrays are views of memory that the environment writes again at the second next step (or reset): use them
+    before, or copy them (`copy`).
 
     Attributes:
         observation: dm_control's observation by name: (N, size) float64, or (N,) where dm_control gives a scalar.
@@ -36,8 +36,8 @@ class TimeStep:
         segmentation: (N, H, W) int32, the MuJoCo geom id of each pixel, -1 where there is none (sky); None without
             `segmentation=True`. One sample per pixel: edges are sharp.
         body_mask: (N, H, W) bool, True where the geom belongs to a body other than the world; None likewise.
-        faults: why the physics of an environment failed in this step, by its index. Its step is LAST with discount 0 and
-            repeats the last sound observation; the next step begins its new episode.
+        faults: why the physics of an environment failed in this step, by its index. Its step is LAST with discount 0
+            and repeats the last sound observation; the next step begins its new episode.
     """
 
     observation: Mapping[str, NDArray[np.float64]]

@@ -170,8 +170,8 @@ void Batch::run(const double* actions, const std::vector<Command>& commands) {
     try {
       carry_out(worker, env, commands[row], actions + row * action_size);
     } catch (const std::exception& error) {
-      throw std::runtime_error(settings_.domain + " " + settings_.task + ", environment " + std::to_string(env) +
-                               ": " + error.what());
+      throw std::runtime_error(settings_.domain + " " + settings_.task + ", environment " + std::to_string(env) + ": " +
+                               error.what());
     }
   });
 }

@@ -94,9 +94,9 @@ class Batch {
     std::string fault;
   };
   struct Worker {
-    mjModel* model = nullptr;                  // with the render settings, and one environment's changes
-    const Environment* applied = nullptr;      // the environment whose changes it carries
-    std::unique_ptr<Renderer> renderer;        // made on the worker's own thread, at its first picture
+    mjModel* model = nullptr;              // with the render settings, and one environment's changes
+    const Environment* applied = nullptr;  // the environment whose changes it carries
+    std::unique_ptr<Renderer> renderer;    // made on the worker's own thread, at its first picture
   };
 
   std::size_t index(int env) const;

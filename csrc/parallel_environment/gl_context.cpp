@@ -162,11 +162,10 @@ class Egl {
 class EglContext final : public GlContext {
  public:
   EglContext(Egl& egl, const Display& display) : egl_(egl), display_(display) {
-    const EglInt attributes[] = {kRedSize,         8,           kGreenSize,      8,
-                                 kBlueSize,        8,           kAlphaSize,      8,
-                                 kDepthSize,       24,          kStencilSize,    8,
-                                 kColorBufferType, kRgbBuffer,  kSurfaceType,    kPbufferBit,
-                                 kRenderableType,  kOpenglBit,  kNone};
+    const EglInt attributes[] = {
+        kRedSize,        8,          kGreenSize,   8, kBlueSize,        8,          kAlphaSize,   8,
+        kDepthSize,      24,         kStencilSize, 8, kColorBufferType, kRgbBuffer, kSurfaceType, kPbufferBit,
+        kRenderableType, kOpenglBit, kNone};
     EglConfig config = nullptr;
     EglInt count = 0;
     if (egl_.choose_config(display_.handle, attributes, &config, 1, &count) == 0 || count < 1) {

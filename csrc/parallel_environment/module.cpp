@@ -155,8 +155,7 @@ class PyBatch {
 
   void set_state(const Actions& states) {
     Batch& target = batch();
-    if (states.ndim() != 2 || states.shape(0) != target.settings().num_envs ||
-        states.shape(1) != target.state_size()) {
+    if (states.ndim() != 2 || states.shape(0) != target.settings().num_envs || states.shape(1) != target.state_size()) {
       throw std::invalid_argument("states must have shape (" + std::to_string(target.settings().num_envs) + ", " +
                                   std::to_string(target.state_size()) + ")");
     }
@@ -169,8 +168,8 @@ class PyBatch {
   py::list model_changes(int env) {
     py::list out;
     for (const ModelChange& change : batch().model_changes(env)) {
-      out.append(py::make_tuple(
-          change.offset, py::bytes(reinterpret_cast<const char*>(change.bytes.data()), change.bytes.size())));
+      out.append(py::make_tuple(change.offset,
+                                py::bytes(reinterpret_cast<const char*>(change.bytes.data()), change.bytes.size())));
     }
     return out;
   }
@@ -222,10 +221,11 @@ PYBIND11_MODULE(_parallel_environment, module) {
       .def("set_state", &PyBatch::set_state, py::arg("states"))
       .def("model_changes", &PyBatch::model_changes, py::arg("env"))
       .def("set_model_changes", &PyBatch::set_model_changes, py::arg("env"), py::arg("changes"))
-      .def("step_count", [](PyBatch& self, int env) { return self.batch().step_count(env); }, py::arg("env"))
-      .def("set_step_count",
-           [](PyBatch& self, int env, std::int64_t count) { self.batch().set_step_count(env, count); },
-           py::arg("env"), py::arg("count"))
+      .def(
+          "step_count", [](PyBatch& self, int env) { return self.batch().step_count(env); }, py::arg("env"))
+      .def(
+          "set_step_count", [](PyBatch& self, int env, std::int64_t count) { self.batch().set_step_count(env, count); },
+          py::arg("env"), py::arg("count"))
       .def("set_report", &PyBatch::set_report, py::arg("env"), py::arg("reward"), py::arg("discount"),
            py::arg("step_type"))
       .def("renderer", [](PyBatch& self) { return self.batch().renderer_description(); });

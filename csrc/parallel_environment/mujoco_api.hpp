@@ -57,9 +57,9 @@ const MujocoApi& mujoco();
 
 // What MuJoCo said during one guarded call.
 struct MujocoMessages {
-  bool failed = false;          // mju_error was reached
-  char error[512] = {};         // its message
-  char warning[512] = {};       // the first warning
+  bool failed = false;     // mju_error was reached
+  char error[512] = {};    // its message
+  char warning[512] = {};  // the first warning
 };
 
 // Runs `operation(argument)` with MuJoCo's errors and warnings of this thread caught: mju_error, which by default

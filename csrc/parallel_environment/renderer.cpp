@@ -115,8 +115,8 @@ void Renderer::decode_segmentation(const mjModel* model, std::int32_t* segmentat
   for (std::size_t row = 0; row < height; ++row) {
     const std::uint8_t* colour = rows_.data() + (height - 1 - row) * width * 3;
     for (std::size_t column = 0; column < width; ++column, colour += 3) {
-      const std::size_t segid = colour[0] + (static_cast<std::size_t>(colour[1]) << 8U) +
-                                (static_cast<std::size_t>(colour[2]) << 16U);
+      const std::size_t segid =
+          colour[0] + (static_cast<std::size_t>(colour[1]) << 8U) + (static_cast<std::size_t>(colour[2]) << 16U);
       const std::int32_t geom = segid < geom_of_segid_.size() ? geom_of_segid_[segid] : -1;
       *segmentation++ = geom;
       *body_mask++ = geom >= 0 && model->geom_bodyid[geom] != 0 ? 1 : 0;

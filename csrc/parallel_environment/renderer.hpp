@@ -53,7 +53,7 @@ class Renderer {
   mjvScene scene_;
   mjvOption option_;
   mjvCamera camera_;
-  std::vector<std::uint8_t> rows_;          // (height, width, 3), first row at the bottom, as OpenGL has it
+  std::vector<std::uint8_t> rows_;  // (height, width, 3), first row at the bottom, as OpenGL has it
   std::vector<std::int32_t> geom_of_segid_;
 };
 

@@ -13,11 +13,21 @@ int Task::observation_size() const {
 
 const std::vector<std::pair<std::string, std::string>>& supported_tasks() {
   static const std::vector<std::pair<std::string, std::string>> tasks = {
-      {"cartpole", "balance"},     {"cartpole", "balance_sparse"}, {"cartpole", "swingup"},
-      {"cartpole", "swingup_sparse"}, {"cartpole", "two_poles"},   {"cartpole", "three_poles"},
-      {"cheetah", "run"},          {"humanoid", "stand"},          {"humanoid", "walk"},
-      {"humanoid", "run"},         {"humanoid", "run_pure_state"}, {"reacher", "easy"},
-      {"reacher", "hard"},         {"walker", "stand"},            {"walker", "walk"},
+      {"cartpole", "balance"},
+      {"cartpole", "balance_sparse"},
+      {"cartpole", "swingup"},
+      {"cartpole", "swingup_sparse"},
+      {"cartpole", "two_poles"},
+      {"cartpole", "three_poles"},
+      {"cheetah", "run"},
+      {"humanoid", "stand"},
+      {"humanoid", "walk"},
+      {"humanoid", "run"},
+      {"humanoid", "run_pure_state"},
+      {"reacher", "easy"},
+      {"reacher", "hard"},
+      {"walker", "stand"},
+      {"walker", "walk"},
       {"walker", "run"},
   };
   return tasks;

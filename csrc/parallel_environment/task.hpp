@@ -1,5 +1,5 @@
-// A task of the suite: what it observes and what it rewards. Each domain's file mirrors the dm_control class it follows.
-// Episodes are initialised by dm_control itself, so a task here holds no random numbers and no state.
+// A task of the suite: what it observes and what it rewards. Each domain's file mirrors the dm_control class it
+// follows. Episodes are initialised by dm_control itself, so a task here holds no random numbers and no state.
 #pragma once
 
 #include "mujoco_api.hpp"

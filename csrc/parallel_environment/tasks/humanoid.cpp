@@ -28,8 +28,12 @@ class Humanoid final : public Task {
     if (pure_state) {
       fields_ = {{"position", nq, false}, {"velocity", nv, false}};
     } else {
-      fields_ = {{"joint_angles", nq - kRootPositions, false}, {"head_height", 1, true}, {"extremities", 12, false},
-                 {"torso_vertical", 3, false},                 {"com_velocity", 3, false}, {"velocity", nv, false}};
+      fields_ = {{"joint_angles", nq - kRootPositions, false},
+                 {"head_height", 1, true},
+                 {"extremities", 12, false},
+                 {"torso_vertical", 3, false},
+                 {"com_velocity", 3, false},
+                 {"velocity", nv, false}};
     }
   }
 
