@@ -1,4 +1,4 @@
-"""One error for bad data: it always names the file and, where known, the episode and the key, what was expected and what was found."""
+"""One error for bad data: it names the file, the episode and key where known, what was expected and what was found."""
 
 from __future__ import annotations
 

@@ -38,12 +38,17 @@ def open_file(path: str | Path) -> h5py.File:
 def _has_open_writer(path: str | Path) -> bool:
     """Whether the superblock (HDF5 file format, section II.A, version 3) carries a writer's mark.
 
-    Such a file opens in single-writer-multiple-reader mode only. The mode must not be tried on others: there the
-    library waits, with doubling pauses, for a writer to complete what a damaged file lacks.
+    Such a file opens in single-writer-multiple-reader mode only. The mode must not be tried on other files, nor on a
+    truncated one: there the library waits, with doubling pauses, for a writer to complete what is missing.
     """
-    with open(path, "rb") as file:
-        head = file.read(12)
-    return head[:8] == b"\x89HDF\r\n\x1a\n" and len(head) == 12 and head[8] >= 3 and bool(head[11] & 1)
+    with Path(path).open("rb") as file:
+        head = file.read(36)
+    if len(head) < 36 or head[:8] != b"\x89HDF\r\n\x1a\n" or head[8] < 3 or not head[11] & 1:
+        return False
+    size, end = Path(path).stat().st_size, int.from_bytes(head[28:36], "little")
+    if size < end:
+        raise DataError(path, expected=f"an HDF5 file of {end} bytes, as its header says", found=f"{size}: truncated")
+    return True
 
 
 class HDF5Source:

@@ -7,7 +7,7 @@ Layout (schema 1), one HDF5 file: flat arrays over all steps plus one table row 
     actions           (N, A) float32
     rewards           (N,) float32
     continues         (N,) float32
-    physics           (N, nq + nv) float64       where the spec has joints (float64: an episode can be replayed bit for bit)
+    physics           (N, nq + nv) float64       where the spec has joints (float64: replays bit for bit)
     body_masks        (N, H, ceil(W / 8)) uint8  where masks are stored: numpy.packbits over W
     policy_parameters (E, P) float64             where the policy has parameters
     episodes          (E,) rows of offset, length, seed, reset_index
@@ -165,6 +165,7 @@ class EpisodeWriter:
             for name, ids in split_episodes(self._rows, self.split_seed).items():
                 self._file[f"splits/{name}"] = ids
             self._file["splits"].attrs["seed"] = self.split_seed
+        self._file.attrs["spec"] = self.spec.to_json()
         self._file.attrs["complete"] = True
         self._sync(self._file)
         self._file.close()

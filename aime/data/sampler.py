@@ -98,7 +98,8 @@ class WindowSampler:
         for name in ("window_count", "batch_size"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"{source_name(self.source)}: cannot resume the sampler: expected {name} {state[name]}, found {getattr(self, name)}"
+                    f"{source_name(self.source)}: cannot resume the sampler: "
+                    f"expected {name} {state[name]}, found {getattr(self, name)}"
                 )
         self.seed, self.position = state["seed"], state["position"]
 

@@ -89,7 +89,9 @@ def open_source(path: str | Path, *, body_masks: bool = True, physics: bool = Tr
 def _missing(path: Path) -> str:
     partial = path.with_name(path.name + ".partial")
     if partial.is_file():
-        return f"{path}: no such file, but {partial} is there: a collection that has not finished; open that name to use it"
+        return (
+            f"{path}: no such file, but {partial} is there, of a collection that has not finished: open that to use it"
+        )
     if path.is_dir():
         return f"{path}: expected an HDF5 file, found a directory"
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

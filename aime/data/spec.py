@@ -13,10 +13,13 @@ JOINT_SIZES: Mapping[str, tuple[int, int]] = {"hinge": (1, 1), "slide": (1, 1), 
 
 @dataclass(frozen=True)
 class JointSpec:
-    """One joint, in qpos order. ``kind`` is one of ``hinge``, ``slide``, ``ball``, ``free``."""
+    """One joint, in qpos order."""
 
     name: str
     kind: str
+    """hinge, slide, ball or free"""
+    limited: bool = False
+    """Whether the model bounds its range; an unlimited hinge can turn round: only its sine and cosine are known."""
 
     def __post_init__(self) -> None:
         if self.kind not in JOINT_SIZES:

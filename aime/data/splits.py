@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aime.data.errors import DataError
-from aime.data.source import EpisodeSource
+from aime.data.source import EpisodeSource, open_source
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
@@ -55,7 +55,7 @@ def splits_for(
 ) -> dict[str, NDArray[np.int64]]:
     """The splits stored with the source, or, where it has none, `split_episodes` of its episodes."""
     stored: dict[str, NDArray[np.int64]] | None = getattr(source, "splits", None)
-    return stored if stored else split_episodes(len(source.lengths), seed, fractions)
+    return stored or split_episodes(len(source.lengths), seed, fractions)
 
 
 def write_splits(path: str | Path, splits: Mapping[str, NDArray[np.int64]]) -> None:
@@ -66,9 +66,18 @@ def write_splits(path: str | Path, splits: Mapping[str, NDArray[np.int64]]) -> N
     os.replace(temporary, path)
 
 
-def read_splits(path: str | Path) -> dict[str, NDArray[np.int64]]:
-    """Read what `write_splits` wrote; DataError where the splits are incomplete or overlap."""
-    path = Path(path)
+def read_splits(place: str | Path | EpisodeSource) -> dict[str, NDArray[np.int64]]:
+    """The splits of an open source (`splits_for`), of an episode file, or of JSON that `write_splits` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: the splits are incomplete or overlap.
+    """
+    if isinstance(place, EpisodeSource):
+        return splits_for(place)
+    path = Path(place)
+    if path.suffix != ".json":
+        return splits_for(open_source(path, body_masks=False, physics=False))
     try:
         values = json.loads(path.read_text())
         splits = {name: np.asarray(values[name], np.int64).reshape(-1) for name in SPLITS}

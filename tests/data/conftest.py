@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from aime.data import EpisodeWriter
 
+from aime.data import EpisodeWriter
 from tests.data.scripted import SPEC, scripted_episode
 
 LENGTHS = (20, 33, 16, 47, 25)

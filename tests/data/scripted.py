@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from aime.data import Episode, EpisodeSpec, JointSpec
 
 SPEC = EpisodeSpec(

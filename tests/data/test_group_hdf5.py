@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
 from aime.data import DataError, GroupHDF5Source, open_source
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -13,8 +14,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, open_source
 
+from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, open_source
 from tests.data.conftest import LENGTHS
 from tests.data.scripted import SPEC, scripted_episode
 
@@ -66,7 +67,7 @@ def test_spec_names_each_physics_entry() -> None:
 
 
 def test_source_pickles_by_path(episode_file: Path) -> None:
-    source = pickle.loads(pickle.dumps(open_source(episode_file)))  # noqa: S301 - our own bytes
+    source = pickle.loads(pickle.dumps(open_source(episode_file)))
     assert (source.window(1, 2, 3).observations[:, 0, 0, 0] == [2, 3, 4]).all()
 
 
@@ -126,10 +127,22 @@ def test_a_partial_file_is_readable_while_it_is_written(tmp_path: Path) -> None:
 
 def test_an_exception_keeps_the_partial_file(tmp_path: Path) -> None:
     path = tmp_path / "stopped.h5"
-    with pytest.raises(KeyboardInterrupt), EpisodeWriter(path, SPEC, body_masks=True) as writer:
+    with contextlib.suppress(KeyboardInterrupt), EpisodeWriter(path, SPEC, body_masks=True) as writer:
         writer.append(scripted_episode(0, 21))
         raise KeyboardInterrupt
+    assert not path.exists()
     assert open_source(writer.partial).lengths.tolist() == [21]
+
+
+def test_a_truncated_partial_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True) as writer:
+        writer.append(scripted_episode(0, 21))
+        cut = tmp_path / "cut.h5.partial"
+        cut.write_bytes(writer.partial.read_bytes()[:9000])
+        with pytest.raises(
+            DataError, match=r"cut\.h5\.partial: expected an HDF5 file of \d+ bytes.*found 9000: truncated"
+        ):
+            open_source(cut)
 
 
 def test_the_writer_refuses_to_replace_a_file(episode_file: Path) -> None:

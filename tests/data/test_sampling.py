@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from aime.data import (
     Batch,
     DataError,
@@ -26,7 +27,6 @@ from aime.data import (
     splits_for,
     write_splits,
 )
-
 from tests.data.conftest import LENGTHS
 
 

@@ -1,0 +1,47 @@
+# Each target makes the virtual environment, installs and builds what it needs, and runs; a second time it only runs.
+#   PYTHON=...       the interpreter for the environment (3.11 or newer; found by itself otherwise)
+#   PIP_OPTIONS=...  further options of pip install, such as an index with CPU builds of torch
+
+VENV ?= .venv
+PYTHON ?=
+PIP_OPTIONS ?=
+export PIP_OPTIONS
+
+BIN := $(VENV)/bin
+# installed again when one of these changes; editable, so Python files need no new installation
+SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help train test lint bench gpu clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+train: $(VENV)/.installed-train ## collect episodes, train the laptop model, evaluate it, write runs/NAME/report.html
+	@scripts/check_gl.sh $(BIN)/python
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/train.sh
+
+test: $(VENV)/.installed-test ## all tests (CPU)
+	@scripts/check_gl.sh $(BIN)/python
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff, mypy --strict, clang-format, and the test of the package's floors
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
+
+bench: $(VENV)/.installed-dev ## benchmarks of kernels and environments, into bench/results/
+	@scripts/check_gl.sh $(BIN)/python
+	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench.sh
+
+gpu: ## for a CUDA machine: CUDA tests, kernel benchmarks, a short training; system python, no network, no MuJoCo
+	@PYTHON="$(PYTHON)" scripts/gpu.sh
+
+clean: ## remove the environment and everything built; runs/ and data/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find aime kernels \( -name '*.so' -o -name __pycache__ \) -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@python=$$(scripts/find_python.sh $(PYTHON)) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
+
+$(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
+	@scripts/install.sh $(BIN)/python $*
+	@touch $@

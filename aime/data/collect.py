@@ -1,0 +1,191 @@
+"""`aime collect`: play episodes of a Control Suite task and store them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import aime
+from aime.data.hdf5_writer import EpisodeWriter
+from aime.data.policies import Policy, make_policy
+from aime.data.recording import Recorder
+from aime.data.spec import EpisodeSpec, JointSpec
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from aime.envs import ParallelEnvironment
+
+FULL_EPISODE = 1000  # control steps in an episode of the Control Suite
+
+
+@dataclass
+class Collect:
+    """Play episodes of a DeepMind Control Suite task and store frames, actions, rewards, masks and physics in one file.
+
+    The file is written one episode at a time under the suffix .partial and renamed when complete: a collection that is
+    killed leaves every episode it finished, readable under that name.
+    """
+
+    domain: str = "cartpole"
+    """Domain of the Control Suite."""
+    task: str = "swingup"
+    """Task of that domain."""
+    episodes: int = 50
+    """Episodes to store."""
+    steps: int | None = None
+    """Steps of each episode at most, counted after the action repeat; the task's whole episode by default."""
+    action_repeat: int = 2
+    """Control steps for which an action is held; rewards are summed over them and one frame is rendered after them."""
+    size: int = 64
+    """Height and width of the frames."""
+    camera: int = 0
+    """Camera of the model."""
+    policy: str = "smooth"
+    """smooth: time-correlated random actions. uniform: independent random actions."""
+    quality: Literal["exact", "high", "fast"] = "high"
+    """exact: dm_control's own pixels. high: smaller shadow map, the same to the eye. fast: no anti-aliasing either."""
+    seed: int = 1
+    """Seed of the environments and the policy. Environment i gets seed + i."""
+    split_seed: int = 0
+    """Seed of the division into train, validation and test episodes, which is stored in the file."""
+    num_envs: int = 0
+    """Environments played at once, whose episodes are held in memory until they end; 0 takes four per thread."""
+    threads: int = 0
+    """Threads of the environments; 0 takes one per CPU core."""
+    masks: bool = True
+    """Store which pixels show a moving body (needed for the body-masked metrics)."""
+    out: Path = Path("data/cartpole.h5")
+    """The file to write."""
+    overwrite: bool = False
+    """Replace the file where it exists."""
+
+    def run(self) -> int:
+        """Collect; returns 0."""
+        from aime.envs import ParallelEnvironment
+
+        policy = make_policy(self.policy)  # a wrong name must not cost the start of the environments
+        steps = self.steps or FULL_EPISODE // self.action_repeat
+        for name, value in (("episodes", self.episodes), ("steps", steps), ("size", self.size)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, found {value}")
+        threads = self.threads or len(os.sched_getaffinity(0))
+        with ParallelEnvironment(
+            self.domain,
+            self.task,
+            num_envs=min(self.num_envs or 4 * threads, self.episodes),
+            num_threads=self.threads,
+            action_repeat=self.action_repeat,
+            seed=self.seed,
+            pixels=(self.size, self.size),
+            camera=self.camera,
+            quality=self.quality,
+            segmentation=self.masks,
+        ) as environment:
+            self._record(environment, policy, steps)
+        return 0
+
+    def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int) -> None:
+        from rich.console import Console
+
+        console, begin, frames = Console(), time.perf_counter(), 0
+        writer = EpisodeWriter(
+            self.out,
+            self._spec(environment, policy),
+            body_masks=self.masks,
+            split_seed=self.split_seed,
+            overwrite=self.overwrite,
+        )
+        progress = _progress_bar(console)
+        rounds = -(-self.episodes // environment.num_envs)
+        bar = progress.add_task(f"{self.domain} {self.task}", total=rounds * environment.num_envs * steps, episodes=0)
+        recorder = Recorder(
+            environment,
+            policy,
+            steps=steps,
+            seed=self.seed,
+            on_step=lambda _: progress.advance(bar, environment.num_envs),
+        )
+        try:
+            with progress, writer:
+                for episode in recorder.episodes(self.episodes):
+                    writer.append(episode)
+                    frames += len(episode.actions)
+                    progress.update(bar, episodes=len(writer))
+                # the threads choose their GL display when they first draw
+                writer.spec = dataclasses.replace(writer.spec, renderer=environment.renderer)
+        except KeyboardInterrupt:
+            console.print(f"interrupted: {len(writer)} whole episodes are in {writer.partial}")
+            raise
+        for number, reason in recorder.faults:
+            console.print(f"episode {number} was dropped, its physics failed: {reason}")
+        seconds = time.perf_counter() - begin
+        console.print(
+            f"{self.out}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
+            f"({frames / seconds:.0f} frames/s), {self.out.stat().st_size / 1e6:.1f} MB",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _spec(self, environment: ParallelEnvironment, policy: Policy) -> EpisodeSpec:
+        return EpisodeSpec(
+            image_shape=(3, self.size, self.size),
+            action_size=environment.action_size,
+            domain=self.domain,
+            task=self.task,
+            action_repeat=self.action_repeat,
+            control_timestep=environment.control_timestep,
+            camera=environment.camera,
+            quality=self.quality,
+            action_minimum=tuple(environment.action_minimum.tolist()),
+            action_maximum=tuple(environment.action_maximum.tolist()),
+            joints=tuple(
+                JointSpec(joint.name, joint.kind, bool(getattr(joint, "limited", False)))
+                for joint in environment.joints
+            ),
+            policy=policy.name,
+            policy_parameters=policy.parameters,
+            versions=_versions(),
+        )
+
+
+def _progress_bar(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class FramesPerSecond(ProgressColumn):
+        """Frames rendered a second, over the last steps."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.0f} frames/s")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[episodes]} episodes"),
+        FramesPerSecond(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _versions() -> dict[str, str]:
+    """Versions of what makes the episodes what they are."""
+    names = ("mujoco", "dm_control", "numpy", "h5py")
+    return {"aime": aime.__version__} | {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,105 @@
+"""`aime collect` on the real environment: what is stored replays exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aime.data import HDF5Source, open_source
+from aime.data.collect import Collect
+from aime.data.hdf5_writer import EpisodeWriter
+from aime.envs import ParallelEnvironment
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory: pytest.TempPathFactory) -> HDF5Source:
+    path = tmp_path_factory.mktemp("collect") / "cartpole.h5"
+    assert Collect(episodes=5, steps=12, size=32, num_envs=2, threads=2, seed=4, out=path).run() == 0
+    source = open_source(path)
+    assert isinstance(source, HDF5Source)
+    return source
+
+
+def test_the_spec_says_how_the_episodes_were_made(collected: HDF5Source) -> None:
+    spec = collected.spec
+    assert (spec.domain, spec.task, spec.image_shape, spec.action_size) == ("cartpole", "swingup", (3, 32, 32), 1)
+    assert spec.qpos_names == ("slider", "hinge_1")
+    assert spec.qpos_kinds == ("slide", "hinge")
+    assert (spec.action_repeat, spec.camera, spec.quality, spec.policy) == (2, 0, "high", "smooth")
+    assert spec.control_timestep == pytest.approx(0.02)
+    assert (spec.action_minimum, spec.action_maximum) == ((-1.0,), (1.0,))
+    assert set(spec.versions) == {"aime", "mujoco", "dm_control", "numpy", "h5py"}
+    assert spec.renderer
+    assert collected.lengths.tolist() == [12] * 5
+    assert sorted(np.concatenate(list((collected.splits or {}).values())).tolist()) == list(range(5))
+
+
+def test_an_episode_replays_bit_for_bit_from_what_is_stored(collected: HDF5Source) -> None:
+    spec, row = collected.spec, collected.rows[3]  # the second episode of environment 1
+    assert (int(row["seed"]), int(row["reset_index"])) == (5, 1)
+    stored, window = collected.physics(3), collected.window(3, 0, 12)
+    with ParallelEnvironment(
+        spec.domain,
+        spec.task,
+        num_envs=1,
+        action_repeat=spec.action_repeat,
+        seed=int(row["seed"]),
+        pixels=spec.image_shape[1:],
+        camera=spec.camera,
+        quality="high",
+        segmentation=True,
+    ) as environment:
+        for _ in range(int(row["reset_index"]) + 1):
+            step = environment.reset()
+        for t in range(12):
+            np.testing.assert_array_equal(np.concatenate([step.qpos[0], step.qvel[0]]), stored[t])
+            assert step.pixels is not None
+            np.testing.assert_array_equal(step.pixels[0].transpose(2, 0, 1), window.observations[t])
+            assert step.body_mask is not None
+            assert window.body_masks is not None
+            np.testing.assert_array_equal(step.body_mask[0], window.body_masks[t])
+            step = environment.step(window.actions[t][None])
+            assert np.float32(step.reward[0]) == window.rewards[t]
+            assert np.float32(step.discount[0]) == window.continues[t]
+
+
+def test_masks_show_the_body(collected: HDF5Source) -> None:
+    window = collected.window(0, 0, 12)
+    assert window.body_masks is not None
+    share = window.body_masks.mean(axis=(1, 2))
+    assert ((share > 0.005) & (share < 0.1)).all()  # the cart and its pole: one to a few per cent of the picture
+    body = window.observations.transpose(0, 2, 3, 1)[window.body_masks]  # (pixels, 3)
+    assert (body[:, 0] > body[:, 2]).mean() > 0.8  # cart and pole are orange, the scene is blue
+
+
+def test_mistakes_are_found_before_anything_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "x.h5"
+    with pytest.raises(ValueError, match="policy: expected one of uniform, smooth"):
+        Collect(policy="expert", out=out).run()
+    with pytest.raises(ValueError, match="episodes: expected at least 1, found 0"):
+        Collect(episodes=0, out=out).run()
+    with pytest.raises(ValueError, match="did you mean 'cartpole'"):
+        Collect(domain="cartpol", out=out).run()
+    out.touch()
+    with pytest.raises(FileExistsError, match="exists already"):
+        Collect(out=out, episodes=1, steps=2).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_an_interrupt_keeps_the_finished_episodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    append = EpisodeWriter.append
+
+    def interrupted(self: EpisodeWriter, episode: object) -> None:
+        if len(self) == 2:
+            raise KeyboardInterrupt
+        append(self, episode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(EpisodeWriter, "append", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Collect(episodes=4, steps=3, size=16, num_envs=2, out=tmp_path / "x.h5").run()
+    assert "interrupted: 2 whole episodes are in" in capsys.readouterr().out
+    assert open_source(tmp_path / "x.h5.partial").lengths.tolist() == [3, 3]

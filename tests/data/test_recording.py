@@ -1,0 +1,103 @@
+"""Recording: (o_t, a_t) alignment, early ends, faults and reproducibility, on a scripted environment."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aime.data.policies import SmoothPolicy, UniformPolicy, make_policy
+from aime.data.recording import Recorder
+from tests.data.scripted_environment import ScriptedEnvironment
+
+
+def test_each_action_is_stored_with_the_frame_it_was_taken_after() -> None:
+    environment = ScriptedEnvironment(3)
+    episodes = list(Recorder(environment, UniformPolicy(), steps=8, seed=1).episodes(6))
+    assert len(episodes) == 6
+    t = np.arange(8)
+    for number, episode in enumerate(episodes):
+        assert episode.observations.shape == (8, 3, 6, 5)
+        assert (episode.observations[:, 0] == t[:, None, None]).all()
+        assert (episode.observations[:, 2] == number % 3).all()
+        # frame t shows the action before it: a_{t-1}; so a_t was applied after o_t and shows in o_{t+1}
+        shown = episode.observations[1:, 1, 0, 0]
+        np.testing.assert_array_equal(shown, np.round(100 + 100 * episode.actions[:-1, 0].astype(np.float64)))
+        np.testing.assert_allclose(episode.rewards, episode.actions[:, 0] + t, rtol=1e-6)  # r_t follows a_t
+        assert episode.physics is not None
+        np.testing.assert_array_equal(episode.physics[:, 0], t)
+        np.testing.assert_allclose(episode.physics[1:, 1], episode.actions[:-1, 0])
+        assert episode.body_masks is not None
+        np.testing.assert_array_equal(episode.body_masks[:, 0, 0], t % 2 == 1)
+        assert (episode.continues == 1).all()
+        assert episode.seed == 100 + number % 3
+        assert episode.reset_index == number // 3
+
+
+def test_an_episode_that_ends_early_is_shorter_and_its_end_is_stored() -> None:
+    environment = ScriptedEnvironment(2, ends={1: 5})
+    steps_seen: list[int] = []
+    recorder = Recorder(environment, UniformPolicy(), steps=9, seed=1, on_step=steps_seen.append)
+    whole, early, _, again = recorder.episodes(4)
+    assert len(whole.actions) == 9
+    assert early.continues.tolist() == [1, 1, 1, 1, 0]
+    assert (early.observations[:, 0, 0, 0] == np.arange(5)).all()
+    assert steps_seen[:9] == [2, 2, 2, 2, 1, 1, 1, 1, 1]
+    assert early.reset_index == 0
+    assert again.reset_index == 2  # the environment began an episode by itself in between
+
+
+def test_a_fault_drops_the_episode_and_another_is_played() -> None:
+    recorder = Recorder(ScriptedEnvironment(2, faults={0: 3}), UniformPolicy(), steps=6, seed=1)
+    episodes = list(recorder.episodes(3))
+    assert [len(episode.actions) for episode in episodes] == [6, 6, 6]
+    assert [episode.seed for episode in episodes] == [101, 100, 101]
+    assert recorder.faults == [(0, "NaN")]
+    with pytest.raises(RuntimeError, match="failed in every episode of a round: NaN"):
+        list(Recorder(ScriptedEnvironment(1, faults={0: 1}), UniformPolicy(), steps=6, seed=1).episodes(1))
+
+
+def test_actions_depend_on_seed_and_episode_not_on_the_batch() -> None:
+    def actions(num_envs: int, seed: int) -> list[np.ndarray]:
+        recorder = Recorder(ScriptedEnvironment(num_envs), SmoothPolicy(), steps=7, seed=seed)
+        return [episode.actions for episode in recorder.episodes(4)]
+
+    assert all(np.array_equal(one, four) for one, four in zip(actions(1, 3), actions(4, 3), strict=True))
+    assert not np.array_equal(actions(2, 3)[0], actions(2, 4)[0])
+    assert not np.array_equal(actions(2, 3)[0], actions(2, 3)[1])
+
+
+@pytest.mark.parametrize("name", ["uniform", "smooth"])
+def test_policies_stay_in_bounds_and_use_them(name: str) -> None:
+    minimum, maximum = np.array([-1.0, 0.0, -0.1]), np.array([1.0, 3.0, 0.1])
+    policy = make_policy(name)
+    drawn = [policy.actions(np.random.default_rng(i), 400, minimum, maximum) for i in range(20)]
+    actions = np.concatenate([sequence for sequence, _ in drawn])
+    assert actions.dtype == np.float32
+    assert (actions >= minimum.astype(np.float32)).all()
+    assert (actions <= maximum.astype(np.float32)).all()
+    assert (np.ptp(actions, axis=0) > 0.95 * (maximum - minimum)).all()
+    assert all(len(values) == len(policy.parameters) for _, values in drawn)
+
+
+def test_smooth_actions_follow_the_documented_process() -> None:
+    minimum, maximum = np.array([-1.0]), np.array([1.0])
+    checked = 0
+    for seed in range(8):
+        actions, (tau, sigma) = SmoothPolicy().actions(np.random.default_rng(seed), 60_000, minimum, maximum)
+        assert 3 <= tau <= 30
+        assert 0.3 <= sigma <= 3
+        # where neither end is clipped, the next action is rho times this one plus noise: regress to find rho
+        x, y = actions[:-1, 0], actions[1:, 0]
+        step = np.sqrt(1 - np.exp(-2 / tau)) * sigma
+        free = np.abs(x) < max(0.0, 1 - 4 * step)  # clipping of the next step is 4 standard deviations away
+        if free.sum() < 5000:
+            continue
+        checked += 1
+        rho = float(x[free] @ y[free] / (x[free] @ x[free]))
+        assert abs(rho - np.exp(-1 / tau)) < 5 * step / np.sqrt(float(x[free] @ x[free]))  # five standard errors
+    assert checked >= 4
+
+
+def test_an_unknown_policy_names_the_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"one of uniform, smooth, found 'smoth'; did you mean smooth\?"):
+        make_policy("smoth")
