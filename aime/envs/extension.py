@@ -10,6 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+# MuJoCo and dm_control import PyOpenGL, which without a GL library fails with any of these.
+_BROKEN = (ImportError, AttributeError, RuntimeError)
 INSTALL_SIMULATOR = "pip install 'mujoco>=3.17,<4' dm_control"
 
 
@@ -28,8 +30,8 @@ def mujoco_library() -> Path:
     """The path of the library inside the installed mujoco wheel; imports mujoco, which loads it."""
     try:
         mujoco = importlib.import_module("mujoco")
-    except ImportError as error:
-        raise ImportError(f"environments need MuJoCo ({error}): {INSTALL_SIMULATOR}") from error
+    except _BROKEN as error:
+        raise ImportError(f"environments need MuJoCo ({_reason(error)}): {INSTALL_SIMULATOR}") from error
     directory = Path(str(mujoco.__file__)).parent
     found = sorted([*directory.glob("libmujoco.so*"), *directory.glob("libmujoco*.dylib")])
     if not found:
@@ -87,5 +89,10 @@ def load_suite() -> Any:
 def _import_suite() -> Any:
     try:
         return importlib.import_module("dm_control.suite")
-    except (ImportError, AttributeError, RuntimeError) as error:  # PyOpenGL fails with each of these
-        raise ImportError(f"environments need dm_control ({error}): {INSTALL_SIMULATOR}") from error
+    except _BROKEN as error:
+        raise ImportError(f"environments need dm_control ({_reason(error)}): {INSTALL_SIMULATOR}") from error
+
+
+def _reason(error: Exception) -> str:
+    backend = os.environ.get("MUJOCO_GL")
+    return f"{error}; MUJOCO_GL is {backend!r}: is that library installed?" if backend else str(error)

@@ -90,8 +90,15 @@ def joints(model: Any) -> tuple[Joint, ...]:
     found = []
     for index in range(model.njnt):
         kind, positions, velocities = _JOINT_KINDS[int(model.jnt_type[index])]
-        name = model.joint(index).name
         found.append(
-            Joint(name, kind, int(model.jnt_qposadr[index]), positions, int(model.jnt_dofadr[index]), velocities)
+            Joint(
+                name=model.joint(index).name,
+                kind=kind,
+                qpos_start=int(model.jnt_qposadr[index]),
+                qpos_size=positions,
+                qvel_start=int(model.jnt_dofadr[index]),
+                qvel_size=velocities,
+                limited=bool(model.jnt_limited[index]),
+            )
         )
     return tuple(found)

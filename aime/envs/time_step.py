@@ -77,7 +77,10 @@ class TimeStep:
 
 @dataclass(frozen=True)
 class Joint:
-    """One joint of the model and where its numbers stand in `qpos` and `qvel`."""
+    """One joint of the model and where its numbers stand in `qpos` and `qvel`.
+
+    `limited`: the model bounds its range; a hinge without bounds is an angle that wraps.
+    """
 
     name: str
     kind: str  # "free" | "ball" | "slide" | "hinge"
@@ -85,6 +88,7 @@ class Joint:
     qpos_size: int
     qvel_start: int
     qvel_size: int
+    limited: bool
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 
 from aime.envs import ParallelEnvironment, StepType, TimeStep
 
-from .reference import ONE_TASK_PER_DOMAIN, TASKS, suite_environment
+from tests.envs.reference import ONE_TASK_PER_DOMAIN, TASKS, suite_environment
 
 TOLERANCE = 1e-12
 

@@ -159,6 +159,8 @@ def test_joints_say_where_each_number_is() -> None:
         root, first = env.joints[0], env.joints[1]
         assert (root.name, root.kind, root.qpos_size, root.qvel_size) == ("root", "free", 7, 6)
         assert (first.name, first.kind, first.qpos_start, first.qvel_start) == ("abdomen_z", "hinge", 7, 6)
+        assert first.limited
+        assert not root.limited
         assert sum(joint.qpos_size for joint in env.joints) == step.qpos.shape[1]
         assert sum(joint.qvel_size for joint in env.joints) == step.qvel.shape[1]
         assert env.observation_shapes["head_height"] == () == step.observation["head_height"].shape[1:]

@@ -7,7 +7,7 @@ import pytest
 
 from aime.envs import ParallelEnvironment
 
-from .reference import ONE_TASK_PER_DOMAIN, suite_environment
+from tests.envs.reference import ONE_TASK_PER_DOMAIN, suite_environment
 
 GEOM = 5  # mujoco.mjtObj.mjOBJ_GEOM
 

@@ -10,7 +10,7 @@ import pytest
 
 from aime.envs import ParallelEnvironment, TimeStep
 
-from .reference import ONE_TASK_PER_DOMAIN
+from tests.envs.reference import ONE_TASK_PER_DOMAIN
 
 
 def continue_for(env: ParallelEnvironment, steps: int, seed: int) -> list[TimeStep]:
