@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -80,22 +82,21 @@ def test_policies_stay_in_bounds_and_use_them(name: str) -> None:
 
 
 def test_smooth_actions_follow_the_documented_process() -> None:
-    minimum, maximum = np.array([-1.0]), np.array([1.0])
-    checked = 0
+    """Clipping keeps signs, so their changes tell rho, P = arccos(rho) / pi; P(|a| < 1) = erf(1 / (sigma sqrt 2))."""
+    steps = 60_000
     for seed in range(8):
-        actions, (tau, sigma) = SmoothPolicy().actions(np.random.default_rng(seed), 60_000, minimum, maximum)
+        generator = np.random.default_rng(seed)
+        actions, (tau, sigma) = SmoothPolicy().actions(generator, steps, np.array([-1.0]), np.array([1.0]))
         assert 3 <= tau <= 30
         assert 0.3 <= sigma <= 3
-        # where neither end is clipped, the next action is rho times this one plus noise: regress to find rho
-        x, y = actions[:-1, 0], actions[1:, 0]
-        step = np.sqrt(1 - np.exp(-2 / tau)) * sigma
-        free = np.abs(x) < max(0.0, 1 - 4 * step)  # clipping of the next step is 4 standard deviations away
-        if free.sum() < 5000:
-            continue
-        checked += 1
-        rho = float(x[free] @ y[free] / (x[free] @ x[free]))
-        assert abs(rho - np.exp(-1 / tau)) < 5 * step / np.sqrt(float(x[free] @ x[free]))  # five standard errors
-    assert checked >= 4
+        changes = float(np.mean(np.sign(actions[1:]) != np.sign(actions[:-1])))
+        expected = np.arccos(np.exp(-1 / tau)) / np.pi
+        # 5 standard errors, with a factor 2 for the correlation of neighbouring changes
+        assert abs(changes - expected) < 5 * np.sqrt(2 * expected / steps)
+        inside, share = float(np.mean(np.abs(actions) < 1)), math.erf(1 / (sigma * math.sqrt(2)))
+        assert (
+            abs(inside - share) < 5 * np.sqrt(share * (1 - share) * 2 * tau / steps) + 1e-9
+        )  # steps / 2 tau are independent
 
 
 def test_an_unknown_policy_names_the_near_ones() -> None:
