@@ -213,7 +213,7 @@ def _flatten(tensor: Tensor, parameter: Tensor) -> Tensor:
     Optimizer kernels step through parameter and gradient by address, so a channels-last weight needs a channels-last
     gradient.
     """
-    if not _is_dense(parameter):
+    if parameter.is_contiguous() or not _is_dense(parameter):
         return tensor.reshape(-1)
     if not _has_layout(tensor, parameter):
         tensor = torch.empty_strided(

@@ -52,7 +52,15 @@ class LossAggregator:
         Args:
             outputs: what `forward_sequence` returned. Every loss entry is a scalar or has one entry per frame; a
                 missing one counts as 0.
-            beta: see `LossWeights`, as for the other weights.
+            beta: weight of every KL divergence.
+            entropy_weight: weight of the cluster entropy, which is subtracted.
+            lambda_recon: weight of the reconstruction loss.
+            lambda_att_dyn: weight of the attention's centre-motion loss.
+            lambda_gram: weight of the encoder Gram loss.
+            lambda_diversity: weight of the slot diversity loss.
+            lambda_context: weight of the context prediction loss.
+            lambda_reward: weight of the reward loss.
+            lambda_continue: weight of the continue loss.
 
         Returns:
             All losses by name, each a 0-d tensor: the terms (recon_loss, kl_z, hierarchical_kl, attention_kl,

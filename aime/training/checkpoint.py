@@ -86,7 +86,7 @@ class CheckpointDirectory:
                 save_tensors(dict(checkpoint.tensors), storage_writer=writer)
             write_json(temporary / STATE_FILE, checkpoint.values)
             sync_directory(temporary)
-            os.rename(temporary, target)
+            temporary.rename(target)
             sync_directory(self.path)
         if best:
             write_json(self.path / BEST_FILE, {"step": step})
@@ -131,13 +131,13 @@ class SafeFileSystemReader(FileSystemReader):
     The tensors themselves are read with `weights_only=True` by torch.
     """
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:  # noqa: ARG002
         """The index of the checkpoint.
 
         Raises:
             pickle.UnpicklingError: the index names a class that no index needs.
         """
-        with open(Path(self.path) / ".metadata", "rb") as file:
+        with (Path(self.path) / ".metadata").open("rb") as file:
             metadata: Metadata = _IndexUnpickler(file).load()
         meta = getattr(metadata, "storage_meta", None) or StorageMeta()
         meta.load_id, metadata.storage_meta = self.load_id, meta
@@ -175,7 +175,7 @@ def _single_process_is_meant() -> Iterator[None]:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON so that a reader, or a crash, sees the old file or the new one."""
     temporary = path.with_name(path.name + ".writing")
-    with open(temporary, "w") as file:
+    with temporary.open("w") as file:
         json.dump(values, file, indent=1)
         file.write("\n")
         file.flush()

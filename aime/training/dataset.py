@@ -31,8 +31,10 @@ Item = dict[str, Any]
 def find_episodes(
     data_dir: str | Path, domain_name: str | None = None, task_name: str | None = None, policy_level: str | None = None
 ) -> Path:
-    """The episode file of a task: `data_dir` itself when it is a file, else the first of these in it:
-    `<domain>_<task>_<policy level>.h5`, `<domain>_<task>.h5` (or with - for _, or .hdf5), or the only HDF5 file there.
+    """The episode file of a task: `data_dir` itself when it is a file, else a file in it.
+
+    The first of `<domain>_<task>_<policy level>.h5`, `<domain>_<task>.h5` (or with - for _, or .hdf5); the only HDF5
+    file when no task is named.
 
     Raises:
         FileNotFoundError: none is there; what is there gets listed.
@@ -43,9 +45,10 @@ def find_episodes(
     files = sorted(entry for entry in path.glob("*") if entry.suffix in (".h5", ".hdf5")) if path.is_dir() else []
     stems = []
     if domain_name and task_name:
-        for join in ("_", "-"):
-            task = f"{domain_name}{join}{task_name}"
-            stems += [f"{task}{join}{policy_level}", task] if policy_level else [task]
+        names = [[domain_name, task_name]]
+        if policy_level:
+            names.insert(0, [domain_name, task_name, policy_level])
+        stems = [join.join(parts) for parts in names for join in ("_", "-")]
         for stem in stems:
             for file in files:
                 if file.stem == stem:

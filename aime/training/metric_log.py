@@ -36,7 +36,7 @@ class JSONLines:
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         if resume_step is not None and path.is_file():
             path.write_text("".join(line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step))
-        self._file = open(path, "a" if resume_step is not None else "w")  # noqa: SIM115 - closed by close()
+        self._file = path.open("a" if resume_step is not None else "w")
 
     def write(self, step: int, record: Record) -> None:
         """Append a line, flushed so that a reader follows along."""

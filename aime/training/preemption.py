@@ -20,7 +20,7 @@ class Preemption:
         self.requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         self.requested = signal.Signals(number)
 
     def __enter__(self) -> Self:

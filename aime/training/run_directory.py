@@ -86,7 +86,8 @@ def commit() -> str | None:
         root = Path(__file__).resolve().parents[2]
         if not (root / ".git").exists():
             return None
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10)
+        command = ["git", "rev-parse", "HEAD"]
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return found.stdout.strip() or None

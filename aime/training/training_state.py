@@ -46,7 +46,7 @@ def capture(
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     tensors["guard/consecutive"], tensors["guard/total"] = guard.consecutive, guard.total
     python_version, python_words, python_gauss = random.getstate()
-    name, words, *rest = np.random.get_state()
+    name, words, *rest = np.random.get_state()  # noqa: NPY002 - whoever uses the global one must resume too
     values = {
         "schema": 1,
         "counters": vars(counters).copy(),
@@ -93,7 +93,7 @@ def restore(
     python_version, python_words, python_gauss = checkpoint.values["random"]["python"]
     random.setstate((python_version, tuple(python_words), python_gauss))
     name, words, *rest = checkpoint.values["random"]["numpy"]
-    np.random.set_state((name, np.asarray(words, np.uint32), *rest))
+    np.random.set_state((name, np.asarray(words, np.uint32), *rest))  # noqa: NPY002
     loader.load_state_dict(checkpoint.values["sampler"])
     return Counters(**checkpoint.values["counters"])
 

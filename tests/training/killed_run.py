@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 from aime.training import TrainConfig, train
 from aime.training import checkpoint as checkpoint_module
@@ -27,7 +28,7 @@ def main() -> None:
     def save(self, step, state, *, best=False):
         if step == fatal_step:
             if where == "before rename":
-                os.rename = die
+                Path.rename = die
             elif where == "before index":  # tensors are on disk, the index and state.json are not
                 checkpoint_module.FileSystemWriter.finish = die
             else:

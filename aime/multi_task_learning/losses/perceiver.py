@@ -18,7 +18,7 @@ class PerceiverLoss(TaskLoss):
 
     name = "perceiver"
 
-    def __call__(self, outputs: Outputs, weights: LossWeights) -> TaskLossValue:
+    def __call__(self, outputs: Outputs, weights: LossWeights) -> TaskLossValue:  # noqa: ARG002
         """Compute the task's loss from the model's outputs."""
         total = time_mean(outputs, "perceiver_total_loss")
         return TaskLossValue(total, {"perceiver_loss": total})

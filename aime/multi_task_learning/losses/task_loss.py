@@ -60,7 +60,7 @@ class TaskLoss(ABC):
     def __call__(self, outputs: Outputs, weights: LossWeights) -> TaskLossValue:
         """Compute the task's loss from the model's outputs."""
 
-    def applies(self, outputs: Outputs) -> bool:
+    def applies(self, outputs: Outputs) -> bool:  # noqa: ARG002
         """Whether the outputs hold this task at all; a task that does not apply is left out of the step."""
         return True
 

@@ -1,0 +1,115 @@
+"""One training run from a data file and a preset: what `aime train` and `python -m aime.world_model.train` call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aime.data import EpisodeSource, open_source
+from aime.training.config import TrainConfig
+from aime.training.loop import TrainResult, train
+from aime.training.progress import duration
+from aime.training.protocol import parameter_count
+from aime.training.run_directory import RunDirectory
+from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def build_model(preset: str, source: EpisodeSource, seed: int, overrides: Mapping[str, Any]) -> Any:
+    """A seeded world model of a preset, with image and action sizes of the data unless they are overridden."""
+    channels, _, side = source.spec.image_shape
+    sizes = {"action_size": source.spec.action_size, "image_size": side, "image_channels": channels}
+    torch.manual_seed(seed)
+    return DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset(preset, **{**sizes, **overrides}))
+
+
+def run_experiment(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    preset: str = "laptop",
+    seed: int = 1,
+    device: str = "auto",
+    model_overrides: Mapping[str, Any] | None = None,
+    train_overrides: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    tensorboard: bool = True,
+    progress: bool = True,
+) -> TrainResult:
+    """Train a preset's world model on an episode file.
+
+    Args:
+        data: episode file.
+        out: run directory; runs/<domain>-<task>-<preset>-seed<seed> by default.
+        preset: laptop, tier1, tier2 or tier3.
+        seed: of weights, windows and noise.
+        device: auto, cpu, cuda, cuda:1, ...
+        model_overrides: fields of `WorldModelConfig`.
+        train_overrides: fields of `TrainConfig`.
+        resume: continue the run in `out` if there is one.
+        overwrite: remove the run in `out` first.
+        tensorboard: write event files.
+        progress: show progress.
+
+    Raises:
+        FileNotFoundError, aime.data.DataError: the data cannot be read.
+        ValueError: the run directory is taken, or the data do not fit the model.
+    """
+    if resume and overwrite:
+        raise ValueError("expected one of resume and overwrite, found both")
+    source = open_source(data, body_masks=False, physics=False)
+    config = TrainConfig.preset(preset, seed=seed, **(train_overrides or {}))
+    model = build_model(preset, source, seed, model_overrides or {})
+    task = f"{source.spec.domain}-{source.spec.task}"
+    run = RunDirectory(out or Path("runs") / f"{task}-{preset}-seed{seed}")
+    if run.holds_a_run() and not resume:
+        if not overwrite:
+            raise ValueError(
+                f"{run.path} holds an earlier run: continue it with --resume, replace it with --overwrite, or choose "
+                "another --out"
+            )
+        run.clear()
+    place = choose_device(device)
+    print(
+        f"training {preset} ({parameter_count(model) / 1e6:.2f} M parameters) on {task}, "
+        f"{len(source.lengths)} episodes, {place}, to {run.path}"
+    )
+    result = train(
+        model,
+        source,
+        config,
+        run.path,
+        device=place,
+        resume=resume,
+        provenance={"preset": preset, "seed": seed, "data": str(data)},
+        tensorboard=tensorboard,
+        show_progress=progress,
+    )
+    print(summary(result))
+    return result
+
+
+def summary(result: TrainResult) -> str:
+    """One line about how a run ended."""
+    held_out = result.metrics.get("validation/total_loss")
+    parts = [
+        f"{'trained' if result.finished else 'stopped by a signal after'} {result.step} steps",
+        f"{result.frames:,} frames in {duration(result.seconds)}",
+        f"{result.frames / max(result.seconds, 1e-9):.0f} frames/s",
+    ]
+    if held_out is not None:
+        parts.append(f"held-out loss {held_out:.5g}")
+    if result.bad_steps:
+        parts.append(f"{result.bad_steps} steps skipped for NaN or infinite gradients")
+    parts.append(f"weights in {result.weights}" if result.weights else "continue with --resume")
+    return ", ".join(parts)
