@@ -19,7 +19,7 @@ help: ## this list
 
 train: $(VENV)/.installed-train ## collect episodes, train the laptop model, evaluate it, write runs/NAME/report.html
 	@scripts/check_gl.sh $(BIN)/python
-	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/train.sh
+	@PATH="$(CURDIR)/$(BIN):$$PATH" AIME_SETUP_SECONDS=$$(cat $<) scripts/train.sh
 
 test: $(VENV)/.installed-test ## all tests (CPU)
 	@scripts/check_gl.sh $(BIN)/python
@@ -43,5 +43,4 @@ $(BIN)/python:
 	@python=$$(scripts/find_python.sh $(PYTHON)) && echo "making $(VENV) with $$python" && "$$python" -m venv $(VENV)
 
 $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
-	@scripts/install.sh $(BIN)/python $*
-	@touch $@
+	@scripts/install.sh $(BIN)/python $* $@

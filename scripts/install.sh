@@ -1,7 +1,9 @@
 #!/bin/sh
-# Install AIME, editable, with the pinned versions. usage: install.sh PYTHON train|test|dev
+# Install AIME, editable, with the pinned versions. usage: install.sh PYTHON train|test|dev STAMP
+# The stamp file holds the seconds it took.
 set -eu
 python=$1
+begin=$(date +%s)
 case $2 in
     train) what=. ;;
     *) what=".[$2]" ;;
@@ -14,3 +16,4 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 "$python" -m pip install --quiet ${PIP_OPTIONS:-} -c constraints.txt setuptools wheel pybind11 ninja mujoco
 # shellcheck disable=SC2086
 "$python" -m pip install --quiet ${PIP_OPTIONS:-} -c constraints.txt --no-build-isolation -e "$what"
+echo "$(($(date +%s) - begin))" >"$3"

@@ -61,8 +61,8 @@ class Collect:
     """Threads of the environments; 0 takes one per CPU core."""
     masks: bool = True
     """Store which pixels show a moving body (needed for the body-masked metrics)."""
-    out: Path = Path("data/cartpole.h5")
-    """The file to write."""
+    out: Path | None = None
+    """The file to write; data/DOMAIN_TASK.h5 by default."""
     overwrite: bool = False
     """Replace the file where it exists."""
 
@@ -96,7 +96,7 @@ class Collect:
 
         console, begin, frames = Console(), time.perf_counter(), 0
         writer = EpisodeWriter(
-            self.out,
+            self.out or Path("data") / f"{self.domain}_{self.task}.h5",
             self._spec(environment, policy),
             body_masks=self.masks,
             split_seed=self.split_seed,
@@ -127,8 +127,8 @@ class Collect:
             console.print(f"episode {number} was dropped, its physics failed: {reason}")
         seconds = time.perf_counter() - begin
         console.print(
-            f"{self.out}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
-            f"({frames / seconds:.0f} frames/s), {self.out.stat().st_size / 1e6:.1f} MB",
+            f"{writer.path}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
+            f"({frames / seconds:.0f} frames/s), {writer.path.stat().st_size / 1e6:.1f} MB",
             highlight=False,
             soft_wrap=True,
         )

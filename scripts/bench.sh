@@ -1,0 +1,8 @@
+#!/bin/sh
+# Every benchmark, each writing bench/results/<device>-<date>*.json and printing its table.
+set -eu
+cd "$(dirname "$0")/.."
+if [ -f bench/kernels/__main__.py ]; then
+    python -m bench.kernels
+fi
+python bench/env.py "$@"
