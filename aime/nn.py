@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,8 +53,10 @@ def images_to_uint8(images: Tensor) -> Tensor:
 
 
 def normalisation(channels: int) -> nn.GroupNorm:
-    """GroupNorm with at least 8 channels a group and at most 8 groups (the whole layer when it has under 16 channels)."""
-    groups = next(groups for groups in (8, 4, 2, 1) if channels % groups == 0 and (channels // groups >= 8 or groups == 1))
+    """GroupNorm of at most 8 groups with at least 8 channels each (one group for fewer than 16 channels)."""
+    groups = next(
+        groups for groups in (8, 4, 2, 1) if channels % groups == 0 and (channels // groups >= 8 or groups == 1)
+    )
     return nn.GroupNorm(groups, channels)
 
 
@@ -72,6 +76,7 @@ class SqueezeExcitation(nn.Module):
         self.gates = nn.Sequential(nn.Linear(channels, hidden), nn.SiLU(), nn.Linear(hidden, channels), nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scale each channel of x (N, C, H, W)."""
         gates: Tensor = self.gates(x.mean((-2, -1)))
         return x * gates[:, :, None, None]
 
@@ -98,7 +103,8 @@ class ResidualCell(nn.Module):
             layers = [normalisation(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)]
             layers += [normalisation(channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)]
         last = layers[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
+        assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         if squeeze_excitation:
@@ -106,13 +112,15 @@ class ResidualCell(nn.Module):
         self.branch = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.branch(x)
+        """x (N, C, H, W) plus the branch."""
+        out: Tensor = x + self.branch(x)
+        return out
 
 
 def mlp(sizes: tuple[int, ...], *, final_norm: bool = False) -> nn.Sequential:
     """Linear layers with LayerNorm and SiLU between them; the last layer is linear unless ``final_norm``."""
     layers: list[nn.Module] = []
-    for i, (inner, outer) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for i, (inner, outer) in enumerate(pairwise(sizes)):
         layers.append(nn.Linear(inner, outer))
         if final_norm or i < len(sizes) - 2:
             layers += [nn.LayerNorm(outer), nn.SiLU()]

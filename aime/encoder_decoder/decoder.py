@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -62,12 +64,13 @@ class VAEDecoder(nn.Module):
         self.stem = mlp((latent_size + hidden_dim, mlp_hidden_size, channels[0] * rows))
         self.modulations = nn.ModuleList(AttentionModulation(width_) for width_ in channels)
         self.levels = nn.ModuleList(
-            nn.Sequential(*(ResidualCell(width_, squeeze_excitation=squeeze_excitation) for _ in range(cells_per_level)))
+            nn.Sequential(
+                *(ResidualCell(width_, squeeze_excitation=squeeze_excitation) for _ in range(cells_per_level))
+            )
             for width_ in channels
         )
         self.upsamplings = nn.ModuleList(
-            nn.ConvTranspose2d(wide, narrow, 2, stride=2)
-            for wide, narrow in zip(channels[:-1], channels[1:], strict=True)
+            nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(channels)
         )
         # Patches of 4x4 pixels by one transposed convolution: half the time of a 3x3 convolution and PixelShuffle here.
         last = nn.ConvTranspose2d(channels[-1], output_channels, 4, stride=4)

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from aime import kernels
 
@@ -58,7 +59,7 @@ class GaussianLikelihood(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood (N,) and expected image (N, C, H, W)."""
         mean = self.mean(parameters, offset)
-        squared = (images - mean).square()
+        squared = functional.mse_loss(mean, images, reduction="none")  # one pass forward and one backward
         if weights is not None:
             squared = squared * weights[:, None]
         constant = math.log(self.scale * math.sqrt(2 * math.pi)) * images[0].numel()
@@ -76,7 +77,9 @@ class MixtureOfLogistics(nn.Module):
     def __init__(self, channels: int = 3, components: int = 10) -> None:
         super().__init__()
         if channels != 3:
-            raise ValueError(f"channels: the mixture of logistics couples red, green and blue; expected 3, found {channels}")
+            raise ValueError(
+                f"channels: the mixture of logistics couples red, green and blue; expected 3, found {channels}"
+            )
         self.components = components
         self.output_channels = 10 * components
 
@@ -92,7 +95,9 @@ class MixtureOfLogistics(nn.Module):
 
     def mean(self, parameters: Tensor, offset: Tensor) -> Tensor:
         """Expected image under the mixture."""
-        return self.nll_and_mean(parameters, offset, parameters.new_zeros(1).expand(len(parameters), 3, *parameters.shape[-2:]))[1]
+        return self.nll_and_mean(
+            parameters, offset, parameters.new_zeros(1).expand(len(parameters), 3, *parameters.shape[-2:])
+        )[1]
 
     def nll(self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None) -> Tensor:
         """Negative log of the mass of each 2/255-wide bin, summed over pixels and channels."""

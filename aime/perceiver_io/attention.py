@@ -38,6 +38,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Attend from x (N, Q, C) to the context (N, M, Ck), or to itself."""
         queries = self.query_norm(x)
         source = queries if context is None or self.context_norm is None else self.context_norm(context)
         q = rearrange(self.query(queries), "n q (h d) -> n h q d", h=self.heads)
@@ -79,7 +80,9 @@ class TemporalAttention(nn.Module):
     def _bias(self, frames: int, remembered: int, valid: Tensor | None) -> Tensor:
         """Additive mask (heads, T, M + T), or (B, 1, heads, T, M + T) when the memory is only partly filled."""
         device = self.distance_bias.device
-        distance = torch.arange(frames, device=device)[:, None] + remembered - torch.arange(remembered + frames, device=device)
+        distance = (
+            torch.arange(frames, device=device)[:, None] + remembered - torch.arange(remembered + frames, device=device)
+        )
         visible = (distance >= 0) & (distance < self.window)
         bias = self.distance_bias[:, distance.clamp(0, self.window - 1)]
         bias = bias.masked_fill(~visible, float("-inf"))
@@ -102,7 +105,9 @@ class TemporalAttention(nn.Module):
             (B, T, L, C), and the memory to continue with.
         """
         frames = x.shape[1]
-        q, k, v = rearrange(self.query_key_value(self.norm(x)), "b t l (three h d) -> three b l h t d", three=3, h=self.heads)
+        q, k, v = rearrange(
+            self.query_key_value(self.norm(x)), "b t l (three h d) -> three b l h t d", three=3, h=self.heads
+        )
         if memory is not None:
             k, v = torch.cat([memory.keys, k], 3), torch.cat([memory.values, v], 3)
         bias = self._bias(frames, k.shape[3] - frames, valid).to(q.dtype)

@@ -128,7 +128,7 @@ class CausalPerceiverIO(nn.Module):
 
     def extract_context(self, videos: Tensor, *, detach: bool = False) -> Tensor:
         """Context vectors (B, T, Cc) of a video (B, T, C, H, W), differentiable unless ``detach``."""
-        context = self(videos).context
+        context: Tensor = self(videos).context
         return context.detach() if detach else context
 
     def compute_loss(

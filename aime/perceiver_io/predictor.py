@@ -72,7 +72,9 @@ class PerceiverTokenPredictor(nn.Module):
         self.feed_forward = nn.ModuleList(FeedForward(channels) for _ in range(num_self_attention_layers))
         self.context_queries = nn.Parameter(0.02 * torch.randn(num_context_queries, channels))
         self.read_context = Attention(channels, channels, num_heads)
-        self.context_out = nn.Sequential(nn.Linear(num_context_queries * channels, context_dim), nn.LayerNorm(context_dim))
+        self.context_out = nn.Sequential(
+            nn.Linear(num_context_queries * channels, context_dim), nn.LayerNorm(context_dim)
+        )
         self.write = Attention(channels, channels, num_heads)
         self.write_feed_forward = FeedForward(channels)
         self.logits = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_codes))
@@ -110,8 +112,8 @@ class PerceiverTokenPredictor(nn.Module):
         latents, channels = self.latents.shape
         kept, layers = self.window - 1, []
         for layer in self.temporal:
-            heads = layer.heads
-            empty = self.latents.new_zeros(batch, latents, heads, kept, channels // heads)
+            assert isinstance(layer, TemporalAttention)
+            empty = self.latents.new_zeros(batch, latents, layer.heads, kept, channels // layer.heads)
             layers.append(AttentionMemory(empty, empty))
         return PredictorMemory(tuple(layers), torch.zeros(batch, kept, dtype=torch.bool, device=self.latents.device))
 
@@ -121,7 +123,8 @@ class PerceiverTokenPredictor(nn.Module):
         queries = self.context_queries.expand(batch * frames, -1, -1)
         read = queries + self.read_context(queries, latents.flatten(0, 1))
         context: Tensor = self.context_out(read.flatten(1))
-        return context.unflatten(0, (batch, frames))
+        context = context.unflatten(0, (batch, frames))
+        return context
 
     def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
         """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame, from latents and embedded tokens at it.
@@ -133,4 +136,5 @@ class PerceiverTokenPredictor(nn.Module):
         queries = queries + self.write(queries, latents.flatten(0, 1))
         queries = queries + self.write_feed_forward(queries)
         logits: Tensor = self.logits(queries)
-        return logits.unflatten(0, (batch, frames))
+        logits = logits.unflatten(0, (batch, frames))
+        return logits

@@ -77,7 +77,9 @@ class VectorQuantizer(nn.Module):
         counts, sums = kernels.vq_statistics(flat[:, None], assigned[:, None], self.num_codes)
         self.counts.lerp_(counts[0], 1.0 - self.decay)
         self.sums.lerp_(sums[0], 1.0 - self.decay)
-        picks = torch.randint(flat.shape[0], (self.num_codes,), device=generator.device if generator else flat.device, generator=generator)
+        picks = torch.randint(
+            flat.shape[0], (self.num_codes,), device=generator.device if generator else flat.device, generator=generator
+        )
         dead = self.counts < self.revival_threshold
         fresh = flat[picks.to(flat.device)]
         self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +74,9 @@ class VQPTTokenizer(nn.Module):
         widths = [base_channels * 2**i for i in range(int(math.log2(downsample // patch)) + 1)]
         encoder: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], patch, stride=patch), ResidualCell(widths[0])]
         decoder: list[nn.Module] = [nn.Conv2d(code_dim, widths[-1], 3, padding=1), ResidualCell(widths[-1])]
-        for narrow, wide in zip(widths[:-1], widths[1:], strict=True):
+        for narrow, wide in pairwise(widths):
             encoder += [nn.Conv2d(narrow, wide, 2, stride=2), ResidualCell(wide)]
-        for narrow, wide in zip(widths[-2::-1], widths[:0:-1], strict=True):
+        for wide, narrow in pairwise(widths[::-1]):
             decoder += [nn.ConvTranspose2d(wide, narrow, 2, stride=2), ResidualCell(narrow)]
         self.frame_encoder = nn.Sequential(*encoder)
         self.temporal = nn.Conv2d(self.temporal_kernel * widths[-1], code_dim, 1)
@@ -125,7 +126,8 @@ class VQPTTokenizer(nn.Module):
         codes = quantized.flatten(0, 1).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         images: Tensor = self.decoder(codes)
         images = images[..., : height or rows * self.downsample, : width or columns * self.downsample]
-        return images.unflatten(0, (batch, frames))
+        images = images.unflatten(0, (batch, frames))
+        return images
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
         """Codes (..., D) of ids (...); ids outside the codebook raise ValueError."""

@@ -39,7 +39,7 @@ class WorldModelConfig:
     kl_samples: int = 8
     """Monte-Carlo samples of the latent KL."""
     kl_balance: float = 0.8
-    """Share of the latent KL's gradient that moves the prior, the rest moves the posterior (0.5: the plain ELBO, scaled)."""
+    """Share of the latent KL's gradient that moves the prior; the rest moves the posterior."""
 
     num_lstm_layers: int = 1
     """Layers of the recurrent network."""
@@ -97,12 +97,12 @@ class WorldModelConfig:
     attention_prior_channels: int = 32
     """Channels of the attention prior's ConvGRU."""
     predictive_gradient: bool = True
-    """Let the losses of attention and context prediction reach encoder and dynamics; off, their backward pass is short."""
+    """Let attention and context prediction train encoder and dynamics too; off, their backward pass is short."""
     precision_weighting: bool = False
     """Weight each pixel's likelihood by the (constant) attention map, floor .2, mean 1."""
 
     imagined_share: float = 0.5
-    """Share of training sequences whose later part runs on the model's own predictions (parallel scheduled sampling)."""
+    """Share of training sequences whose later part runs on the model's predictions (parallel scheduled sampling)."""
     imagined_passes: int = 3
     """Passes of parallel scheduled sampling: after p passes the first p imagined frames are exact rollouts."""
     teacher_decay: float = 0.995
@@ -205,7 +205,13 @@ def resolve_aliases(names: Mapping[str, Any]) -> dict[str, Any]:
     return resolved
 
 
-_TIER_2: dict[str, Any] = {"image_size": 84, "latent_dim": 36, "hidden_dim": 512, "context_dim": 256, "max_components": 15}
+_TIER_2: dict[str, Any] = {
+    "image_size": 84,
+    "latent_dim": 36,
+    "hidden_dim": 512,
+    "context_dim": 256,
+    "max_components": 15,
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from aime.world_model.model import DPGMMVariationalRecurrentAutoencoder
 
 
-def predict_attention(
-    model: DPGMMVariationalRecurrentAutoencoder, state: WorldModelState
-) -> tuple[Tensor, Tensor]:
+def predict_attention(model: DPGMMVariationalRecurrentAutoencoder, state: WorldModelState) -> tuple[Tensor, Tensor]:
     """Prior map (B, R, R) of the next frame and the attention prior's new state (B, F, R, R)."""
     prior = model.attention.prior_net.step(state.attention_map, state.hidden, state.latent, state.attention_hidden)
     return prior.maps, prior.state
@@ -37,10 +35,12 @@ def observe(
     """Posterior states of a sequence.
 
     Args:
+        model: the world model.
         observations: (B, T, C, H, W) uint8, or float in [-1, 1].
         actions: (B, T, A), each taken after the frame of its index.
         state: (B, ...) after the frames before these; the initial state when absent.
-        noise, generator: randomness of the latents.
+        noise: randomness of the latents; drawn when absent.
+        generator: source of randomness.
 
     Returns:
         trajectory (B, T, ...); its last state continues to observe or imagine, the others to imagine.
@@ -94,13 +94,15 @@ def imagine(
     """Roll forward from a state that has absorbed (o_t, a_t).
 
     Args:
+        model: the world model.
         state: (B, ...).
         actions: (B, Hz, A), actions[:, k] taken after the imagined frame k; or a policy, called with the state before
             its action, whose hidden, context, latent and map are those of the imagined frame, giving (B, A).
         horizon: Hz, frames to imagine; required with a policy.
         temperature: of the latent samples; 0 takes the most likely component's mean.
         generator: source of randomness.
-        forced_latents, forced_contexts: (B, Hz, D), (B, Hz, Cc) to use instead of samples and predictions.
+        forced_latents: (B, Hz, D) to use instead of samples of the prior.
+        forced_contexts: (B, Hz, Cc) to use instead of predictions.
 
     Returns:
         observations (B,Hz,C,H,W) in [-1,1] (expected images; [:, k] is the frame k + 1 after the state's), latents
@@ -124,9 +126,7 @@ def imagine(
         latent = model.prior.sample(prior, temperature, generator) if forced_latents is None else forced_latents[:, k]
         context = context.float() if forced_contexts is None else forced_contexts[:, k]
         attention, carried = predict_attention(model, state)
-        arrived = WorldModelState(
-            state.hidden, state.lstm_hidden, state.lstm_cell, latent, context, attention, carried
-        )
+        arrived = WorldModelState(state.hidden, state.lstm_hidden, state.lstm_cell, latent, context, attention, carried)
         action = actions[:, k] if isinstance(actions, Tensor) else actions(arrived)
         hidden, lstm = model.dynamics.step(
             model.recurrent_input(latent, context, action), LSTMState(state.lstm_hidden, state.lstm_cell)

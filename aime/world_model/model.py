@@ -24,6 +24,9 @@ from aime.world_model.config import WorldModelConfig
 from aime.world_model.noise import SequenceNoise
 from aime.world_model.state import WorldModelState
 
+CONTRAST = 4.0
+"""Factor on centred frames: what differs from the mean image is a few percent of the pixels, with a small variance."""
+
 
 class DPGMMVariationalRecurrentAutoencoder(nn.Module):
     """Hierarchical variational world model with a Dirichlet-process mixture prior.
@@ -130,12 +133,12 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         self.loss_aggregator = LossAggregator()
         self.optimizer: torch.optim.Optimizer | None = None
         self.rgb_optimizer: GradientBalancer | None = None
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # ------------------------------------------------------------------ parts, each one call on any number of frames
 
     def centre(self, observations: Tensor) -> Tensor:
-        """Frames uint8 or float in [-1, 1] (B, T, C, H, W) to float with the mean image taken off.
+        """Frames uint8 or float in [-1, 1] (B, T, C, H, W) to float with the mean image taken off, times CONTRAST.
 
         The result is channels-last in memory, as convolutions want it; mixing layouts made the likelihood alone cost
         a tenth of a training step.
@@ -147,7 +150,12 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         expect_shape(observations, "B T C H W", "observations", C=channels, H=height, W=width)
         batch, frames = observations.shape[:2]
         images = observations.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return (images_to_float(images) - self.channels_last_mean).unflatten(0, (batch, frames))
+        centred: Tensor = (images_to_float(images) - self.channels_last_mean).mul(CONTRAST)
+        return centred.unflatten(0, (batch, frames))  # type: ignore[no-any-return]
+
+    def images(self, frames: Tensor) -> Tensor:
+        """Inverse of :meth:`centre`: images in [-1, 1]."""
+        return frames / CONTRAST + self.channels_last_mean
 
     @property
     def channels_last_mean(self) -> Tensor:

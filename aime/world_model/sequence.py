@@ -2,8 +2,8 @@
 
 Scan 1 is the recurrent network, scan 2 the ConvGRU of the attention prior. Nothing else looks at one frame at a time.
 
-In imagination the recurrence is fed samples of the prior and predicted contexts, in training samples of the posterior and
-contexts that saw the frames. Training on a share of sequences whose later part runs on the model's own predictions
+In imagination the recurrence is fed samples of the prior and predicted contexts, in training samples of the posterior
+and contexts that saw the frames. Training on a share of sequences whose later part runs on the model's own predictions
 closes that gap. A rollout would be a third loop over time; instead, parallel scheduled sampling (Duckworth et al. 2019)
 repeats scan 1 a few times, feeding each pass the predictions of the pass before.
 """
@@ -123,12 +123,18 @@ def gram_loss(model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, poste
     times = torch.linspace(0, length - 1, count, device=frames.device).round().long()
     with torch.no_grad():
         taught = model.teacher_encoder.features(frames[:, times].flatten(0, 1))
+
+    def gram(student: Tensor, teacher: Tensor) -> Tensor:
+        loss: Tensor = model.gram_loss(student.flatten(2).mT, teacher.flatten(2).mT)
+        return loss
+
     total = frames.new_zeros(())
     for student, teacher in zip(posterior.features[1:], taught[1:], strict=True):
         picked = student.unflatten(0, (batch, length))[:, times].flatten(0, 1)
         if picked.shape[-1] > 16:
-            picked, teacher = F.avg_pool2d(picked, 2), F.avg_pool2d(teacher, 2)
-        total = total + model.gram_loss(picked.flatten(2).mT, teacher.flatten(2).mT)
+            total = total + gram(F.avg_pool2d(picked, 2), F.avg_pool2d(teacher, 2))
+        else:
+            total = total + gram(picked, teacher)
     return total
 
 
@@ -159,6 +165,7 @@ def forward_sequence(
     """Run the model over sequences.
 
     Args:
+        model: the world model.
         observations: (B, T, C, H, W) uint8, or float in [-1, 1]; T >= 1.
         actions: (B, T, A), each taken after the frame of its index; zeros when absent.
         rewards: (B, T) of those actions.
@@ -207,7 +214,7 @@ def forward_sequence(
     if recurrence.imagined is not None:
         # Where history is imagined there is no posterior map to decode with.
         maps = torch.where(recurrence.imagined[..., None, None], attention.prior.maps, maps)
-    images = frames + model.channels_last_mean
+    images = model.images(frames)
     nll, reconstructions = decode_and_score(model, images, latent, recurrence.previous, maps)
     outputs: dict[str, Any] = {
         "device": frames.device,

@@ -76,17 +76,24 @@ def training_step(
     """Losses, one balanced backward pass, clipping, one AdamW step, codebook and teacher updates.
 
     Args:
-        observations, actions, rewards, continues: as in ``forward_sequence``.
+        model: the world model.
+        observations: (B, T, C, H, W) uint8, or float in [-1, 1].
+        actions: (B, T, A), each taken after the frame of its index.
+        rewards: (B, T) of those actions.
+        continues: (B, T), 0 where the episode ended.
         beta: weight of the KL terms.
-        entropy_weight, lambda_recon, lambda_att_dyn, lambda_gram: weights inside the tasks.
+        entropy_weight: weight of the entropy of component use, which is subtracted.
+        lambda_recon: weight of the reconstruction.
+        lambda_att_dyn: weight of the attention's motion loss.
+        lambda_gram: weight of the Gram loss.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
 
     Returns:
         scalars on the model's device, nothing synchronised: the losses, ``grad_norm`` before clipping, ``finite``
-        (1 if the step was taken, 0 if it was skipped for a NaN or Inf), and the norm and pairwise cosines of each task's
-        gradient.
+        (1 if the step was taken, 0 if it was skipped for a NaN or Inf), and the norm and pairwise cosines of each
+        task's gradient.
 
     Raises:
         RuntimeError: ``configure_optimizer`` was not called.

@@ -54,7 +54,9 @@ def test_mixture_of_logistics_sums_to_one_over_all_colours_of_a_channel() -> Non
     torch.manual_seed(0)
     likelihood = make_likelihood("mixture_of_logistics", 3, 0.1, 2)
     parameters = torch.randn(1, likelihood.output_channels, 1, 1)
-    parameters.view(1, -1)[:, 2:].view(1, 2, 9)[:, :, 6:] = 0.0  # no coupling: channels are independent given a component
+    parameters.view(1, -1)[:, 2:].view(1, 2, 9)[:, :, 6:] = (
+        0.0  # no coupling: channels are independent given a component
+    )
     parameters[:, 1] = -30.0  # one component alone, so that the channels are independent
     levels = torch.arange(256) / 127.5 - 1.0
     images = torch.zeros(256, 3, 1, 1)
@@ -95,7 +97,12 @@ def test_weights_scale_the_squared_error() -> None:
 def test_gram_loss_is_zero_for_equal_and_rotated_features() -> None:
     features = torch.randn(2, 9, 4)
     rotation, _ = torch.linalg.qr(torch.randn(4, 4))
-    for options in ({}, {"img_level": False}, {"remove_neg": False}, {"remove_neg": False, "remove_only_teacher_neg": True}):
+    for options in (
+        {},
+        {"img_level": False},
+        {"remove_neg": False},
+        {"remove_neg": False, "remove_only_teacher_neg": True},
+    ):
         loss = GramLoss(**options)
         assert float(loss(features @ rotation, features)) < 1e-10
         assert float(loss(features, torch.randn(2, 9, 4))) > 1e-3

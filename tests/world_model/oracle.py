@@ -71,7 +71,7 @@ def forward_per_frame(
         attended = model.attention.posterior_net(frames[:, t], hidden, seen["context"])
         attention_map = attended.map
         decoded = model.decode(latent, hidden, attention_map)
-        nll, mean = model.likelihood.nll_and_mean(decoded, model.mean_image, frames[:, t] + model.mean_image)
+        nll, mean = model.likelihood.nll_and_mean(decoded, model.mean_image, model.images(frames[:, t]))
         keep(
             kl_latents=latent_kl(model, plain, prior, noise.kl[:, :, t], None),
             kumaraswamy_kl_losses=model.prior.stick_kl(prior),
@@ -112,9 +112,7 @@ def assemble(
         maps[:, :-1], maps[:, 1:], outputs["predicted_movements"][:, 1:]
     ).mean()
     outputs["attention_diversity_losses"] = torch.stack(rows["diversity"]).mean()
-    outputs["context_prediction_loss"] = F.mse_loss(
-        outputs["predicted_contexts"], outputs["context_sequence"].detach()
-    )
+    outputs["context_prediction_loss"] = F.mse_loss(outputs["predicted_contexts"], outputs["context_sequence"].detach())
     reconstruction = torch.stack(rows["tokenizer_reconstruction"]).mean()
     commitment = model.perceiver.commitment_weight * torch.stack(rows["commitment"]).mean()
     outputs["perceiver_total_loss"] = torch.stack(rows["cross_entropy"]).mean() + reconstruction + commitment

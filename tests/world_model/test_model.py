@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, sequences, small_model
-from oracle import forward_per_frame
 
 from aime.multi_task_learning import LossAggregator
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise, WorldModelConfig
+from tests.world_model.conftest import SMALL, sequences, small_model
+from tests.world_model.oracle import forward_per_frame
 
 Model = DPGMMVariationalRecurrentAutoencoder
 
@@ -36,13 +36,17 @@ def test_sequence_pass_equals_the_per_frame_oracle(likelihood: str) -> None:
         "prior_attention_maps",
         "predicted_movements",
     ):
-        torch.testing.assert_close(fast[name], slow[name], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            fast[name], slow[name], rtol=0, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
     aggregator = LossAggregator()
     fast_losses, _ = aggregator.compute_losses(fast)
     slow_losses, _ = aggregator.compute_losses(slow | {"cluster_entropies": fast["cluster_entropies"]})
     for name, value in fast_losses.items():
         # Relative: the reconstruction term is a sum over thousands of pixels.
-        torch.testing.assert_close(value, slow_losses[name], rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            value, slow_losses[name], rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_gradients_equal_those_of_the_oracle() -> None:
@@ -58,7 +62,9 @@ def test_gradients_equal_those_of_the_oracle() -> None:
         assert (fast is None) == (slow is None), name
         if fast is not None and slow is not None:
             scale = max(float(slow.abs().max()), 1e-2)
-            torch.testing.assert_close(fast / scale, slow / scale, rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                fast / scale, slow / scale, rtol=0, atol=2e-4, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 @pytest.mark.parametrize("changed", [1, 3])
@@ -161,7 +167,9 @@ def test_strict_state_dict_round_trip_before_any_forward(tmp_path: Path) -> None
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name]), name
     first = model.forward_sequence(*batch.all, noise=noise)["reconstructions"]
-    torch.testing.assert_close(loaded.forward_sequence(*batch.all, noise=noise)["reconstructions"], first, rtol=0, atol=0)
+    torch.testing.assert_close(
+        loaded.forward_sequence(*batch.all, noise=noise)["reconstructions"], first, rtol=0, atol=0
+    )
     assert set(loaded.state_dict()) == set(Model(model.config).state_dict())
 
 
@@ -176,9 +184,7 @@ def test_training_steps_reduce_the_loss_and_touch_every_parameter() -> None:
     assert all(float(step["finite"]) == 1.0 for step in history)
     assert float(history[-1]["recon_loss"]) < float(history[0]["recon_loss"])
     unchanged = [
-        name
-        for name, value in model.state_dict().items()
-        if torch.equal(value, before[name]) and name != "mean_image"
+        name for name, value in model.state_dict().items() if torch.equal(value, before[name]) and name != "mean_image"
     ]
     assert unchanged == []
 
@@ -227,7 +233,9 @@ def test_presets_build_and_survive_json(preset: str) -> None:
 
 def test_clear_errors(model: Model, tmp_path: Path) -> None:
     batch = sequences(3)
-    with pytest.raises(ValueError, match=r"observations: expected \(B, T, C=3, H=32, W=32\), found \(B=2, T=3, C=3, H=64"):
+    with pytest.raises(
+        ValueError, match=r"observations: expected \(B, T, C=3, H=32, W=32\), found \(B=2, T=3, C=3, H=64"
+    ):
         model.forward_sequence(sequences(3, size=64).observations, batch.actions)
     with pytest.raises(ValueError, match=r"actions: expected \(B=2, T=3, A=2\), found \(B=2, T=3, A=1\)"):
         model.forward_sequence(batch.observations, batch.actions[..., :1])
