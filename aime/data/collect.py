@@ -145,10 +145,7 @@ class Collect:
             quality=self.quality,
             action_minimum=tuple(environment.action_minimum.tolist()),
             action_maximum=tuple(environment.action_maximum.tolist()),
-            joints=tuple(
-                JointSpec(joint.name, joint.kind, bool(getattr(joint, "limited", False)))
-                for joint in environment.joints
-            ),
+            joints=tuple(JointSpec(joint.name, joint.kind, joint.limited) for joint in environment.joints),
             policy=policy.name,
             policy_parameters=policy.parameters,
             versions=_versions(),

@@ -27,6 +27,7 @@ def test_the_spec_says_how_the_episodes_were_made(collected: HDF5Source) -> None
     assert (spec.domain, spec.task, spec.image_shape, spec.action_size) == ("cartpole", "swingup", (3, 32, 32), 1)
     assert spec.qpos_names == ("slider", "hinge_1")
     assert spec.qpos_kinds == ("slide", "hinge")
+    assert [joint.limited for joint in spec.joints] == [True, False]  # the rail ends, the pole can turn round
     assert (spec.action_repeat, spec.camera, spec.quality, spec.policy) == (2, 0, "high", "smooth")
     assert spec.control_timestep == pytest.approx(0.02)
     assert (spec.action_minimum, spec.action_maximum) == ((-1.0,), (1.0,))
