@@ -194,15 +194,14 @@ def opengl() -> Finding:
     cost = "no pixels from the environments: states only, or training from an episode file"
     mend = _system_command(GL_PACKAGES, "mesa-libEGL mesa-dri-drivers", "libegl mesalib")
     try:
-        from aime.envs.extension import load_extension
+        from aime.envs.extension import gl_displays, probe_gl
 
-        extension = load_extension()
-        made = extension.probe_gl()
+        made = probe_gl()
     except ImportError:
         return Finding("OpenGL", False, "cannot be tried without the C++ environments", cost, "see C++ environments")
     except RuntimeError as error:
         return Finding("OpenGL", False, str(error), cost, mend)
-    return Finding("OpenGL", True, f"context made on {made}; threads draw on {', '.join(extension.gl_displays())}")
+    return Finding("OpenGL", True, f"context made on {made}; threads draw on {', '.join(gl_displays())}")
 
 
 def _package(name: str, module: str, cost: str, mend: str, distribution: str | None = None) -> Finding:

@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from aime.envs import ParallelEnvironment
-from aime.envs.extension import load_extension, load_suite
+from aime.envs.extension import gl_displays, load_suite
 
 TASKS = ("cartpole/swingup", "reacher/easy", "walker/walk", "cheetah/run", "humanoid/walk")
 RESULTS = Path(__file__).parent / "results"
@@ -190,7 +190,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "gl": load_extension().gl_displays(),
+        "gl": gl_displays(),
         "versions": versions,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

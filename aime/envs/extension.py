@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -61,6 +63,37 @@ def load_extension() -> Any:
 
 
 @functools.cache
+def shield_triton() -> None:
+    """Load Triton's library, where it is installed, before a GL library is.
+
+    Mesa loads its LLVM with globally visible symbols. A Triton that is loaded afterwards binds its own LLVM's functions
+    to that one and crashes the process; `import torch._dynamo` is enough to load it. Loaded first (90 ms), Triton keeps
+    its own. dm_control's EGL import has the same effect as a context of ours.
+    """
+    spec = importlib.util.find_spec("triton") if "triton" not in sys.modules else None
+    for directory in (spec.submodule_search_locations or []) if spec else []:
+        library = Path(directory) / "_C" / "libtriton.so"
+        if library.exists():
+            ctypes.CDLL(str(library))  # RTLD_NOW | RTLD_LOCAL: everything is bound here, nothing is given to others
+
+
+def gl_displays() -> list[str]:
+    """The GL displays that threads draw on in turn; empty when this machine cannot render offscreen."""
+    shield_triton()
+    return [str(name) for name in load_extension().gl_displays()]
+
+
+def probe_gl() -> str:
+    """Make an offscreen GL context, drop it, and say where it was.
+
+    Raises:
+        RuntimeError: this machine cannot; the message says what was tried and what to install.
+    """
+    shield_triton()
+    return str(load_extension().probe_gl())
+
+
+@functools.cache
 def load_suite() -> Any:
     """The module `dm_control.suite`.
 
@@ -68,10 +101,11 @@ def load_suite() -> Any:
     warns on machines without a display. Pictures here do not go through it, so its import is told to take EGL where
     this machine has that (so that `physics.render` works too) and none otherwise.
     """
+    shield_triton()
     if "MUJOCO_GL" in os.environ:
         return _import_suite()
     choices = ["off"]
-    if any(name.startswith("EGL") for name in load_extension().gl_displays()):
+    if any(name.startswith("EGL") for name in gl_displays()):
         choices.insert(0, "egl")
     try:
         for backend in choices:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aime.envs import tasks
-from aime.envs.extension import load_extension
+from aime.envs.extension import gl_displays, load_extension, probe_gl
 from aime.envs.time_step import EnvironmentState, Joint, StepType, TimeStep
 
 Quality = Literal["exact", "high", "fast"]
@@ -84,8 +84,8 @@ class ParallelEnvironment:
         self.num_threads = min(num_threads or len(os.sched_getaffinity(0)), num_envs)
         self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
         self._extension = load_extension()
-        if pixels is not None and not self._extension.gl_displays():
-            self._extension.probe_gl()  # raises with what was tried and what to install
+        if pixels is not None and not gl_displays():
+            probe_gl()  # raises with what was tried and what to install
         self._environment = tasks.load(domain, task, time_limit)
         self._physics = self._environment.physics
         model = self._physics.model.ptr

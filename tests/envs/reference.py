@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from aime.envs.extension import load_suite
+
 TASKS = (
     ("cartpole", "balance"),
     ("cartpole", "balance_sparse"),
@@ -33,6 +35,4 @@ ONE_TASK_PER_DOMAIN = (
 
 def suite_environment(domain: str, task: str, seed: int, **options: Any) -> Any:
     """The dm_control environment that a copy of ours must equal."""
-    from dm_control import suite
-
-    return suite.load(domain, task, task_kwargs={"random": seed, **options})
+    return load_suite().load(domain, task, task_kwargs={"random": seed, **options})

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from aime.envs import ParallelEnvironment, StepType, TimeStep
-
 from tests.envs.reference import ONE_TASK_PER_DOMAIN, TASKS, suite_environment
 
 TOLERANCE = 1e-12

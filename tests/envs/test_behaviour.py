@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import subprocess
 import sys
@@ -197,6 +198,21 @@ def test_an_open_environment_does_not_disturb_the_exit_of_the_interpreter() -> N
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "(2, 16, 16, 3)" in done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+def test_triton_can_be_imported_after_pictures_were_drawn() -> None:
+    # Mesa's LLVM would otherwise stand in for Triton's own, and crash it.
+    script = (
+        "from aime.envs import ParallelEnvironment\n"
+        "with ParallelEnvironment('cartpole', 'swingup', 1, seed=1, pixels=(16, 16)) as env:\n"
+        "    env.reset()\n"
+        "import triton\n"
+        "print('imported')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "imported" in done.stdout
 
 
 def test_importing_the_package_is_light() -> None:

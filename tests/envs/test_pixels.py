@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from aime.envs import ParallelEnvironment
-
 from tests.envs.reference import ONE_TASK_PER_DOMAIN, suite_environment
 
 GEOM = 5  # mujoco.mjtObj.mjOBJ_GEOM

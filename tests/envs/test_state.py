@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from aime.envs import ParallelEnvironment, TimeStep
-
 from tests.envs.reference import ONE_TASK_PER_DOMAIN
 
 
