@@ -36,7 +36,8 @@ def attention_dynamics_loss(previous_maps: Tensor, maps: Tensor, movement: Tenso
     No gradient flows into the maps: they should follow the object, not stand still to be predictable.
 
     Args:
-        previous_maps, maps: (..., R, R), before and after.
+        previous_maps: (..., R, R), before the motion.
+        maps: (..., R, R), after it.
         movement: (..., 2), predicted (x, y) in cells.
 
     Returns:

@@ -41,8 +41,8 @@ class AttentionPosteriorOutput:
 class FeaturePyramid(nn.Module):
     """Images (N, C, H, W) -> features (N, F, R, R) that see several scales.
 
-    A patchify stem brings the image to about R x R at once (no convolution at full resolution, where most of the cost of
-    the usual stem lies); each further level halves it. Levels are mixed at their own resolution and added at R x R.
+    A patchify stem brings the image to about R x R at once (no convolution at full resolution, where most of the cost
+    of the usual stem lies); each further level halves it. Levels are mixed at their own resolution, added at R x R.
 
     Args:
         image_size: side of the image; other sizes work, with features resized to R x R.
@@ -73,6 +73,7 @@ class FeaturePyramid(nn.Module):
         self.laterals = nn.ModuleList(nn.Conv2d(width, feature_channels, 1) for width in channels)
 
     def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, F, R, R)."""
         x = pad_to_multiple(images, self.patch)
         total: Tensor | None = None
         for level, lateral in zip(self.levels, self.laterals, strict=True):
@@ -89,9 +90,9 @@ class FeaturePyramid(nn.Module):
 class AttentionPosterior(nn.Module):
     """(x_t, h_{t-1}, c_t) -> attention map A_t through slots.
 
-    Slots start at learned embeddings moved by MLP([h; c]) and compete for positions of the feature pyramid. The map of a
-    slot is its assignment normalised over positions, so it is as sharp as the assignment; the map A_t is their mixture,
-    weighted by how well each slot answers the state.
+    Slots start at learned embeddings moved by MLP([h; c]) and compete for positions of the feature pyramid. The map of
+    a slot is its assignment normalised over positions, so it is as sharp as the assignment; the map A_t is their
+    mixture, weighted by how well each slot answers the state.
 
     >>> posterior = AttentionPosterior(image_size=64, attention_resolution=16, hidden_dim=192, context_dim=64)
     >>> posterior(torch.zeros(2, 3, 64, 64), torch.zeros(2, 192), torch.zeros(2, 64)).map.shape

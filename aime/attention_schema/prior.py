@@ -71,10 +71,10 @@ class ConvGRUCell(nn.Module):
 class AttentionPrior(nn.Module):
     """(A_{t-1}, h_{t-1}, z_{t-1}) -> distribution of A_t, with a convolutional recurrent state carried over t.
 
-    The predicted map is a mixture. Most of it is the old map transported: every cell sends its mass to the cells within
-    `motion_radius`, in proportions that the recurrent state decides; mass is conserved, "no motion" is a special case, and
-    the motion of the centre can be read off. The rest is a proposal anywhere on the grid, for what appears or jumps, and
-    a small even share.
+    The predicted map is a mixture. Most of it is the old map transported: every cell sends its mass to the cells
+    within `motion_radius`, in proportions that the recurrent state decides; mass is conserved, "no motion" is a special
+    case, and the motion of the centre can be read off. The rest is a proposal anywhere on the grid, for what appears or
+    jumps, and a small even share.
 
     Args:
         attention_resolution: R.
@@ -187,7 +187,7 @@ class AttentionPrior(nn.Module):
     def step(
         self, previous_map: Tensor, hidden: Tensor, latent: Tensor, state: Tensor | None = None
     ) -> AttentionPriorOutput:
-        """One step: (B, R, R), (B, Hd), (B, D), (B, G, R, R) -> output without a time axis; same numbers as `forward`."""
+        """One step, (B, R, R), (B, Hd), (B, D), (B, G, R, R) -> output without time axis: same numbers as `forward`."""
         output = self(previous_map.unsqueeze(1), hidden.unsqueeze(1), latent.unsqueeze(1), state)
         return AttentionPriorOutput(
             output.maps[:, 0], output.log_maps[:, 0], output.movement[:, 0], output.states[:, 0], output.state

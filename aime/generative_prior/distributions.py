@@ -1,7 +1,7 @@
 """Kumaraswamy distribution computed in log space: finite where the textbook formulas are not.
 
-Kumaraswamy(a, b) on (0, 1) has P(x <= y) = 1 - (1 - y^a)^b, so it can be sampled by inversion and differentiated through
-(Kumaraswamy 1980; Nalisnick and Smyth 2017 for sticks; Wasserman and Mateos 2024 for the log-space form).
+Kumaraswamy(a, b) on (0, 1) has P(x <= y) = 1 - (1 - y^a)^b, so it can be sampled by inversion and differentiated
+through (Kumaraswamy 1980; Nalisnick and Smyth 2017 for sticks; Wasserman and Mateos 2024 for the log-space form).
 """
 
 import math
@@ -56,9 +56,11 @@ class KumaraswamyStable(Distribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
+        """The interval [0, 1]."""
         return constraints.unit_interval
 
     def expand(self, batch_shape: Shape, _instance: Distribution | None = None) -> "KumaraswamyStable":
+        """The same distribution with its parameters broadcast to `batch_shape`."""
         return KumaraswamyStable(self.log_a.expand(Size(batch_shape)), self.log_b.expand(Size(batch_shape)), False)
 
     def _inside(self, x: Tensor) -> Tensor:
@@ -95,7 +97,7 @@ class KumaraswamyStable(Distribution):
     def log_moment(self, order: int) -> Tensor:
         """log E[x^order] = log b + log Beta(1 + order / a, b).
 
-        In float64 inside: the log-gammas reach 600 and their sum is near 0, which costs float32 four of its seven digits.
+        In float64 inside: the log-gammas reach 600, their sum is near 0, which costs float32 four of its seven digits.
         """
         shift = order * torch.exp(-self.log_a.double())
         b = torch.exp(self.log_b.double())
@@ -104,10 +106,12 @@ class KumaraswamyStable(Distribution):
 
     @property
     def mean(self) -> Tensor:
+        """E[x], with the batch shape."""
         return torch.exp(self.log_moment(1))
 
     @property
     def variance(self) -> Tensor:
+        """E[x^2] - E[x]^2, with the batch shape."""
         first, second = torch.exp(self.log_moment(1).double()), torch.exp(self.log_moment(2).double())
         return (second - first.square()).clamp_min(0).to(self.log_a.dtype)
 

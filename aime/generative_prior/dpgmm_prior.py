@@ -112,7 +112,8 @@ class DPGMMPrior(nn.Module):
         """KL(q(z) || mixture) in nats, summed over D: entropy of q exact, cross entropy by Monte Carlo.
 
         Args:
-            mean_q, log_scale_q: (..., D) of the Gaussian posterior.
+            mean_q: (..., D) means of the Gaussian posterior.
+            log_scale_q: (..., D) logs of its standard deviations.
             params: output of `forward` with the same leading axes.
             eps: (S, ..., D) standard normal noise; `num_samples` draws from `generator` when None.
             num_samples: S when `eps` is None.
@@ -157,8 +158,8 @@ class DPGMMPrior(nn.Module):
     ) -> Tensor:
         """(..., D) samples. Temperature scales the Gumbel noise of the choice and the noise inside the component.
 
-        At 1 this is the mixture; at 0 the mean of the heaviest component. The component is not differentiable, the place
-        inside it is.
+        At 1 this is the mixture; at 0 the mean of the heaviest component. The choice of component is not
+        differentiable, the place inside it is.
         """
         log_pi = params.log_pi
         exponential = torch.empty_like(log_pi).exponential_(generator=generator).clamp_min(1e-30)

@@ -68,6 +68,7 @@ class KumaraswamyNetwork(nn.Module):
         self.network = network_with_initial_output((hidden_dim, width, 2 * sticks), initial)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Log a and log b, each (..., K - 1)."""
         log_a, log_b = smooth_bound(self.network(h)).chunk(2, dim=-1)
         return log_a, log_b
 
@@ -90,6 +91,7 @@ class GammaPosterior(nn.Module):
         self.network = network_with_initial_output((hidden_dim, width, 2), initial)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Concentration and rate, each (...)."""
         outputs = nn.functional.softplus(self.network(h)) + SMALLEST_GAMMA_PARAMETER
         concentration, rate = outputs.unbind(-1)
         return concentration, rate
@@ -109,7 +111,7 @@ def spread_normal(count: int, dim: int) -> Tensor:
     components on top of each other, which gradient descent then moves as one.
     """
     seed = int(torch.randint(2**31, ()))
-    engine = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)  # type: ignore[no-untyped-call]
+    engine = torch.quasirandom.SobolEngine(dim, scramble=True, seed=seed)
     half_cell = 0.5 / count
     points: Tensor = torch.special.ndtri(engine.draw(count).clamp(half_cell, 1 - half_cell))
     return points
@@ -145,6 +147,7 @@ class ComponentNetwork(nn.Module):
         self.network = network_with_initial_output((hidden_dim, width, len(initial)), initial)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log scales, each (..., K, D)."""
         outputs = self.network(h).reshape(*h.shape[:-1], 2, self.components, self.latent_dim)
         means, log_scales = outputs.unbind(-3)
         return means, smooth_bound(log_scales)  # (..., K, D) each

@@ -42,8 +42,8 @@ class StickBreaking:
 def unit_interval_quadrature(nodes: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Nodes u and weights on (0, 1) for integrands with log singularities at both ends.
 
-    Gauss-Legendre in t after u = t^3 (10 - 15 t + 6 t^2), whose derivative 30 t^2 (1 - t)^2 flattens log u and log(1 - u):
-    32 nodes give the stick divergence to 1e-6 over log a, log b in [-3, 3].
+    Gauss-Legendre in t after u = t^3 (10 - 15 t + 6 t^2), whose derivative 30 t^2 (1 - t)^2 flattens log u and
+    log(1 - u).
     """
     import numpy as np
 
@@ -60,7 +60,7 @@ class AdaptiveStickBreaking(nn.Module):
         max_components: K, the truncation.
         hidden_dim: size of h.
         prior_alpha, prior_beta: concentration and rate of the Gamma prior over alpha; E[alpha] is their ratio.
-        initial_concentration: the sticks start at Beta(1, this); E[alpha] when None, where their divergence is smallest.
+        initial_concentration: the sticks start at Beta(1, this), E[alpha] when None.
         width: hidden units of the stick network.
 
     Raises:
@@ -102,8 +102,8 @@ class AdaptiveStickBreaking(nn.Module):
             h: (..., hidden_dim) float32.
             noise: (..., K - 1) uniform in (0, 1), one number a stick; drawn from `generator` when None.
             generator: source of the noise.
-            deterministic: use E[pi] instead of a sample. `log_v` is then log E[v] and `log_q_v` the density there, which is
-                no sample: take `kl(sticks, quadrature=32)`.
+            deterministic: use E[pi] instead of a sample. `log_v` is then log E[v] and `log_q_v` the density there,
+                which is no sample: take `kl(sticks, quadrature=32)`.
         """
         log_a, log_b = self.kumar_net(h)
         concentration, rate = self.alpha_posterior(h)
@@ -119,10 +119,10 @@ class AdaptiveStickBreaking(nn.Module):
     def kl(self, sticks: StickBreaking, *, quadrature: int | None = None) -> Tensor:
         """(...) divergence of the sticks from Beta(1, alpha), averaged over q(alpha), plus that of alpha, in nats.
 
-        log p(v | alpha) = log alpha + (alpha - 1) log(1 - v) is linear in alpha and log alpha, so alpha is integrated out
-        exactly, and sum_k log(1 - v_k) is the log weight of the last component. What is left is a single-sample estimate
-        with the very v that made the weights: unbiased, and correlated with the likelihood it is traded against. (The usual
-        ten-term Taylor series gives .304 for a divergence of .4565.)
+        log p(v | alpha) = log alpha + (alpha - 1) log(1 - v) is linear in alpha and log alpha, so alpha is integrated
+        out exactly, and sum_k log(1 - v_k) is the log weight of the last component. What is left is an estimate from
+        the very v that made the weights: unbiased, and correlated with the likelihood it is traded against. (The usual
+        ten-term series gives 6.23 for Kumaraswamy(5, .3) against Beta(1, 3), where the truth is 10.92.)
 
         Args:
             sticks: output of `forward`.
@@ -156,7 +156,7 @@ def expected_log_weights(log_a: Tensor, log_b: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def integrate_sticks(log_a: Tensor, log_b: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Sum over sticks of E[log q(v)] and of E[log(1 - v)], by quadrature over the noise: (..., K - 1) -> (...), (...)."""
+    """E[log q(v)] and E[log(1 - v)], each summed over sticks, by quadrature over u: (..., K - 1) -> (...), (...)."""
     points, weights = (log_a.new_tensor(values) for values in unit_interval_quadrature(nodes))
     shape = (*log_a.shape, nodes)
     u = points.clamp_max(1 - math.ldexp(1.0, -24)).expand(shape)

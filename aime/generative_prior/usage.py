@@ -21,7 +21,10 @@ def log_responsibilities(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: T
     """log p(k | z) with p(k | z) = pi_k N(z; mean_k, scale_k^2) / sum_j pi_j N(z; mean_j, scale_j^2).
 
     Args:
-        z: (..., D); log_pi: (..., K); means, log_scales: (..., K, D); leading axes broadcast.
+        z: (..., D); leading axes of all arguments broadcast.
+        log_pi: (..., K) log weights.
+        means: (..., K, D).
+        log_scales: (..., K, D) logs of standard deviations.
 
     Returns:
         (..., K), finite; exponentials sum to 1.
@@ -31,7 +34,7 @@ def log_responsibilities(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: T
 
 
 def ambiguity(log_responsibilities: Tensor) -> Tensor:
-    """Entropy in nats of p(k | z): 0 when one component explains z, log 2 when two explain it equally. (..., K) -> (...).
+    """Entropy in nats of p(k | z), (..., K) -> (...): 0 when one component explains z, log 2 when two do so equally.
 
     -log p(z) + ambiguity is the completed likelihood, a bound from above, that selects clusters rather than as many
     components as fit (Biernacki, Celeux and Govaert 2000). The likelihood alone is blind to copies: two components in

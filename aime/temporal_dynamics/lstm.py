@@ -94,7 +94,7 @@ class LSTMLayer(nn.Module):
         return LSTMState(self.initial_hidden.expand(shape), self.initial_cell.expand(shape))
 
     def output(self, state: LSTMState) -> Tensor:
-        """What the rest of the model reads of a state: LayerNorm of the top layer's hidden. (..., L, Hd) -> (..., Hd)."""
+        """What the model reads of a state, LayerNorm of the top layer's hidden: (..., L, Hd) -> (..., Hd)."""
         normalised: Tensor = self.norm(state.hidden[..., -1, :])
         return normalised
 
@@ -125,8 +125,8 @@ class LSTMLayer(nn.Module):
     def unroll(self, x: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """`forward` that also returns the state after every input: (B, T, Hd) and (B, T, L, Hd).
 
-        The fused call keeps the cell of the last step only. With all hidden states known, the gates of all steps are one
-        product, and the cells follow from c_t = f_t c_{t-1} + i_t g_t, a linear recurrence solved in log2(T) doublings.
+        The fused call keeps the cell of the last step only. With all hidden states known, the gates of all steps are
+        one product; the cells follow from c_t = f_t c_{t-1} + i_t g_t, a linear recurrence solved in log2(T) doublings.
         """
         self._check(x, "B T input_size")
         state = self.initial_state(len(x)) if state is None else state
@@ -161,7 +161,8 @@ def linear_recurrence(decay: Tensor, added: Tensor, initial: Tensor) -> Tensor:
     """y_t = decay_t y_{t-1} + added_t for all t by recursive doubling (Hillis and Steele 1986).
 
     Args:
-        decay, added: (B, T, F), decay in [0, 1].
+        decay: (B, T, F) in [0, 1].
+        added: (B, T, F).
         initial: (B, F), y before the first step.
 
     Returns:

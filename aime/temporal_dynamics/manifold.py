@@ -7,9 +7,9 @@ matrix with orthonormal columns; `GateStiefel` shows it the four square blocks i
 from collections.abc import Iterable
 from typing import Any
 
-import geoopt  # type: ignore[import-untyped]
+import geoopt
 import torch
-from geoopt.manifolds.base import Manifold  # type: ignore[import-untyped]
+from geoopt.manifolds.base import Manifold
 from torch import Tensor
 
 GATES = 4
@@ -47,32 +47,39 @@ class GateStiefel(Manifold):  # type: ignore[misc]  # geoopt has no annotations
         return self.block._check_vector_on_tangent(self._split(x), self._split(u), atol=atol, rtol=rtol)
 
     def projx(self, x: Tensor) -> Tensor:
+        """Nearest point on the manifold."""
         return self._join(self.block.projx(self._split(x)))
 
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
+        """Tangent part of u at x."""
         return self._join(self.block.proju(self._split(x), self._split(u)))
 
     egrad2rgrad = proju
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor | None = None, *, keepdim: bool = False) -> Tensor:
+        """Inner product of tangents u and v (u when None), summed over the gates."""
         blocks = self.block.inner(self._split(x), self._split(u), None if v is None else self._split(v), keepdim=True)
         total: Tensor = blocks.sum(-3)  # (..., 1, 1)
         return total if keepdim else total.squeeze(-1).squeeze(-1)
 
     def component_inner(self, x: Tensor, u: Tensor, v: Tensor | None = None) -> Tensor:
+        """Inner product gate by gate, repeated over the entries of each."""
         # One squared length a gate: adaptive steps are scaled gate by gate, never inside a block.
         blocks = self.block.inner(self._split(x), self._split(u), None if v is None else self._split(v), keepdim=True)
         return self._join(blocks.expand_as(self._split(x)))
 
     def retr(self, x: Tensor, u: Tensor) -> Tensor:
+        """Walk from x along u, by the Cayley transform."""
         return self._join(self.block.retr(self._split(x), self._split(u)))
 
     expmap = retr
 
-    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:  # noqa: ARG002 (geoopt's signature)
+        """Tangent v at x, carried to y."""
         return self.proju(y, v)
 
     def retr_transp(self, x: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """`retr(x, u)`, and v carried there."""
         point, vector = self.block.retr_transp(self._split(x), self._split(u), self._split(v))
         return self._join(point), self._join(vector)
 
