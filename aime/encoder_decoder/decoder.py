@@ -26,7 +26,8 @@ class AttentionModulation(nn.Module):
     def forward(self, x: Tensor, density: Tensor) -> Tensor:
         """Features (N, F, H, W) and density (N, 1, R, R) of mean 1."""
         resized = torch.log1p(F.interpolate(density, x.shape[-2:], mode="bilinear", align_corners=False))
-        return x * (1.0 + self.gain[:, None, None] * resized) + self.shift[:, None, None] * resized
+        # x + (x gain + shift) resized in two passes over memory; spelt out it takes five.
+        return torch.addcmul(x, torch.addcmul(self.shift[:, None, None], x, self.gain[:, None, None]), resized)
 
 
 class VAEDecoder(nn.Module):

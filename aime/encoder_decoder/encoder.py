@@ -32,16 +32,17 @@ class Posterior:
 class VAEEncoder(nn.Module):
     """NVAE-style residual encoder (Vahdat & Kautz 2020) of single frames, conditioned on a context vector.
 
-    A patch convolution brings the image to a quarter of its side, each further level halves it. Any H, W >= 32.
+    A patch convolution brings the image down by ``patch_size``, each further level halves it. Any H, W >= 32.
 
     Args:
         latent_size: D.
         height, width: of the images, in pixels.
         context_dim: Cc, size of the context vector; 0 for none.
-        channels: channels of each level, the first at a quarter of the image's side.
+        channels: channels of each level, finest first.
         cells_per_level: residual cells a level.
         mlp_hidden_size: hidden units of the head.
         input_channels: image channels.
+        patch_size: side of the patches of the first convolution, in pixels.
         squeeze_excitation: channel gates in the residual cells.
         min_log_scale: smooth lower bound of log_scale.
 
@@ -60,19 +61,20 @@ class VAEEncoder(nn.Module):
         mlp_hidden_size: int = 512,
         input_channels: int = 3,
         *,
+        patch_size: int = 4,
         squeeze_excitation: bool = True,
         min_log_scale: float = -5.0,
     ) -> None:
         super().__init__()
         if min(height, width) < 32:
             raise ValueError(f"height, width: expected at least 32 pixels, found {height} x {width}")
-        self.stride = 4 * 2 ** (len(channels) - 1)
+        self.stride = patch_size * 2 ** (len(channels) - 1)
         self.image_shape = (input_channels, height, width)
         self.context_dim, self.min_log_scale = context_dim, min_log_scale
         levels: list[nn.Module] = []
         inner = input_channels
         for i, outer in enumerate(channels):
-            size = 4 if i == 0 else 2
+            size = patch_size if i == 0 else 2
             cells = [ResidualCell(outer, squeeze_excitation=squeeze_excitation) for _ in range(cells_per_level)]
             levels.append(nn.Sequential(nn.Conv2d(inner, outer, size, stride=size), *cells))
             inner = outer

@@ -52,7 +52,7 @@ class CausalPerceiverIO(nn.Module):
         video_shape: (T, C, H, W); T is not a limit, any T >= 1 is accepted.
         context_dim: Cc; ``num_latent_channels`` when absent.
         num_latents, num_latent_channels, num_attention_heads, num_encoder_layers: of the Perceiver.
-        code_dim, num_codes, downsample, base_channels, use_3d_conv: of the tokenizer.
+        code_dim, num_codes, downsample, base_channels, use_3d_conv, patch_size: of the tokenizer.
         window: frames each temporal layer sees.
         commitment_weight: weight of the commitment loss (van den Oord et al. 2017, beta).
         entropy_weight: weight of the bonus on the entropy of code use over all positions.
@@ -78,6 +78,7 @@ class CausalPerceiverIO(nn.Module):
         base_channels: int = 64,
         *,
         use_3d_conv: bool = True,
+        patch_size: int = 4,
         window: int = 10,
         commitment_weight: float = 0.25,
         entropy_weight: float = 0.0,
@@ -87,7 +88,13 @@ class CausalPerceiverIO(nn.Module):
         self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
         self.context_dim = context_dim or num_latent_channels
         self.tokenizer = VQPTTokenizer(
-            channels, code_dim, num_codes, downsample, base_channels, use_3d_conv=use_3d_conv
+            channels,
+            code_dim,
+            num_codes,
+            downsample,
+            base_channels,
+            use_3d_conv=use_3d_conv,
+            patch_size=patch_size,
         )
         self.grid = self.tokenizer.grid(height, width)
         self.model = PerceiverTokenPredictor(
@@ -158,7 +165,7 @@ class CausalPerceiverIO(nn.Module):
         vq_loss = self.commitment_weight * tokens.commitment - self.entropy_weight * entropy
         cross_entropy, accuracy = reconstruction.new_zeros(()), reconstruction.new_zeros(())
         if videos.shape[1] > 1:
-            logits = self.model.predict(output.latents[:count, :-1], output.embedded[:count, :-1]).flatten(0, 2)
+            logits = self.model.predict(output.context[:count, :-1], output.embedded[:count, :-1]).flatten(0, 2)
             targets = output.tokens.ids[:count, 1:].flatten().long()
             cross_entropy = F.cross_entropy(logits.float(), targets)
             accuracy = (logits.detach().argmax(-1) == targets).float().mean()

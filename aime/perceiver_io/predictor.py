@@ -75,6 +75,7 @@ class PerceiverTokenPredictor(nn.Module):
         self.context_out = nn.Sequential(
             nn.Linear(num_context_queries * channels, context_dim), nn.LayerNorm(context_dim)
         )
+        self.spread_context = nn.Linear(context_dim, num_context_queries * channels)
         self.write = Attention(channels, channels, num_heads)
         self.write_feed_forward = FeedForward(channels)
         self.logits = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_codes))
@@ -126,14 +127,17 @@ class PerceiverTokenPredictor(nn.Module):
         context = context.unflatten(0, (batch, frames))
         return context
 
-    def predict(self, latents: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame, from latents and embedded tokens at it.
+    def predict(self, context: Tensor, tokens: Tensor) -> Tensor:
+        """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame, from contexts and embedded tokens at it.
 
-        The token now at a position is the best guess of the next one, so it is the query.
+        The token now at a position is the best guess of the next one, so it is the query. All it learns of the rest of
+        the video passes through the context vector: were the latents read here, nothing would ask the context to hold
+        anything, and it went constant within 400 steps.
         """
-        batch, frames = latents.shape[:2]
+        batch, frames = context.shape[:2]
         queries = tokens.flatten(0, 1)
-        queries = queries + self.write(queries, latents.flatten(0, 1))
+        spread = self.spread_context(context.flatten(0, 1)).unflatten(1, (len(self.context_queries), -1))
+        queries = queries + self.write(queries, spread)
         queries = queries + self.write_feed_forward(queries)
         logits: Tensor = self.logits(queries)
         logits = logits.unflatten(0, (batch, frames))

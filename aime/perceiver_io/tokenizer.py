@@ -45,6 +45,8 @@ class VQPTTokenizer(nn.Module):
         downsample: pixels to tokens along each side; a power of two >= 2.
         base_channels: channels of the first stage; doubled at each halving of the resolution.
         use_3d_conv: let tokens depend on earlier frames.
+        patch_size: largest side of the patches of the first convolution, in pixels; what is left of ``downsample`` is
+            done by halvings.
         temporal_kernel: frames a token sees, itself included.
         decay: of the codebook's moving averages.
 
@@ -61,6 +63,7 @@ class VQPTTokenizer(nn.Module):
         base_channels: int = 64,
         *,
         use_3d_conv: bool = True,
+        patch_size: int = 4,
         temporal_kernel: int = 2,
         decay: float = 0.99,
     ) -> None:
@@ -70,7 +73,7 @@ class VQPTTokenizer(nn.Module):
         self.downsample, self.in_channels = downsample, in_channels
         self.temporal_kernel = temporal_kernel if use_3d_conv else 1
         # One strided patch convolution first: at full resolution even a thin 3x3 layer costs more than all the rest.
-        patch = min(downsample, 4)
+        patch = min(downsample, patch_size)
         widths = [base_channels * 2**i for i in range(int(math.log2(downsample // patch)) + 1)]
         encoder: list[nn.Module] = [nn.Conv2d(in_channels, widths[0], patch, stride=patch), ResidualCell(widths[0])]
         decoder: list[nn.Module] = [nn.Conv2d(code_dim, widths[-1], 3, padding=1), ResidualCell(widths[-1])]

@@ -69,8 +69,12 @@ class WorldModelConfig:
     usage_entropy_weight: float = 0.0
     """Weight of the bonus on the entropy of code use; dead codes are revived in any case."""
 
+    patch_size: int = 4
+    """Side in pixels of the patches by which encoder and tokenizer first reduce an image; a power of two."""
     encoder_channels: tuple[int, ...] = (64, 128, 192)
-    """Channels of the encoder's levels, the first at a quarter of the image's side; the decoder mirrors them."""
+    """Channels of the encoder's levels, finest first."""
+    decoder_channels: tuple[int, ...] = (192, 128, 64)
+    """Channels of the decoder's levels, coarsest first, the last at a quarter of the image's side."""
     cells_per_level: int = 2
     """Residual cells a level of encoder and decoder."""
     mlp_hidden_dim: int = 512
@@ -121,7 +125,7 @@ class WorldModelConfig:
                 raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
         if self.likelihood not in ("gaussian", "mixture_of_logistics"):
             raise ValueError(f"likelihood: expected 'gaussian' or 'mixture_of_logistics', found {self.likelihood!r}")
-        for name in ("encoder_channels", "attention_pyramid_channels"):
+        for name in ("encoder_channels", "decoder_channels", "attention_pyramid_channels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
     @property
@@ -230,10 +234,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_codes": 256,
         "code_dim": 32,
         "downsample": 8,
-        "tokenizer_channels": 32,
+        "tokenizer_channels": 64,
         "perceiver_share": 0.25,
         "predictive_gradient": False,
-        "encoder_channels": (32, 64, 96),
+        "patch_size": 8,
+        "encoder_channels": (64, 96),
+        "decoder_channels": (96, 64, 32),
         "cells_per_level": 1,
         "mlp_hidden_dim": 256,
         "squeeze_excitation": False,

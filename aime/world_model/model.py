@@ -69,6 +69,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             num_codes=config.num_codes,
             downsample=config.downsample,
             base_channels=config.tokenizer_channels,
+            patch_size=config.patch_size,
             window=config.context_window,
             entropy_weight=config.usage_entropy_weight,
         )
@@ -81,6 +82,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             cells_per_level=config.cells_per_level,
             mlp_hidden_size=config.mlp_hidden_dim,
             input_channels=channels,
+            patch_size=config.patch_size,
             squeeze_excitation=config.squeeze_excitation,
         )
         self.likelihood = make_likelihood(
@@ -91,7 +93,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             height,
             width,
             hidden_dim=config.hidden_dim,
-            channels=config.encoder_channels[::-1],
+            channels=config.decoder_channels,
             cells_per_level=config.cells_per_level,
             output_channels=self.likelihood.output_channels,
             mlp_hidden_size=config.mlp_hidden_dim,

@@ -115,7 +115,7 @@ def attend(
 
 
 def gram_loss(model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, posterior: Posterior) -> Tensor:
-    """Gram loss () between encoder and teacher on a few frames of each sequence, summed over the coarser levels."""
+    """Gram loss () between encoder and teacher on a few frames of each sequence, summed over the two coarsest levels."""
     batch, length = frames.shape[:2]
     count = min(model.config.gram_frames, length)
     if count == 0 or not model.training:
@@ -129,7 +129,7 @@ def gram_loss(model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, poste
         return loss
 
     total = frames.new_zeros(())
-    for student, teacher in zip(posterior.features[1:], taught[1:], strict=True):
+    for student, teacher in zip(posterior.features[-2:], taught[-2:], strict=True):
         picked = student.unflatten(0, (batch, length))[:, times].flatten(0, 1)
         if picked.shape[-1] > 16:
             total = total + gram(F.avg_pool2d(picked, 2), F.avg_pool2d(teacher, 2))

@@ -29,6 +29,7 @@ SMALL = {
     "downsample": 8,
     "tokenizer_channels": 8,
     "encoder_channels": (8, 16, 16),
+    "decoder_channels": (16, 16, 8),
     "cells_per_level": 1,
     "mlp_hidden_dim": 16,
     "squeeze_excitation": False,

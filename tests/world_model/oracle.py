@@ -35,7 +35,7 @@ def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor) 
         "ids": tokens.ids[:, -1],
     }
     if prefix.shape[1] > 1:
-        logits = model.perceiver.model.predict(output.latents[:, -2:-1], output.embedded[:, -2:-1])
+        logits = model.perceiver.model.predict(output.context[:, -2:-1], output.embedded[:, -2:-1])
         found["cross_entropy"] = F.cross_entropy(logits.flatten(0, 2), tokens.ids[:, -1].flatten().long())
     return found
 
