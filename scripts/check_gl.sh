@@ -1,27 +1,25 @@
 #!/bin/sh
-# Make sure that an OpenGL library for rendering without a display is there. usage: check_gl.sh PYTHON
-# With root and apt it is installed; otherwise this stops with the command to run.
+# Make sure that pixels can be rendered without a display. usage: check_gl.sh PYTHON (one that has AIME)
+# With root and apt the OpenGL library is installed; otherwise this stops with the command to run.
 set -u
 python=$1
-loadable() {
-    "$python" - <<'PY'
-import ctypes, ctypes.util, sys
+renders() { # a library alone is not enough: libEGL without a driver loads and draws nothing
+    "$python" -c 'import sys
+from aime.envs.extension import load_extension
 
-for name in ("libEGL.so.1", "libOSMesa.so.8", "libOSMesa.so.6", ctypes.util.find_library("EGL"), ctypes.util.find_library("OSMesa")):
-    try:
-        if name and ctypes.CDLL(name):
-            sys.exit(0)
-    except OSError:
-        pass
-sys.exit(1)
-PY
+sys.exit(0 if load_extension().gl_displays() else 3)'
 }
-loadable && exit 0
+renders
+case $? in
+    0) exit 0 ;;
+    3) ;;
+    *) exit 1 ;; # the extension itself does not load; its message is above
+esac
 packages="libegl1 libgl1 libgl1-mesa-dri"
 if command -v apt-get >/dev/null 2>&1; then
     if [ "$(id -u)" = 0 ]; then
-        echo "no OpenGL library found (libEGL or libOSMesa): installing $packages"
-        if apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null && loadable; then
+        echo "no OpenGL that renders without a display (EGL or OSMesa): installing $packages"
+        if apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null && renders; then
             exit 0
         fi
     fi
@@ -32,7 +30,7 @@ else
     command="conda install -c conda-forge libegl mesalib"
 fi
 {
-    echo "AIME renders its pixels with OpenGL, and neither libEGL nor libOSMesa can be loaded here. Run:"
+    echo "AIME renders its pixels with OpenGL, and neither EGL nor OSMesa can draw without a display here. Run:"
     echo "    $command"
     echo "(Training from an existing episode file needs no OpenGL: aime train --data FILE)"
 } >&2
