@@ -93,8 +93,9 @@ def render(findings: tuple[Finding, ...]) -> str:
 
 def python() -> Finding:
     """The interpreter and the cores it may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Finding("Python", True, f"{platform.python_version()} on {platform.machine()}, {cores} CPU cores")
+    from aime.envs.tasks import usable_cores
+
+    return Finding("Python", True, f"{platform.python_version()} on {platform.machine()}, {usable_cores()} CPU cores")
 
 
 def torch() -> Finding:

@@ -35,6 +35,7 @@ import numpy as np
 
 from aime.envs import ParallelEnvironment
 from aime.envs.extension import gl_displays, load_suite
+from aime.envs.tasks import usable_cores
 
 TASKS = ("cartpole/swingup", "reacher/easy", "walker/walk", "cheetah/run", "humanoid/walk")
 RESULTS = Path(__file__).parent / "results"
@@ -135,7 +136,7 @@ def physics_alone(domain: str, task: str, settings: Settings) -> Iterator[Advanc
     for start in starts:
         environment.reset()
         mujoco.mj_getState(model, environment.physics.data.ptr, start, signature)
-    threads = settings.threads or len(os.sched_getaffinity(0))
+    threads = settings.threads or usable_cores()
     control_steps = 20
     generator = np.random.default_rng(0)
     substeps = environment._n_sub_steps
@@ -187,7 +188,7 @@ def machine() -> dict[str, Any]:
     versions["dm_control"] = importlib.import_module("importlib.metadata").version("dm_control")
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "gl": gl_displays(),

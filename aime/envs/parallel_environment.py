@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import functools
-import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -81,7 +80,7 @@ class ParallelEnvironment:
         _check_settings(num_envs, num_threads, action_repeat, pixels, quality, segmentation, autoreset, time_limit)
         self.domain, self.task = domain, task
         self.num_envs, self.action_repeat, self.autoreset = num_envs, action_repeat, autoreset
-        self.num_threads = min(num_threads or len(os.sched_getaffinity(0)), num_envs)
+        self.num_threads = min(num_threads or tasks.usable_cores(), num_envs)
         self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
         self._extension = load_extension()
         if pixels is not None and not gl_displays():

@@ -193,6 +193,10 @@ void Batch::carry_out(int worker_index, int env, Command command, const double* 
       results.reward[row] = previous.reward[row];
       results.discount[row] = previous.discount[row];
       results.step_type[row] = previous.step_type[row];
+      if (!environment.fault.empty()) {
+        repeat_previous(env);
+        return;
+      }
       break;
     case Command::kStep:
       step(worker.model, environment, env, action);
@@ -251,6 +255,8 @@ bool Batch::control_step(const mjModel* model, Environment& environment) {
   for (int kind = 0; kind < mjNWARNING; ++kind) warned = warned || data->warning[kind].number > before[kind];
   if (!messages.failed && !warned) return true;
   environment.fault = messages.failed ? messages.error : messages.warning;
+  // An error leaves MuJoCo's stack allocator in the middle of a function.
+  if (messages.failed) guarded([&] { mj.mj_resetData(model, data); }, messages);
   if (environment.fault.empty()) environment.fault = "MuJoCo raised a warning";
   return false;
 }

@@ -19,6 +19,7 @@ namespace aime {
   X(mj_makeData)                 \
   X(mj_copyData)                 \
   X(mj_deleteData)               \
+  X(mj_resetData)                \
   X(mj_step)                     \
   X(mj_step1)                    \
   X(mj_step2)                    \

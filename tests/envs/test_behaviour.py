@@ -74,6 +74,23 @@ def test_diverging_physics_ends_one_episode_and_nothing_else(domain_task: tuple[
         assert not after.faults and np.isfinite(after.qpos).all() and (np.abs(after.qvel) < 1e3).all()
 
 
+def test_a_faulted_environment_keeps_its_last_report_until_it_is_reset() -> None:
+    with ParallelEnvironment("cartpole", "swingup", 2, seed=1, autoreset="disabled") as env:
+        env.reset()
+        before = env.step(zeros(env)).copy()
+        state = env.state()
+        physics = state.physics.copy()
+        nq = before.qpos.shape[1]
+        physics[1, 1 + nq : 1 + nq + before.qvel.shape[1]] = 1e9
+        sound = env.set_state(replace(state, physics=physics)).copy()
+        broken = env.step(zeros(env)).copy()
+        assert list(broken.faults) == [1]
+        others = env.reset([0])
+        np.testing.assert_array_equal(others.qpos[1], sound.qpos[1])
+        assert others.step_type.tolist() == [FIRST, LAST]
+        assert not env.reset([1]).faults
+
+
 @pytest.mark.parametrize(
     ("actions", "message"),
     [
