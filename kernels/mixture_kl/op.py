@@ -1,15 +1,31 @@
 """stick_log_weights, mixture_log_prob, mixture_kl: a stick-breaking mixture prior and the divergence from it."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend
+from ..dispatch import choose_backend, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
-from . import eager
+from .operators import kl_op, log_prob_op, sticks_op
 
-LOG_2PI = math.log(2 * math.pi)
+TRITON_DTYPES = ("float32", "bfloat16", "float16", "float64")
+TRITON_WIDTH, TRITON_COMPONENTS, TRITON_SAMPLES = 512, 1024, 1024
+
+
+def _obstacles(sizes: dict[str, int], *tensors: Tensor) -> dict[str, str | None]:
+    """Backends of these ops and what is in their way."""
+    limits = {"D": TRITON_WIDTH, "K": TRITON_COMPONENTS, "K-1": TRITON_COMPONENTS - 1, "S": TRITON_SAMPLES}
+    beyond = [
+        f"{axis} up to {limits[axis]}, found {size}" for axis, size in sizes.items() if size > limits.get(axis, size)
+    ]
+    reason = triton_obstacle(*tensors, allowed=TRITON_DTYPES)
+    return {"torch": None, "triton": reason or (f"it takes {', '.join(beyond)}" if beyond else None)}
+
+
+def _common(dtype: torch.dtype, backend: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One dtype for PyTorch's kernels and for float64; Triton reads half types itself and casts in registers."""
+    if backend == "triton" and dtype == torch.float32:
+        return tensors
+    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def stick_log_weights(
@@ -24,7 +40,7 @@ def stick_log_weights(
     Args:
         log_a, log_b: (N, K - 1), K - 1 >= 0.
         u: (N, K - 1) uniform noise in (0, 1), clamped to [2^-26, 1 - 2^-24]; no gradient flows into it.
-        backend: None, "torch".
+        backend: None, "torch" or "triton" (GPU).
 
     Returns:
         log_pi (N, K), whose exponentials sum to 1; log_v (N, K - 1); log_q_v (N, K - 1), the log density of v in nats.
@@ -39,9 +55,10 @@ def stick_log_weights(
     sizes: dict[str, int] = {}
     for name, tensor in (("log_a", log_a), ("log_b", log_b), ("u", u)):
         check_shape("stick_log_weights", name, tensor, ("N", "K-1"), sizes)
-    choose_backend("stick_log_weights", backend, log_a.device.type, {"torch": None})
+    chosen = choose_backend("stick_log_weights", backend, log_a.device.type, _obstacles(sizes, log_a, log_b, u))
     dtype = accumulation_dtype(log_a, log_b, u)
-    return eager.stick_log_weights(log_a.to(dtype), log_b.to(dtype), u.to(dtype))
+    log_pi, log_v, log_q_v = sticks_op(log_a.to(dtype), log_b.to(dtype), u.detach().to(dtype), chosen)
+    return log_pi, log_v, log_q_v
 
 
 def _check_mixture(op: str, log_pi: Tensor, means: Tensor, log_scales: Tensor, sizes: dict[str, int]) -> None:
@@ -62,7 +79,7 @@ def mixture_log_prob(
         z: (S, N, D), S samples for each of N rows.
         log_pi: (N, K) log weights; need not be normalised, -inf switches a component off.
         means, log_scales: (N, K, D), or (K, D) shared by all rows; log of standard deviations.
-        backend: None, "torch".
+        backend: None, "torch" or "triton" (GPU).
 
     Returns:
         (S, N), float32 whatever the autocast state (float64 if an input is). NaN in a row stays in that row.
@@ -76,10 +93,10 @@ def mixture_log_prob(
     sizes: dict[str, int] = {}
     check_shape(op, "z", z, ("S", "N", "D"), sizes)
     _check_mixture(op, log_pi, means, log_scales, sizes)
-    choose_backend(op, backend, z.device.type, {"torch": None})
-    dtype = accumulation_dtype(z, log_pi, means, log_scales)
-    with torch.autocast(z.device.type, enabled=False):
-        return eager.mixture_log_prob(z.to(dtype), log_pi.to(dtype), means.to(dtype), log_scales.to(dtype))
+    tensors = (z, log_pi, means, log_scales)
+    chosen = choose_backend(op, backend, z.device.type, _obstacles(sizes, *tensors))
+    log_prob: Tensor = log_prob_op(*_common(accumulation_dtype(*tensors), chosen, tensors), chosen)
+    return log_prob
 
 
 def mixture_kl(
@@ -97,8 +114,8 @@ def mixture_kl(
     Args:
         mean_q, log_scale_q: (N, D) of the posterior; log of standard deviations.
         log_pi, means, log_scales: the mixture, as in `mixture_log_prob`.
-        eps: (S, N, D) standard normal noise, S >= 1.
-        backend: None, "torch".
+        eps: (S, N, D) standard normal noise, S >= 1; no gradient flows into it.
+        backend: None, "torch" or "triton" (GPU).
 
     Returns:
         (N,) nats, float32 whatever the autocast state (float64 if an input is); unbiased, so single values may be negative.
@@ -118,10 +135,7 @@ def mixture_kl(
     if sizes["S"] == 0:
         raise ValueError(f"{op}: eps: expected at least one sample, found S=0")
     _check_mixture(op, log_pi, means, log_scales, sizes)
-    choose_backend(op, backend, mean_q.device.type, {"torch": None})
-    dtype = accumulation_dtype(mean_q, log_scale_q, log_pi, means, log_scales, eps)
-    with torch.autocast(mean_q.device.type, enabled=False):
-        mean, log_scale = mean_q.to(dtype), log_scale_q.to(dtype)
-        z = torch.addcmul(mean, log_scale.exp(), eps.to(dtype))  # (S, N, D)
-        cross = eager.mixture_log_prob(z, log_pi.to(dtype), means.to(dtype), log_scales.to(dtype)).mean(0)
-        return -log_scale.sum(-1) - 0.5 * (LOG_2PI + 1) * sizes["D"] - cross
+    tensors = (mean_q, log_scale_q, log_pi, means, log_scales, eps.detach())
+    chosen = choose_backend(op, backend, mean_q.device.type, _obstacles(sizes, *tensors))
+    kl: Tensor = kl_op(*_common(accumulation_dtype(*tensors), chosen, tensors), chosen)[0]
+    return kl

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..autograd import attach_gradient
 from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
 from . import cpp, eager
@@ -100,24 +101,7 @@ def _backward(ctx: Any, grad_quantized: Tensor | None, _: None, grad_distance: T
     return grad_x if need_x else None, grad_codebook if need_codebook else None, None, None
 
 
-lookup_op.register_autograd(_backward, setup_context=_setup_context)
-
-
-class VQLookupFunction(torch.autograd.Function):
-    """The same op as an autograd.Function: apply(x (..., Q, D), codebook (Q, V, D), precision, backend)."""
-
-    @staticmethod
-    def forward(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-        quantized, indices, distance = lookup_op(x, codebook, precision, backend)
-        return quantized, indices, distance
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        _setup_context(ctx, inputs, output)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        return _backward(ctx, gradients[0], None, gradients[2])
+VQLookupFunction = attach_gradient(lookup_op, _setup_context, _backward)  # apply(x, codebook, precision, backend)
 
 
 def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend: str | None = None) -> VQLookup:

@@ -31,17 +31,29 @@ class Config(NamedTuple):
     num_stages: int
 
 
-# Chosen by registers and shared memory of the ahead-of-time compile (no spill on sm_80, sm_90, sm_100, gfx942;
-# tests/kernels/test_ahead_of_time.py): minimum, index and accumulator are three BLOCK_N x BLOCK_V tiles in registers.
-# Not yet timed on a GPU.
-NARROW = Config(block_n=128, block_v=64, block_d=64, num_warps=8, num_stages=2)
-SMALL = Config(block_n=64, block_v=64, block_d=32, num_warps=4, num_stages=2)
+def target() -> tuple[str, int]:
+    """("cuda", compute capability), ("hip", 0) or, under the interpreter, ("cpu", 0)."""
+    if TRITON_INTERPRETED:
+        return "cpu", 0
+    current = triton.runtime.driver.active.get_current_target()
+    return current.backend, current.arch if current.backend == "cuda" else 0
 
 
-def choose_config(rows: int, width: int) -> Config:
+# Chosen by registers and shared memory of the ahead-of-time compile, not yet timed on a GPU. Minimum, index and
+# accumulator are three BLOCK_N x BLOCK_V tiles in registers: with 128 x 64 and 8 warps they take 96 of 255 registers a
+# thread, 128 x 128 spills 300 bytes on sm_90 and 4,500 on sm_80. BLOCK_D is what is left: tf32x3 keeps both factors twice
+# in registers on sm_80 (mma.sync), where 32 spills 176 bytes and 16 none; wgmma and tcgen05 read them from shared memory.
+def choose_config(rows: int, width: int, cast: tl.dtype, precision: str) -> Config:
     """Fewer rows a program when there are too few programs to fill a device."""
-    config = NARROW if rows >= 8192 and width > 32 else SMALL
-    return config._replace(block_d=min(config.block_d, max(16, triton.next_power_of_2(width))))
+    _, capability = target()
+    if cast != tl.float32:
+        block_d = 64
+    else:
+        block_d = 16 if precision == "tf32x3" and capability < 90 else 32
+    block_d = min(block_d, max(16, triton.next_power_of_2(width)))
+    if rows >= 8192:
+        return Config(block_n=128, block_v=64, block_d=block_d, num_warps=8, num_stages=2)
+    return Config(block_n=64, block_v=64, block_d=block_d, num_warps=4, num_stages=2)
 
 
 @triton.jit
@@ -215,13 +227,17 @@ def two_leading_axes(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]
 def product_types(x: Tensor, codebook: Tensor, precision: str) -> tuple[tl.dtype, str]:
     """Type both factors are cast to, and Triton's input_precision."""
     narrow = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-    if TRITON_INTERPRETED:
+    backend, _ = target()
+    if backend == "cpu":
         return tl.float32, "ieee"  # the interpreter's bfloat16 products are wrong, its TF32 is float32
     if x.dtype == codebook.dtype and x.dtype in narrow:
         return narrow[x.dtype], "ieee"
     if precision == "fast":
         return tl.float32, "tf32"
-    return tl.float32, "ieee" if torch.version.hip else "tf32x3"
+    return (
+        tl.float32,
+        "ieee" if backend == "hip" else "tf32x3",
+    )  # AMD compiles no tf32x3; its matrix unit takes float32 itself
 
 
 def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -240,8 +256,8 @@ def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor,
     half_norms_kernel[(triton.cdiv(codes, 16), heads)](
         codebook, half_norms, codes, width, *codebook.stride(), BLOCK_V=16, BLOCK_D=padded, num_warps=4
     )
-    config = choose_config(rows, width)
     cast, input_precision = product_types(x, codebook, precision)
+    config = choose_config(rows, width, cast, input_precision)
     lookup_kernel[(triton.cdiv(rows, config.block_n), heads)](
         x, codebook, half_norms, quantized, indices, distance,
         rows, inner, codes, width, heads, *x_strides, *codebook.stride(),

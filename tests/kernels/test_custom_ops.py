@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from aime.kernels import dispatch, vq_lookup, vq_statistics
+from aime.kernels import dispatch, mixture_kl, mixture_log_prob, stick_log_weights, vq_lookup, vq_statistics
+from aime.kernels.mixture_kl import operators as mixture
 from aime.kernels.vq_lookup.op import VQLookupFunction, lookup_backward_op, lookup_op, statistics_op
 
 BACKENDS = ["torch"]
@@ -82,3 +83,51 @@ def test_vq_gradcheck() -> None:
         return result.quantized, result.distance
 
     assert torch.autograd.gradcheck(op, (x, codebook))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mixture_operators_are_proper(backend: str) -> None:
+    log_a, log_b, u = normal(3, 4).requires_grad_(), normal(3, 4).requires_grad_(), torch.full((3, 4), 0.3)
+    torch.library.opcheck(mixture.sticks_op, (log_a, log_b, u, backend))
+    z, log_pi, means, log_scales = normal(2, 3, 4), normal(3, 5), normal(3, 5, 4), normal(3, 5, 4)
+    leaves = [tensor.requires_grad_() for tensor in (z, log_pi, means, log_scales)]
+    torch.library.opcheck(mixture.log_prob_op, (*leaves, backend))
+    q = [normal(3, 4).requires_grad_(), normal(3, 4).requires_grad_()]
+    torch.library.opcheck(mixture.kl_op, (*q, *leaves[1:], normal(2, 3, 4), backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mixture_compiles(backend: str) -> None:
+    u, eps = torch.full((3, 4), 0.3), normal(2, 3, 4)
+
+    def loss(log_a: Tensor, log_b: Tensor, means: Tensor, log_scales: Tensor, mean_q: Tensor) -> Tensor:
+        log_pi, log_v, log_q = stick_log_weights(log_a, log_b, u, backend=backend)
+        kl = mixture_kl(mean_q, mean_q * 0.1, log_pi, means, log_scales, eps, backend=backend)
+        density = mixture_log_prob(eps * mean_q, log_pi, means, log_scales, backend=backend)
+        return kl.sum() + density.sum() + log_v.sin().sum() + log_q.sum()
+
+    same_when_compiled(loss, normal(3, 4), normal(3, 4), normal(3, 5, 4), 0.3 * normal(3, 5, 4), normal(3, 4))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mixture_gradcheck(backend: str) -> None:
+    """float64, on the interpreted kernels too."""
+    double = {"dtype": torch.float64, "generator": torch.Generator().manual_seed(0)}
+    log_a, log_b = (torch.randn(2, 3, **double).requires_grad_() for _ in range(2))
+    u = torch.rand(2, 3, **double)
+
+    def sticks(a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+        return stick_log_weights(a, b, u, backend=backend)
+
+    assert torch.autograd.gradcheck(sticks, (log_a, log_b))
+    q, log_pi = (torch.randn(2, size, **double).requires_grad_() for size in (4, 3))
+    means, log_scales = (torch.randn(2, 3, 4, **double).requires_grad_() for _ in range(2))
+    eps = torch.randn(2, 2, 4, **double)
+
+    def kl(*tensors: Tensor) -> Tensor:
+        return mixture_kl(tensors[0], 0.2 * tensors[0], *tensors[1:], eps, backend=backend)
+
+    assert torch.autograd.gradcheck(kl, (q, log_pi, means, log_scales), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *t: mixture_log_prob(*t, backend=backend), (eps.requires_grad_(), log_pi, means, log_scales), fast_mode=True
+    )
