@@ -362,8 +362,7 @@ def finish(session: Session, *, finished: bool) -> TrainResult:
         if finished:
             if session.config.export == "best" and best is not None and best != counters.step:
                 load_weights(session.checkpoints.load(best), session.model)
-            session.model.save_pretrained(run.weights)
-            weights = run.weights
+            weights = export_weights(session.model, run)
     return TrainResult(
         counters.step,
         counters.seconds,
@@ -373,3 +372,15 @@ def finish(session: Session, *, finished: bool) -> TrainResult:
         session.last,
         weights,
     )
+
+
+def export_weights(model: SequenceModel, run: RunDirectory) -> Path | None:
+    """Write weights/; without safetensors they stay in the checkpoint only, which is said."""
+    try:
+        model.save_pretrained(run.weights)
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("safetensors"):
+            raise
+        print(f"safetensors is not installed: the weights are in {run.checkpoints} only")
+        return None
+    return run.weights

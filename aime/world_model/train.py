@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument("--num_epochs", "--num-epochs", type=float, help="passes over the data (default: the preset's)")
     flags.add_argument("--batch_size", "--batch-size", type=int, help="windows in a batch (default: the preset's)")
     flags.add_argument("--learning_rate", "--learning-rate", type=float, help="peak rate (default: the preset's)")
+    flags.add_argument("--steps", type=int, help="train for this many optimizer steps")
     flags.add_argument("--seconds", type=float, help="train for this much wall-clock time")
     flags.add_argument(
         "--save_dir", "--save-dir", type=Path, help="run directory (default: runs/<domain>-<task>-seed-<seed>)"
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(arguments)
     train = {
         "epochs": flags.num_epochs,
+        "steps": flags.steps,
         "seconds": flags.seconds,
         "batch_size": flags.batch_size,
         "learning_rate": flags.learning_rate,

@@ -85,7 +85,7 @@ def test_kill_in_the_middle_of_a_save(tmp_path, uninterrupted, where) -> None:
     run = tmp_path / "run"
     command = [sys.executable, "-m", "tests.training.killed_run", str(run), "12", where]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     checkpoints = CheckpointDirectory(run / "checkpoints")
     assert checkpoints.latest() == 8
