@@ -54,6 +54,12 @@ def sources(directory: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc" / directory).rglob("*.cpp"))
 
 
+def headers(directory: str) -> list[str]:
+    """What the sources of csrc/`directory` include; named so that a source distribution carries it."""
+    found = [path for path in (ROOT / "csrc" / directory).rglob("*") if path.suffix in (".hpp", ".h", ".inl")]
+    return sorted(str(path.relative_to(ROOT)) for path in found)
+
+
 def extensions() -> list[Extension]:
     """One extension per directory of csrc that has sources; ninja adds the flags every one of them shares."""
     if os.environ.get("AIME_SKIP_EXTENSIONS") == "1":
@@ -62,12 +68,14 @@ def extensions() -> list[Extension]:
     environment = Extension(
         "aime.envs._parallel_environment",
         sources("parallel_environment"),
+        depends=headers("parallel_environment"),
         extra_compile_args=["-ffp-contract=off", "-pthread"],
         extra_link_args=["-ldl", "-pthread"],
     )
     kernels = Extension(
         "aime.kernels._cpu",
         sources("kernels"),
+        depends=headers("kernels"),
         extra_compile_args=["-pthread"],
         extra_link_args=["-pthread"],
     )
