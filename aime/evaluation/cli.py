@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import tyro
-from torch import Tensor
 
 from aime.data import EpisodeSource, open_source, splits_for
 from aime.evaluation.protocol import EvaluationConfig
@@ -68,22 +66,19 @@ class Evaluate:
         model = run.load_model(device)
         _check_fit(model, source)
         trained = self._train_rssm(run, source) if self.rssm else None
-        extra: dict[str, Callable[[Tensor], Forecaster]] = {}
+        extra: dict[str, Forecaster] = {}
         if trained is not None:
             from aime.evaluation.forecasters import RSSMForecaster
 
-            baseline = RSSMForecaster(trained.model)
-            extra["rssm"] = lambda mean_image: baseline
-        evaluation = evaluate_model(
-            model, source, self.protocol, extra=extra, device=device, progress=lambda stage: _say(f"{stage} ...")
-        )
+            extra["rssm"] = RSSMForecaster(trained.model)
+        evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
         record = metrics_record(evaluation, run.facts(model, source, device))
         write_json(out / "metrics.json", record)
         write_json(out / "evaluation.json", protocol_record(evaluation, None if trained is None else trained.summary()))
         if self.report:
             from aime.evaluation.report import write_report
 
-            _say("writing the report ...")
+            _say("writing the report")
             write_report(out / "report.html", evaluation, record, run.history())
         print_summary(evaluation, record)
         print(f"metrics  {out / 'metrics.json'}")
@@ -98,7 +93,7 @@ class Evaluate:
         seconds = self.rssm_seconds or run.training_seconds()
         if seconds is None:
             raise ValueError(f"{run.root / 'timing.json'} has no training time: give --rssm-seconds")
-        _say(f"training the RSSM baseline for {seconds:.0f} s ...")
+        _say(f"training the RSSM baseline for {seconds:.0f} s")
         episodes = [int(episode) for episode in splits_for(source)["train"]]
         mean_image = training_mean_image(source, episodes, self.protocol.mean_image_frames)
         return train_rssm(source, episodes, mean_image, RSSMTrainingConfig(seconds=seconds, seed=self.protocol.seed))
@@ -135,7 +130,7 @@ class Imagine:
 
     def run(self) -> int:
         """Write the animation: truth, mean of the rollouts, one rollout, error of the mean."""
-        from aime.evaluation.forecasters import WorldModelForecaster
+        from aime.evaluation.forecasters import ForecastTask, WorldModelForecaster
         from aime.evaluation.protocol import cut_window
         from aime.evaluation.report.images import (
             enlarge,
@@ -156,9 +151,10 @@ class Imagine:
         episode = self._episode(source)
         clip = cut_window(source, episode, self.start, self.context + self.horizon)
         observed = clip.observations[:, : self.context]
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator(device).manual_seed(self.seed)
         with torch.no_grad():
-            forecast = WorldModelForecaster(model, device).forecast(observed, clip.actions, self.samples, generator)
+            task = ForecastTask(observed, clip.actions, self.samples, generator)
+            forecast = WorldModelForecaster(model, device).forecast(task)
         assert forecast.single is not None
         truth = clip.observations[0]
         mean = torch.cat([observed[0].float(), forecast.mean[0]])
@@ -199,4 +195,4 @@ def _check_fit(model: Any, source: EpisodeSource) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(f"{text} ...", file=sys.stderr, flush=True)

@@ -134,9 +134,9 @@ def evaluate_model(
     source: EpisodeSource,
     config: EvaluationConfig | None = None,
     *,
-    extra: Mapping[str, Callable[[Tensor], Forecaster]] | None = None,
+    extra: Mapping[str, Forecaster] | None = None,
     device: torch.device | str = "cpu",
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Evaluate a world model on the held-out split of a source.
 
@@ -144,7 +144,7 @@ def evaluate_model(
         model: a world model (observe, imagine, forward_sequence).
         source: the episodes, with stored splits or the default ones.
         config: how much; by default what a laptop does in under a minute.
-        extra: further forecasters by name, each made from the training split's mean image, scored like the model.
+        extra: further forecasters by name, scored like the model.
         device: where the model is.
         progress: called with the name of each stage as it begins.
 
@@ -152,39 +152,43 @@ def evaluate_model(
         ValueError: when the held-out episodes are too short for the context and the shortest horizon.
     """
     config = config or EvaluationConfig()
-    begin = time.perf_counter()
+    begin, say = time.perf_counter(), progress or _quiet
     splits = splits_for(source)
     if config.split not in splits:
         raise ValueError(f"unknown split {config.split!r}; the data has {', '.join(sorted(splits))}")
     training = [int(episode) for episode in splits["train"]]
     held_out = spread([int(episode) for episode in splits[config.split]], config.episodes)
-    progress("reading held-out episodes")
+    say("reading held-out episodes")
     clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
     mean_image = training_mean_image(source, training, config.mean_image_frames)
     reasons = _reasons(source, clips, config)
     shown = film_order(clips, config.films)
     with evaluating(model), torch.no_grad():
-        progress("filtering")
+        say("filtering")
         filtered = filter_clips(model, clips, mean_image, config, shown, device)
-        progress("one-step prior")
+        say("one-step prior")
         one_step, _ = score_one_step(model, clips, config, device)
-        progress("open loop")
+        say("open loop")
         forecasters: dict[str, Forecaster] = {
             "model": WorldModelForecaster(model, device),
             "copy_last": CopyLast(),
             "mean_image": MeanImage(mean_image),
         }
-        forecasters |= {name: make(mean_image) for name, make in (extra or {}).items()}
+        forecasters |= extra or {}
         open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons)
-        progress("probes")
+        say("probes")
         probed = None
         if "probe" not in reasons:
             probed = evaluate_probe(model, source, training, clips, filtered, mean_image, config, device)
-        progress("tokens")
+        say("tokens")
         accuracies = token_accuracy(model, clips, config, device)
     return _collect(
         config, clips, held_out, filtered, one_step, open_loop, probed, accuracies, reasons, shown, begin, model
     )
+
+
+def _quiet(stage: str) -> None:
+    """No progress is wanted."""
 
 
 def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """One pass of the model over observed clips: reconstructions, states, prior, tokens and attention maps.
 
-Everything that does not forecast is read from ``forward_sequence`` in evaluation mode. An output that the model does not
-give leaves its figure uncomputed (null), it is never replaced by something else.
+Everything that does not forecast is read from ``forward_sequence`` in evaluation mode. An output that the model does
+not give leaves its figure uncomputed (null), it is never replaced by something else.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Filtered:
     mean_image: ErrorSums
     """The mean image scored on the very same frames as the reconstruction."""
     mixture: Mapping[str, Tensor]
-    """Per frame (N, L'): nll, crps; (N, L', K): responsibilities; (N, L', PIT_BINS): pit counts. Empty without a prior."""
+    """(N, L'): nll, crps; (N, L', K): responsibilities; (N, L', PIT_BINS): pit counts. Empty without a prior."""
     token_ids: Tensor | None
     """(N, L, tokens, Q) int64."""
     foreground_ari: Tensor | None
@@ -117,7 +117,7 @@ def filter_clips(
     mixtures: list[dict[str, Tensor]] = []
     kept: dict[int, dict[str, Tensor]] = {}
     settled = slice(min(config.burn_in, clips.length - 1), None)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     for index, batch in clips.batches(config.clips_at_once):
         outputs = model.forward_sequence(batch.observations.to(device), batch.actions.to(device), generator=generator)
         latents = outputs["latents"].float().cpu()
@@ -179,7 +179,7 @@ def score_one_step(
     """
     times = torch.arange(min(config.burn_in, clips.length - 2), clips.length - 1, config.one_step_stride)
     parts = []
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
     for _, batch in clips.batches(config.clips_at_once):
         actions = batch.actions.to(device)
         states = model.observe(batch.observations.to(device), actions, generator=generator)

@@ -29,39 +29,65 @@ class Forecast:
     """(N, Hz, R, R) of the first rollout, where the model has them."""
 
 
-class Forecaster(Protocol):
-    """Predicts the frames after an observed context."""
+@dataclass(frozen=True)
+class ForecastTask:
+    """What a forecaster is given."""
 
-    def forecast(
-        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
-    ) -> Forecast:
-        """Forecast from uint8 ``context`` (N, L, C, H, W) and ``actions`` (N, L + Hz, A), a_t taken after frame t."""
+    context: Tensor
+    """(N, L, C, H, W) uint8, the observed frames."""
+    actions: Tensor
+    """(N, L + Hz, A), ``actions[:, t]`` taken after frame t: the context's, then the forecast frames'."""
+    samples: int = 16
+    """Rollouts to sample."""
+    generator: torch.Generator | None = None
+    """On the forecaster's device."""
+
+    @property
+    def observed(self) -> int:
+        """L, frames of context."""
+        return int(self.context.shape[1])
+
+    @property
+    def horizon(self) -> int:
+        """Hz, frames to forecast."""
+        return int(self.actions.shape[1]) - self.observed
+
+
+class Forecaster(Protocol):
+    """Predicts the frames after an observed context. Its generator has to be on its ``device``."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def forecast(self, task: ForecastTask) -> Forecast:
+        """Forecast the frames after ``task.context``."""
         ...
 
 
 class CopyLast:
     """Repeats the last observed frame."""
 
-    def forecast(
-        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
-    ) -> Forecast:
+    device = torch.device("cpu")
+
+    def forecast(self, task: ForecastTask) -> Forecast:
         """See :class:`Forecaster`."""
-        horizon = actions.shape[1] - context.shape[1]
-        return Forecast(repeat(context[:, -1].float(), "n c h w -> n t c h w", t=horizon))
+        return Forecast(repeat(task.context[:, -1].float(), "n c h w -> n t c h w", t=task.horizon))
 
 
 class MeanImage:
     """Always predicts the mean image of the training split."""
 
+    device = torch.device("cpu")
+
     def __init__(self, mean_image: Tensor) -> None:
         self.mean_image = mean_image
 
-    def forecast(
-        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
-    ) -> Forecast:
+    def forecast(self, task: ForecastTask) -> Forecast:
         """See :class:`Forecaster`."""
-        horizon = actions.shape[1] - context.shape[1]
-        return Forecast(repeat(self.mean_image, "c h w -> n t c h w", n=context.shape[0], t=horizon))
+        clips = task.context.shape[0]
+        return Forecast(repeat(self.mean_image, "c h w -> n t c h w", n=clips, t=task.horizon))
 
 
 def to_frames(unit: Tensor) -> Tensor:
@@ -81,16 +107,14 @@ class WorldModelForecaster:
         self.model = model
         self.device = torch.device(device)
 
-    def forecast(
-        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
-    ) -> Forecast:
+    def forecast(self, task: ForecastTask) -> Forecast:
         """See :class:`Forecaster`."""
-        observed, horizon = context.shape[1], actions.shape[1] - context.shape[1]
-        frames = repeat(context.to(self.device), "n t c h w -> (n s) t c h w", s=samples)
-        controls = repeat(actions.to(self.device), "n t a -> (n s) t a", s=samples)
+        observed, samples, generator = task.observed, task.samples, task.generator
+        frames = repeat(task.context.to(self.device), "n t c h w -> (n s) t c h w", s=samples)
+        controls = repeat(task.actions.to(self.device), "n t a -> (n s) t a", s=samples)
         states = self.model.observe(frames, controls[:, :observed], generator=generator)
         imagined = self.model.imagine(
-            states.at(observed - 1), controls[:, observed:], horizon=horizon, generator=generator
+            states.at(observed - 1), controls[:, observed:], horizon=task.horizon, generator=generator
         )
         rollouts = rearrange(to_frames(imagined["observations"]), "(n s) t c h w -> n s t c h w", s=samples)
         rewards = imagined.get("rewards")
@@ -108,16 +132,14 @@ class RSSMForecaster:
 
     def __init__(self, model: RSSM) -> None:
         self.model = model
+        self.device = model.mean_image.device
 
-    def forecast(
-        self, context: Tensor, actions: Tensor, samples: int, generator: torch.Generator | None = None
-    ) -> Forecast:
+    def forecast(self, task: ForecastTask) -> Forecast:
         """See :class:`Forecaster`. The RSSM's state after frame L-1 has not absorbed a_{L-1} yet: imagination does."""
-        observed = context.shape[1]
-        device = self.model.mean_image.device
-        frames = repeat(context.to(device), "n t c h w -> (n s) t c h w", s=samples)
-        controls = repeat(actions.to(device), "n t a -> (n s) t a", s=samples)
-        states = self.model.observe(frames, controls[:, :observed], generator)
-        imagined = self.model.imagine(states.last(), controls[:, observed - 1 : -1], generator)
+        samples = task.samples
+        frames = repeat(task.context.to(self.device), "n t c h w -> (n s) t c h w", s=samples)
+        controls = repeat(task.actions.to(self.device), "n t a -> (n s) t a", s=samples)
+        states = self.model.observe(frames, controls[:, : task.observed], task.generator)
+        imagined = self.model.imagine(states.last(), controls[:, task.observed - 1 : -1], task.generator)
         rollouts = rearrange((imagined * PEAK).clamp(0.0, PEAK), "(n s) t c h w -> n s t c h w", s=samples)
         return Forecast(rollouts.mean(1).cpu(), rollouts[:, 0].cpu())

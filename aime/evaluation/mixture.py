@@ -1,4 +1,4 @@
-"""Calibration of the latent prior p(z_t | h_{t-1}, c^_t) = sum_k pi_k N(mu_k, diag sigma_k^2) against posterior draws."""
+"""Calibration of the latent prior sum_k pi_k N(mu_k, diag sigma_k^2) at posterior draws z_t."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aime.evaluation.forecasters import Forecast, Forecaster
+from aime.evaluation.forecasters import Forecast, Forecaster, ForecastTask
 from aime.evaluation.metrics import (
     Estimate,
     average_per_episode,
@@ -116,11 +116,10 @@ def score_open_loop(
     for name, forecaster in forecasters.items():
         errors: dict[str, _Errors] = {}
         kept: dict[int, Forecast] = {}
-        generator = torch.Generator().manual_seed(config.seed)
+        generator = torch.Generator(forecaster.device).manual_seed(config.seed)
         for index, batch in clips.batches(at_once):
-            forecast = forecaster.forecast(
-                batch.observations[:, : config.context], batch.actions, config.samples, generator
-            )
+            context = batch.observations[:, : config.context]
+            forecast = forecaster.forecast(ForecastTask(context, batch.actions, config.samples, generator))
             target = batch.observations[:, config.context :]
             mask = None if batch.body_masks is None else batch.body_masks[:, config.context :]
             series = {name: forecast.mean} | ({} if forecast.single is None else {f"{name}_single": forecast.single})

@@ -1,9 +1,9 @@
 """Linear probes: what of the physics state can be read off the model's state [h_t, z_t] with a ridge regression.
 
 Fitted on states of training episodes and scored on held-out ones. ``h_t`` has absorbed everything up to a_t, so the
-targets are the physics state in which frame t was rendered, and the reward of a_t. A hinge angle is regressed as its
-sine and cosine (an angle that may turn all the way round has no linear readout), a quaternion as the first two columns
-of its rotation matrix (the quaternion itself has two signs; Zhou et al., 2019).
+targets are the physics state in which frame t was rendered, and the reward of a_t. An unlimited hinge is
+regressed as the sine and cosine of its angle (one that turns all the way round has no linear readout), a limited one as
+the angle, a quaternion as the first two columns of its rotation matrix (it has two signs itself; Zhou et al., 2019).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def physics_targets(physics: np.ndarray, rewards: np.ndarray, spec: EpisodeSpec)
     for joint in spec.joints:
         values = physics[:, start : start + joint.qpos_size]
         start += joint.qpos_size
-        if joint.kind == "slide":
+        if joint.kind == "slide" or (joint.kind == "hinge" and joint.limited):
             add("qpos", joint.name, values[:, 0])
         elif joint.kind == "hinge":
             add("qpos", f"sin {joint.name}", np.sin(values[:, 0]))
@@ -115,7 +115,7 @@ class Ridge:
 
 
 def fit_ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> Ridge:
-    """Least squares with an L2 penalty of ``penalty`` per sample on the standardised features; no penalty on the bias."""
+    """Least squares with an L2 ``penalty`` per sample on the standardised features; none on the bias."""
     features = features.astype(np.float64)
     center, scale = features.mean(0), features.std(0)
     scale = np.where(scale > 1e-8, scale, 1.0)
@@ -127,7 +127,7 @@ def fit_ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> Ridg
 
 
 def fit_probe(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray) -> Ridge:
-    """Ridge with the penalty of ``RIDGE_GRID`` that does best on the last fifth of the (training) episodes, refitted on all.
+    """Ridge with the penalty of ``RIDGE_GRID`` that does best on the last fifth of the episodes, refitted on all.
 
     Args:
         features: (N, F).

@@ -130,8 +130,8 @@ def cut_clips(source: EpisodeSource, episodes: Sequence[int], length: int, start
     windows: list[tuple[int, Window]] = []
     for position, episode in enumerate(episodes):
         room = int(source.lengths[episode]) - length
-        for start in sorted({int(value) for value in np.linspace(0, room, starts).round()}):
-            windows.append((position, source.window(int(episode), start, length)))
+        places = sorted({int(value) for value in np.linspace(0, room, starts).round()})
+        windows += [(position, source.window(int(episode), start, length)) for start in places]
     batch = collate([window for _, window in windows])
     return Clips(
         batch.observations,

@@ -1,4 +1,4 @@
-"""metrics.json: schema 1, stable keys, null for what was not computed, standard errors of the same layout in "stderr"."""
+"""metrics.json: schema 1, stable keys, null for what was not computed, standard errors in "stderr", laid out alike."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def metrics_record(evaluation: Evaluation, facts: RunFacts) -> dict[str, Any]:
 
 
 def protocol_record(evaluation: Evaluation, rssm: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What metrics.json has no place for: the protocol, curves over every horizon, per-column probes, reasons for nulls."""
+    """What metrics.json has no place for: protocol, curves over all horizons, per-column probes, reasons for nulls."""
     probe = evaluation.probe_result
     return {
         "config": asdict(evaluation.config),

@@ -1,8 +1,8 @@
 """Finding a trained model, and what its run directory tells about it.
 
 A run directory holds ``weights/`` (``config.json`` and ``model.safetensors``), and, where the trainer and the collector
-wrote them, ``run.json`` (preset, seed, task, commit), ``timing.json`` (setup, collect, train in seconds; frames_trained),
-``metrics.jsonl`` (the training log) and ``data.h5``. Only the weights are needed.
+wrote them, ``run.json`` (preset, seed, task, commit), ``timing.json`` (seconds of setup, collect and train, and
+frames_trained), ``metrics.jsonl`` (the training log) and ``data.h5``. Only the weights are needed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ class RunDirectory:
         """
         given = Path(path)
         start = given.parent if given.is_file() else given
-        for weights in (start / "weights", start, start.parent / "weights"):
+        for weights in (start / "weights", start):
             if (weights / "config.json").is_file() and (weights / "model.safetensors").is_file():
                 root = weights.parent if weights.name == "weights" else weights
                 return cls(root, weights)
         if not given.exists():
-            raise FileNotFoundError(f"{given}: no such run directory or checkpoint")
+            near = get_close_matches(given.name, [item.name for item in given.parent.glob("*")], n=3)
+            hint = f"; near names there: {', '.join(near)}" if near else ""
+            raise FileNotFoundError(f"{given}: no such run directory{hint}")
         raise FileNotFoundError(
             f"{given}: expected exported weights (config.json and model.safetensors) there or in {start / 'weights'}; "
             "a training that ended writes them"

@@ -58,8 +58,8 @@ def print_summary(evaluation: Evaluation, record: Mapping[str, Any], console: Co
     """Print the tables, and why a figure is missing."""
     console = console or Console()
     console.print(
-        f"{record['task'] or 'held-out episodes'}: {len(evaluation.episodes)} held-out episodes, {evaluation.clips} clips "
-        f"of {evaluation.clip_length} frames, evaluated in {evaluation.seconds:.0f} s"
+        f"{record['task'] or 'held-out episodes'}: {len(evaluation.episodes)} held-out episodes, "
+        f"{evaluation.clips} clips of {evaluation.clip_length} frames, evaluated in {evaluation.seconds:.0f} s"
     )
     for table in summary_tables(evaluation, record):
         console.print(table)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aime.evaluation.forecasters import CopyLast, MeanImage, WorldModelForecaster
+from aime.evaluation.forecasters import CopyLast, ForecastTask, MeanImage, WorldModelForecaster
 from aime.evaluation.metrics import PSNR_CEILING
 from aime.evaluation.open_loop import score_open_loop
 from aime.evaluation.protocol import EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
@@ -36,7 +36,7 @@ def test_a_model_that_is_one_frame_late_is_not(ring: RingWorld) -> None:
 
 
 def test_targets_are_the_frames_after_the_context(ring: RingWorld) -> None:
-    """The curve's step h - 1 is the error against frame context - 1 + h, worked out here from the episodes themselves."""
+    """The curve's step h - 1 is the error against frame context - 1 + h, worked out here from the episodes."""
     episodes, clips = clips_of(ring)
     scores = score_open_loop({"copy_last": CopyLast()}, clips, CONFIG).scores
     for step in (0, 4, 14):
@@ -100,7 +100,7 @@ def test_mean_image_is_that_of_the_given_episodes(ring: RingWorld) -> None:
     mean = training_mean_image(ring, [0, 3], 10_000)
     frames = np.concatenate([ring.window(episode, 0, 40).observations for episode in (0, 3)])
     np.testing.assert_allclose(mean.numpy(), frames.mean(0), rtol=1e-5)
-    forecast = MeanImage(mean).forecast(torch.zeros(2, 4, 3, 32, 32), torch.zeros(2, 9, 1), 16)
+    forecast = MeanImage(mean).forecast(ForecastTask(torch.zeros(2, 4, 3, 32, 32), torch.zeros(2, 9, 1)))
     assert forecast.mean.shape == (2, 5, 3, 32, 32)
     assert torch.equal(forecast.mean[1, 3], mean)
 

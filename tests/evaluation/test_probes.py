@@ -21,6 +21,12 @@ def test_slides_stay_hinges_become_sine_and_cosine() -> None:
     np.testing.assert_allclose(targets.values, [[0.5, 1.0, 0.0, 3.0, 4.0, 7.0]], atol=1e-12)
 
 
+def test_a_limited_hinge_stays_an_angle() -> None:
+    targets = physics_targets(np.array([[0.3, 1.0]]), np.zeros(1), spec(JointSpec("knee", "hinge", limited=True)))
+    assert targets.names == ("knee", "d/dt knee", "reward")
+    assert targets.values[0, 0] == 0.3
+
+
 def test_quaternions_become_rotation_columns_whatever_their_sign() -> None:
     half = math.sqrt(0.5)
     quaternion = [half, 0.0, 0.0, half]  # a quarter turn about z: x axis to y, y axis to -x

@@ -17,6 +17,7 @@ from aime.evaluation.record import RunFacts, metrics_record
 from aime.evaluation.report import write_report
 from aime.evaluation.report.images import (
     ERROR_CEILING,
+    attention_overlay,
     encode,
     error_map,
     heat,
@@ -108,8 +109,8 @@ def test_animation_has_every_frame_of_the_clip(page: str) -> None:
     assert payload is not None
     frames = iio.imread(io.BytesIO(base64.b64decode(payload[1])), plugin="pillow", extension=".gif")
     assert frames.shape[0] == 4 + 15
-    # Pages are enlarged twice: truth, mean, single and error panels of 32 pixels with gaps of 2, a bar of 2 below.
-    assert frames.shape[1:3] == (2 * (32 + 2), 2 * (4 * 32 + 3 * 2))
+    # Truth, mean, single and error panels of 32 pixels with gaps of 2, and a bar of 2 below; the page enlarges them.
+    assert frames.shape[1:3] == (32 + 2, 4 * 32 + 3 * 2)
 
 
 def test_report_without_a_log_or_extras_says_so(tmp_path: Path) -> None:
@@ -148,6 +149,16 @@ def test_error_maps_are_dark_where_right_and_bright_where_wrong() -> None:
     colors = error_map(prediction, truth).astype(int).sum(-1)
     assert colors[0, 0] == heat(np.array(1.0)).astype(int).sum()
     assert colors[1, 1] == heat(np.array(0.0)).astype(int).sum() < 10 < colors[0, 0]
+
+
+def test_attention_overlay_brightens_the_peak_and_leaves_a_uniform_map_dim() -> None:
+    image = np.full((8, 8, 3), 100, dtype=np.uint8)
+    peak = np.zeros((8, 8))
+    peak[2, 3] = 1.0
+    overlaid = attention_overlay(image, peak).astype(int).sum(-1)
+    assert overlaid[2, 3] > 2 * overlaid[0, 0]
+    uniform = attention_overlay(image, np.full((8, 8), 1 / 64)).astype(int).sum(-1)
+    assert uniform.min() == uniform.max() < 300
 
 
 def test_slot_overlay_colours_pixels_by_their_slot() -> None:

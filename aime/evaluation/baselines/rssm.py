@@ -130,7 +130,8 @@ class RSSM(nn.Module):
         self.decoder_input = nn.Linear(config.hidden_size + config.latent_size, flat)
         self.decoder = nn.Sequential(*decoder)
         last = self.decoder[-1]
-        assert isinstance(last, nn.ConvTranspose2d) and last.bias is not None
+        assert isinstance(last, nn.ConvTranspose2d)
+        assert last.bias is not None
         nn.init.zeros_(last.weight)  # training starts exactly at the quality of the mean image
         nn.init.zeros_(last.bias)
 

@@ -90,7 +90,7 @@ def train_rssm(
     model.set_mean_image(mean_image)
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, eps=1e-8, fused=True)
-    length = min(config.sequence_length, min(int(source.lengths[episode]) for episode in episodes))
+    length = min(config.sequence_length, *(int(source.lengths[episode]) for episode in episodes))
     generator = torch.Generator().manual_seed(config.seed)
     sampler = WindowSampler(
         cached(source, list(episodes)), config.batch_size, length, episodes=list(episodes), seed=config.seed

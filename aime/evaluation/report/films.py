@@ -12,7 +12,6 @@ from aime.evaluation.evaluate import Evaluation
 from aime.evaluation.report.images import (
     attention_overlay,
     data_uri,
-    enlarge,
     error_map,
     resize_maps,
     side_by_side,
@@ -21,9 +20,8 @@ from aime.evaluation.report.images import (
     with_progress,
 )
 
-GIF_SCALE = 2
 STRIP_COLUMNS = 8
-MAP_COLUMNS = 10
+MAP_COLUMNS = 9
 
 
 def _with_context(forecast: Tensor, before: Tensor) -> Tensor:
@@ -47,9 +45,8 @@ def film_frames(evaluation: Evaluation, film: int) -> tuple[list[tuple[str, np.n
     if single is not None:
         panels.append(("model, one sample", to_image(_with_context(single[film], before))))
     panels.append(("absolute error of the mean", error_map(mean, truth)))
-    for name in forecasts:
-        if name not in ("model", "copy_last", "mean_image"):
-            panels.append((name, to_image(_with_context(forecasts[name].mean[film], truth[:context]))))
+    others = [name for name in forecasts if name not in ("model", "copy_last", "mean_image")]
+    panels += [(name, to_image(_with_context(forecasts[name].mean[film], truth[:context]))) for name in others]
     animation = with_progress(side_by_side([panel for _, panel in panels]), context)
     return panels, animation
 
@@ -89,7 +86,7 @@ def film_section(evaluation: Evaluation) -> str:
         parts.append(
             f'<div class="film"><h3>{escape(name)}</h3>'
             f'<div class="animation" style="max-width:{share}%"><div class="heads">{heads}</div>'
-            f'<img alt="open loop beside the truth" src="{data_uri(enlarge(animation, GIF_SCALE), ".gif")}"></div>'
+            f'<img alt="open loop beside the truth" src="{data_uri(animation, ".gif")}"></div>'
             f'<div class="scroll"><table class="strip"><tr><th></th>{head}</tr>{rows}</table></div></div>'
         )
     return "".join(parts)
@@ -113,8 +110,10 @@ def map_section(evaluation: Evaluation) -> str:
         if slots is not None:
             maps = resize_maps(slots[film], height, width)
             rows.append(("slots", [slot_overlay(truth[t], maps[t]) for t in times]))
-            for slot in range(min(maps.shape[1], 6)):
-                rows.append((f"slot {slot + 1}", [attention_overlay(truth[t], maps[t, slot]) for t in times]))
+            rows += [
+                (f"slot {slot + 1}", [attention_overlay(truth[t], maps[t, slot]) for t in times])
+                for slot in range(min(maps.shape[1], 6))
+            ]
         head = "".join(f"<th>{t}</th>" for t in times)
         body = "".join(
             f"<tr><th>{escape(title)}</th>"

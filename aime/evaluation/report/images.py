@@ -13,6 +13,8 @@ from torch import Tensor
 ERROR_CEILING = 96.0
 """Mean absolute error (of 255) that is drawn in the brightest colour of an error map."""
 
+FULL_ATTENTION = 4.0
+
 _HEAT_ANCHORS = np.array(
     [
         [0, 0, 4],
@@ -49,7 +51,7 @@ def heat(values: np.ndarray) -> np.ndarray:
 
 
 def to_image(frame: Tensor) -> np.ndarray:
-    """(..., C, H, W) on [0, 255] -> uint8 (..., H, W, 3); one channel is repeated, of more than three the first three show."""
+    """(..., C, H, W) on [0, 255] -> uint8 (..., H, W, 3); one channel is repeated, of more the first three show."""
     frame = frame.float().clamp(0, 255).round().to(torch.uint8).movedim(-3, -1)
     if frame.shape[-1] < 3:
         frame = frame[..., :1].expand(*frame.shape[:-1], 3)
@@ -71,11 +73,16 @@ def resize_maps(maps: Tensor, height: int, width: int) -> np.ndarray:
 
 
 def attention_overlay(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """A frame (H, W, 3) dimmed where the map (H, W) is low and tinted where it is high."""
-    strength = attention / max(float(attention.max()), 1e-12)
+    """A frame (H, W, 3) dimmed where the map (H, W) is low and tinted where it is high.
+
+    Full strength is ``FULL_ATTENTION`` times the density of a uniform map, or its own peak where that is higher, so
+    that a map that looks everywhere alike is seen to do so.
+    """
+    density = attention / max(float(attention.mean()), 1e-12)
+    strength = density / max(float(density.max()), FULL_ATTENTION)
     tint = heat(0.25 + 0.75 * strength).astype(np.float32)
-    share = (0.15 + 0.6 * strength)[..., None]
-    mixed: np.ndarray = (image * (1 - share) * (0.45 + 0.55 * strength[..., None]) + tint * share).clip(0, 255)
+    share = (0.75 * strength)[..., None]
+    mixed: np.ndarray = (image * (1 - share) * (0.5 + 0.5 * strength[..., None]) + tint * share).clip(0, 255)
     return mixed.astype(np.uint8)
 
 

@@ -50,7 +50,7 @@ def write_report(
         ("How far ahead it sees", _open_loop(evaluation, record)),
         ("Open loop beside the truth", _film_intro(evaluation) + film_section(evaluation)),
         ("Attention and slots", _MAP_NOTE + map_section(evaluation)),
-        ("What the state knows", _probes(evaluation, record)),
+        ("What the state knows", _probes(evaluation)),
         ("Mixture prior", _mixture(evaluation, record)),
         ("Codebook and tokens", _codebook(evaluation, record)),
         ("Training", _training(history)),
@@ -144,7 +144,7 @@ def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]
             row = record["open_loop"][horizon][metric]
             value, error = row[name], record["stderr"]["open_loop"][horizon][metric][name]
             if value is None:
-                cells.append('<td class="null">–</td>')
+                cells.append('<td class="null">-</td>')
                 continue
             best = value >= max(other for other in row.values() if other is not None)
             spread = "" if error is None else f'<span class="se">± {error:.{digits}f}</span>'
@@ -161,8 +161,8 @@ def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]
 def _open_loop(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
     note = (
         f'<p class="note">{evaluation.config.context} frames are observed, then only the actions are known. Means over '
-        f"{len(evaluation.episodes)} held-out episodes ({evaluation.clips} clips) with standard errors; the best of each "
-        "column is bold. Bodies are a few percent of the pixels, so the body-masked figure comes first.</p>"
+        f"{len(evaluation.episodes)} held-out episodes ({evaluation.clips} clips) with standard errors; the best of "
+        "each column is bold. Bodies are a few percent of the pixels, so the body-masked figure comes first.</p>"
     )
     charts = []
     for metric in ("psnr_body", "psnr"):
@@ -210,8 +210,8 @@ def _filtering_table(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
 
 def _film_intro(evaluation: Evaluation) -> str:
     return (
-        f'<p class="note">The first {evaluation.config.context} frames (grey part of the bar) are observed, and the model '
-        "shows its reconstruction; from there (blue) it runs on actions alone. Error maps are dark where right, "
+        f'<p class="note">The first {evaluation.config.context} frames (grey part of the bar) are observed, and the '
+        "model shows its reconstruction; from there (blue) it runs on actions alone. Error maps are dark where right, "
         "bright where wrong.</p>"
     )
 
@@ -222,7 +222,7 @@ _MAP_NOTE = (
 )
 
 
-def _probes(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
+def _probes(evaluation: Evaluation) -> str:
     probe = evaluation.probe_result
     if probe is None:
         return f'<p class="none">Not computed: {escape(evaluation.not_computed.get("probe", "no probe"))}.</p>'
@@ -336,8 +336,8 @@ def _protocol(evaluation: Evaluation) -> str:
     episodes = ", ".join(str(episode) for episode in evaluation.episodes)
     text = (
         f"<p>Held-out episodes ({escape(config.split)} split): {episodes}. Clips of {evaluation.clip_length} frames, "
-        f"{config.starts} per episode at most; squared errors are pooled per episode, PSNR is taken per episode (peak to "
-        "peak 255) and then averaged. The body mask is that of the target frame, the same for every forecast. "
+        f"{config.starts} per episode at most; squared errors are pooled per episode, PSNR is taken per episode (peak "
+        "to peak 255) and then averaged. The body mask is that of the target frame, the same for every forecast. "
         f"Each predictive mean is over {config.samples} rollouts that share nothing but the observed frames and the "
         "actions.</p>"
     )

@@ -3,14 +3,18 @@
 STYLE = """\
 :root {
   color-scheme: light dark;
-  --page: #f6f7f9; --card: #ffffff; --ink: #14181f; --muted: #5c6675; --rule: #e2e6ec; --grid: #edf0f4; --shade: #eef2f8;
-  --good: #15803d; --s1: #2563eb; --s2: #64748b; --s3: #b45309; --s4: #059669; --s5: #9333ea; --s6: #db2777; --s7: #0891b2;
+  --page: #f6f7f9; --card: #ffffff; --ink: #14181f;
+  --muted: #5c6675; --rule: #e2e6ec; --grid: #edf0f4; --shade: #eef2f8;
+  --good: #15803d; --s1: #2563eb; --s2: #64748b; --s3: #b45309;
+  --s4: #059669; --s5: #9333ea; --s6: #db2777; --s7: #0891b2;
   --s8: #ca8a04;
 }
 @media (prefers-color-scheme: dark) {
   :root {
-    --page: #0e1116; --card: #171b22; --ink: #e8ecf2; --muted: #97a1b0; --rule: #2a303a; --grid: #222832; --shade: #1e2530;
-    --good: #4ade80; --s1: #60a5fa; --s2: #94a3b8; --s3: #fbbf24; --s4: #34d399; --s5: #c084fc; --s6: #f472b6; --s7: #22d3ee;
+    --page: #0e1116; --card: #171b22; --ink: #e8ecf2;
+    --muted: #97a1b0; --rule: #2a303a; --grid: #222832; --shade: #1e2530;
+    --good: #4ade80; --s1: #60a5fa; --s2: #94a3b8; --s3: #fbbf24;
+    --s4: #34d399; --s5: #c084fc; --s6: #f472b6; --s7: #22d3ee;
     --s8: #fde047;
   }
 }
@@ -75,7 +79,9 @@ svg .reference { stroke: var(--ink); stroke-dasharray: 4 4; stroke-opacity: .55;
   display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 12.5px; color: var(--muted); margin: 2px 0 12px;
 }
 .legend span { display: inline-flex; align-items: center; gap: 7px; }
-.legend i { width: 18px; border-top: 3px solid var(--c); border-radius: 2px; } .legend i.dashed { border-top-style: dashed; }
+.legend i { width: 18px; border-top: 3px solid var(--c); border-radius: 2px; }
+.legend i.dashed { border-top-style: dashed; }
+.columns + .scroll, .small-multiples + .scroll { margin-top: 20px; }
 .film { padding-top: 18px; margin-top: 18px; border-top: 1px solid var(--rule); }
 .film:first-of-type { border-top: 0; margin-top: 0; padding-top: 4px; }
 .animation { margin-bottom: 14px; }
@@ -91,13 +97,14 @@ table.strip th {
   font-weight: 500; font-size: 12px; color: var(--muted); white-space: nowrap; padding: 0 2px;
 }
 table.strip th:first-child { text-align: right; padding-right: 8px; }
-table.strip td { padding: 0; } table.strip img { width: 104px; height: auto; }
+table.strip td { padding: 0; } table.strip img { width: 100px; height: auto; }
 table.strip .seen { color: var(--muted); } table.strip .ahead { color: var(--s1); }
 .none { color: var(--muted); font-style: italic; }
 dl.reasons {
   display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; font-size: 13.5px;
 }
-dl.reasons dt { font-family: ui-monospace, "DejaVu Sans Mono", monospace; } dl.reasons dd { margin: 0; color: var(--muted); }
+dl.reasons dt { font-family: ui-monospace, "DejaVu Sans Mono", monospace; }
+dl.reasons dd { margin: 0; color: var(--muted); }
 footer { color: var(--muted); font-size: 12.5px; }
 @media (max-width: 640px) { main { padding: 20px 12px; } section { padding: 16px; } }
 @media print { body { background: #fff; } section, .tile { break-inside: avoid; } }

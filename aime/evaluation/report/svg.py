@@ -166,10 +166,10 @@ def line_chart(
         if item.markers:
             for x, y in zip(item.x, item.y, strict=True):
                 if math.isfinite(float(y)):
+                    tip = f"{escape(item.name)}: {float(y):.2f} at {label(float(x))}"
                     body.append(
                         f'<circle r="3" cx="{frame.x(float(x)):.1f}" cy="{frame.y(float(y)):.1f}" '
-                        f'style="fill:var(--{item.color})"><title>{escape(item.name)}: {float(y):.2f} at {label(float(x))}'
-                        "</title></circle>"
+                        f'style="fill:var(--{item.color})"><title>{tip}</title></circle>'
                     )
     return frame.wrap("".join(body), title)
 
@@ -226,9 +226,10 @@ def stacked_areas(
         upper = [f"{frame.x(t):.1f} {frame.y(float(edges[t, k + 1])):.1f}" for t in range(length)]
         lower = [f"{frame.x(t):.1f} {frame.y(float(edges[t, k])):.1f}" for t in reversed(range(length))]
         opacity = 0.9 if k < 8 else 0.45
+        tip = f"component {k + 1}: mean weight {shares[:, k].mean():.3f}"
         body.append(
             f'<path class="area" style="fill:var(--s{k % 8 + 1});opacity:{opacity}" '
-            f'd="M{"L".join(upper + lower)}Z"><title>component {k + 1}: mean weight {shares[:, k].mean():.3f}</title></path>'
+            f'd="M{"L".join(upper + lower)}Z"><title>{tip}</title></path>'
         )
     return frame.wrap("".join(body), title)
 

@@ -1,0 +1,170 @@
+"""The RSSM baseline: its recurrence, its alignment, its training on the training split, and that it learns."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from aime.evaluation.baselines import RSSM, RSSMConfig, RSSMTrainingConfig, train_rssm
+from aime.evaluation.baselines.rssm import Gaussian
+from aime.evaluation.baselines.rssm_training import learning_rate_at
+from aime.evaluation.forecasters import MeanImage, RSSMForecaster
+from aime.evaluation.open_loop import score_open_loop
+from aime.evaluation.protocol import EvaluationConfig, cut_clips, training_mean_image
+from tests.evaluation.ring_world import RingWorld
+
+SMALL = RSSMConfig(
+    image_shape=(3, 32, 32),
+    channels=(8, 16, 16, 32),
+    embedding_size=32,
+    hidden_size=48,
+    latent_size=8,
+    minimum_scale=0.01,
+    free_nats=0.0,
+    observation_scale=0.1,
+)
+
+
+def example(length: int = 5) -> tuple[RSSM, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    model = RSSM(SMALL)
+    torch.nn.init.normal_(model.decoder[-1].weight, std=0.1)  # away from the zero it starts training with
+    generator = torch.Generator().manual_seed(1)
+    frames = torch.randint(0, 256, (3, length, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    return model, frames, torch.randn(3, length, 1, generator=generator)
+
+
+def test_parameter_count_is_what_the_tables_say() -> None:
+    count = sum(parameter.numel() for parameter in RSSM(RSSMConfig()).parameters())
+    assert 1.2e6 < count < 1.5e6
+
+
+def test_it_starts_at_the_mean_image() -> None:
+    model = RSSM(SMALL)
+    mean = torch.rand(3, 32, 32) * 255
+    model.set_mean_image(mean)
+    states = model.observe(torch.zeros(2, 3, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 3, 1))
+    torch.testing.assert_close(model.decode(states.hidden, states.latent)[1, 2] * 255, mean)
+
+
+def test_filtering_is_causal_and_the_last_action_is_not_used() -> None:
+    model, frames, actions = example()
+    before = model.observe(frames, actions, torch.Generator().manual_seed(2))
+    changed_frames, changed_actions = frames.clone(), actions.clone()
+    changed_frames[:, 3] = 255 - changed_frames[:, 3]
+    changed_actions[:, 4] += 1.0
+    after = model.observe(changed_frames, changed_actions, torch.Generator().manual_seed(2))
+    assert torch.equal(before.latent[:, :3], after.latent[:, :3])
+    assert torch.equal(before.hidden[:, :4], after.hidden[:, :4])
+    assert not torch.equal(before.latent[:, 3], after.latent[:, 3])
+    last = model.observe(frames, changed_actions, torch.Generator().manual_seed(2))
+    assert torch.equal(before.hidden, last.hidden)
+
+
+def test_imagination_starts_where_filtering_stopped() -> None:
+    """The first imagined hidden state, from a_t, is the one filtering reaches at t + 1."""
+    model, frames, actions = example()
+    whole = model.observe(frames, actions, torch.Generator().manual_seed(3))
+    states = model.observe(frames[:, :3], actions[:, :3], torch.Generator().manual_seed(3))
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(4)
+    # The same noise for the first three steps whatever the length: filtered here frame by frame to compare.
+    reached = model._advance(states.last(), actions[:, 2])
+    prior = model._gaussian(model.prior_head(reached))
+    expected = model.decode(reached, prior.sample(generator))
+    imagined = model.imagine(states.last(), actions[:, 2:4], torch.Generator().manual_seed(4))
+    torch.testing.assert_close(imagined[:, 0], expected)
+    assert imagined.shape == (3, 2, 3, 32, 32)
+    assert whole.hidden.shape == (3, 5, 48)
+
+
+def test_kl_matches_torch_distributions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, p = (
+        Gaussian(torch.randn(4, 6, generator=generator), torch.rand(4, 6, generator=generator) + 0.2) for _ in range(2)
+    )
+    reference = torch.distributions.kl_divergence(
+        torch.distributions.Normal(q.mean, q.scale), torch.distributions.Normal(p.mean, p.scale)
+    )
+    torch.testing.assert_close(q.kl_divergence(p), reference.sum(-1))
+
+
+def test_every_parameter_learns() -> None:
+    model, frames, actions = example()
+    loss, _ = model.loss(frames, actions, torch.Generator().manual_seed(0))
+    loss.backward()
+    silent = [
+        name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert silent == []
+
+
+def test_sizes_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiples of 16, found 84 x 84"):
+        RSSMConfig(image_shape=(3, 84, 84))
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = RSSMTrainingConfig(learning_rate=1.0, warmup_steps=10)
+    assert learning_rate_at(0.0, 0, config) == pytest.approx(0.1)
+    assert learning_rate_at(0.0, 9, config) == pytest.approx(1.0)
+    assert learning_rate_at(0.5, 99, config) == pytest.approx(0.51)
+    assert learning_rate_at(1.2, 99, config) == pytest.approx(0.02)
+
+
+def test_training_stops_at_its_budget_learns_from_training_episodes_only_and_beats_the_mean_image() -> None:
+    source = RingWorld(episodes=24, length=40)
+    training = list(range(16))
+    read: list[int] = []
+    window = source.window
+
+    def recording(episode: int, start: int, length: int) -> object:
+        read.append(episode)
+        return window(episode, start, length)
+
+    source.window = recording  # type: ignore[method-assign, assignment]
+    mean = training_mean_image(source, training, 10_000)
+    ticks = iter(range(10_000))
+    config = RSSMTrainingConfig(
+        seconds=600.0,
+        batch_size=8,
+        sequence_length=8,
+        learning_rate=5e-3,
+        warmup_steps=10,
+        weight_average=0.9,
+        clock=lambda: float(next(ticks)),  # a second a step
+    )
+    shares: list[float] = []
+    trained = train_rssm(source, training, mean, config, SMALL, shares.append)
+    assert set(read) <= set(training)
+    assert (trained.steps, trained.frames) == (600, 600 * 64)
+    assert trained.history[-1]["loss"] < 0.5 * trained.history[0]["loss"]
+    assert shares[-1] == 1.0
+    assert trained.summary()["steps"] == 600.0
+    source.window = window  # type: ignore[method-assign]
+    protocol = EvaluationConfig(horizons=(1, 5), context=6, samples=4, starts=2, films=1)
+    clips = cut_clips(source, [18, 19, 20, 21], 11, 2)
+    scores = score_open_loop(
+        {"rssm": RSSMForecaster(trained.model), "mean_image": MeanImage(mean)}, clips, protocol, ssim=False
+    ).scores
+    # Ten times the mean image's error is 10 dB; measured 10.6 dB at horizon 1 and 2.9 dB at 5.
+    for horizon, gain in ((1, 5.0), (5, 1.0)):
+        figures = {name: score.horizons[horizon]["psnr"].mean for name, score in scores.items()}
+        assert figures["rssm"] - figures["mean_image"] > gain
+    mirrored = dataclasses.replace(clips, actions=-clips.actions)
+    wrong = score_open_loop({"rssm": RSSMForecaster(trained.model)}, mirrored, protocol, ssim=False).scores
+    assert wrong["rssm"].horizons[1]["psnr"].mean < scores["rssm"].horizons[1]["psnr"].mean - 3.0  # it uses the actions
+
+
+def test_training_is_reproducible() -> None:
+    source = RingWorld(episodes=4, length=12)
+    mean = training_mean_image(source, [0, 1], 100)
+
+    def run() -> np.ndarray:
+        ticks = iter(range(100))
+        config = RSSMTrainingConfig(seconds=3.0, batch_size=2, sequence_length=4, clock=lambda: float(next(ticks)))
+        model = train_rssm(source, [0, 1], mean, config, SMALL).model
+        return torch.cat([parameter.flatten() for parameter in model.parameters()]).numpy()
+
+    np.testing.assert_array_equal(run(), run())
