@@ -100,6 +100,8 @@ class WorldModelConfig:
     """Channels of each level of the attention's feature pyramid, finest first."""
     attention_prior_channels: int = 32
     """Channels of the attention prior's ConvGRU."""
+    attention_kl_balance: float = 1.0
+    """Share of the attention KL's gradient that moves the prior map; the rest moves the posterior map."""
     predictive_gradient: bool = True
     """Let attention and context prediction train encoder and dynamics too; off, their backward pass is short."""
     precision_weighting: bool = False
@@ -120,7 +122,7 @@ class WorldModelConfig:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.image_size < 32:
             raise ValueError(f"image_size: expected at least 32 pixels, found {self.image_size}")
-        for name in ("imagined_share", "kl_balance", "teacher_decay"):
+        for name in ("imagined_share", "kl_balance", "attention_kl_balance", "teacher_decay", "perceiver_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
         if self.likelihood not in ("gaussian", "mixture_of_logistics"):

@@ -69,6 +69,7 @@ def training_step(
     lambda_recon: float = 1.0,
     lambda_att_dyn: float = 0.1,
     lambda_gram: float = 0.05,
+    lambda_diversity: float = 0.01,
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
@@ -86,6 +87,8 @@ def training_step(
         lambda_recon: weight of the reconstruction.
         lambda_att_dyn: weight of the attention's motion loss.
         lambda_gram: weight of the Gram loss.
+        lambda_diversity: weight of the slots' diversity; small, because balancing gives the predictive task's gradient
+            the length of the likelihood's, and diversity is the only part of it that moves the posterior map.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
@@ -110,6 +113,7 @@ def training_step(
         lambda_recon=lambda_recon,
         lambda_att_dyn=lambda_att_dyn,
         lambda_gram=lambda_gram,
+        lambda_diversity=lambda_diversity,
     )
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, model.trainable, max_norm=grad_clip)

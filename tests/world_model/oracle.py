@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime.attention_schema import attention_dynamics_loss, categorical_kl
+from aime.attention_schema import attention_dynamics_loss
 from aime.encoder_decoder import Posterior
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.temporal_dynamics import LSTMState
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise
-from aime.world_model.sequence import latent_kl
+from aime.world_model.sequence import attention_kl, latent_kl
 
 
 def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor) -> dict[str, Tensor]:
@@ -107,7 +107,7 @@ def assemble(
     }
     outputs |= {name: torch.stack(rows[name]).mean(1) for name in per_frame}
     maps = outputs["attention_maps"]
-    outputs["attention_losses"] = categorical_kl(maps, outputs["prior_log_maps"])[:, 1:].mean(0)
+    outputs["attention_losses"] = attention_kl(model, maps, outputs["prior_log_maps"])[:, 1:].mean(0)
     outputs["attention_dynamics_loss"] = attention_dynamics_loss(
         maps[:, :-1], maps[:, 1:], outputs["predicted_movements"][:, 1:]
     ).mean()
