@@ -76,7 +76,8 @@ def token_accuracy(
         memory = None
         for horizon in range(1, max(horizons, default=0) + 1):
             latents, embedded, memory = perceiver.model(codes, memory)
-            logits = perceiver.model.predict(latents[:, -1:], embedded[:, -1:])
+            context = perceiver.model.context(latents[:, -1:])
+            logits = perceiver.model.predict(context, embedded[:, -1:])
             predicted = logits.argmax(-1).reshape(truth[:, :1].shape)
             codes = perceiver.tokenizer.quantizer.lookup(predicted)
             if horizon in hits:
