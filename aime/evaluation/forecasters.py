@@ -25,8 +25,6 @@ class Forecast:
     single: Tensor | None = None
     reward: Tensor | None = None
     """(N, Hz) predicted reward of the action taken at each forecast frame, where the model predicts rewards."""
-    attention_maps: Tensor | None = None
-    """(N, Hz, R, R) of the first rollout, where the model has them."""
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,10 @@ class WorldModelForecaster:
         )
         rollouts = rearrange(to_frames(imagined["observations"]), "(n s) t c h w -> n s t c h w", s=samples)
         rewards = imagined.get("rewards")
-        maps = imagined.get("attention_maps")
         return Forecast(
             rollouts.mean(1).cpu(),
             rollouts[:, 0].cpu(),
             None if rewards is None else rearrange(rewards, "(n s) t -> n s t", s=samples).mean(1).float().cpu(),
-            None if maps is None else maps[::samples].float().cpu(),
         )
 
 

@@ -139,9 +139,7 @@ def _row(forecast: Forecast, row: int) -> Forecast:
     def cut(value: Tensor | None) -> Tensor | None:
         return None if value is None else value[row : row + 1].clone()  # a view would keep the whole batch alive
 
-    return Forecast(
-        forecast.mean[row : row + 1].clone(), cut(forecast.single), cut(forecast.reward), cut(forecast.attention_maps)
-    )
+    return Forecast(forecast.mean[row : row + 1].clone(), cut(forecast.single), cut(forecast.reward))
 
 
 def _stack(rows: list[Forecast]) -> Forecast:
@@ -151,12 +149,7 @@ def _stack(rows: list[Forecast]) -> Forecast:
 
     mean = join([row.mean for row in rows])
     assert mean is not None
-    return Forecast(
-        mean,
-        join([row.single for row in rows]),
-        join([row.reward for row in rows]),
-        join([row.attention_maps for row in rows]),
-    )
+    return Forecast(mean, join([row.single for row in rows]), join([row.reward for row in rows]))
 
 
 def _pick(clips: Clips, rows: list[int]) -> Clips:

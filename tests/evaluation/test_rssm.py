@@ -100,9 +100,13 @@ def test_every_parameter_learns() -> None:
     assert silent == []
 
 
-def test_sizes_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(ValueError, match="multiples of 16, found 84 x 84"):
-        RSSMConfig(image_shape=(3, 84, 84))
+def test_any_image_size_comes_back_as_it_was() -> None:
+    model = RSSM(dataclasses.replace(SMALL, image_shape=(1, 84, 40)))
+    frames = torch.zeros(2, 3, 1, 84, 40, dtype=torch.uint8)
+    states = model.observe(frames, torch.zeros(2, 3, 1))
+    assert model.imagine(states.last(), torch.zeros(2, 4, 1)).shape == (2, 4, 1, 84, 40)
+    loss, _ = model.loss(frames, torch.zeros(2, 3, 1))
+    assert torch.isfinite(loss)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:

@@ -30,7 +30,7 @@ class RSSMConfig:
     """Sizes and loss constants of the baseline. The defaults are the tuned ones (see ``bench/baselines/README.md``)."""
 
     image_shape: tuple[int, int, int] = (3, 64, 64)
-    """(C, H, W); H and W must be multiples of 16."""
+    """(C, H, W); other sides than multiples of 16 are padded with the mean image inside."""
     action_size: int = 1
     channels: tuple[int, int, int, int] = (16, 32, 64, 80)
     """Widths of the four stride-2 convolutions; mirrored in the decoder."""
@@ -46,11 +46,6 @@ class RSSMConfig:
     """Weight of KL(stop_grad(q) || p)."""
     representation_weight: float = 0.2
     """Weight of KL(q || stop_grad(p))."""
-
-    def __post_init__(self) -> None:
-        _, height, width = self.image_shape
-        if height % 16 or width % 16:
-            raise ValueError(f"RSSM needs a height and width that are multiples of 16, found {height} x {width}")
 
 
 @dataclass(frozen=True)
@@ -115,7 +110,7 @@ class RSSM(nn.Module):
         super().__init__()
         self.config = config
         image_channels, height, width = config.image_shape
-        self.grid = (height // 16, width // 16)
+        self.grid = (-(-height // 16), -(-width // 16))  # rounded up: the last convolution's map
         flat = config.channels[-1] * self.grid[0] * self.grid[1]
 
         widths = (image_channels, *config.channels)
@@ -163,7 +158,10 @@ class RSSM(nn.Module):
     def embed(self, frames: Tensor) -> Tensor:
         """uint8 frames (B, T, C, H, W) -> embeddings (B, T, E); one call on B*T images."""
         flat = rearrange(frames, "b t c h w -> (b t) c h w")
-        residual = (flat.float() / 255.0 - self.mean_image).contiguous(memory_format=torch.channels_last)
+        residual = flat.float() / 255.0 - self.mean_image
+        _, height, width = self.config.image_shape
+        padding = (0, 16 * self.grid[1] - width, 0, 16 * self.grid[0] - height)
+        residual = F.pad(residual, padding).contiguous(memory_format=torch.channels_last)
         embeddings: Tensor = rearrange(self.encoder(4.0 * residual), "(b t) e -> b t e", b=frames.shape[0])
         return embeddings
 
@@ -173,7 +171,8 @@ class RSSM(nn.Module):
         flat = self.decoder_input(torch.cat([hidden, latent], -1).flatten(0, -2))
         image = flat.unflatten(-1, (self.config.channels[-1], *self.grid))
         image = self.decoder(image.contiguous(memory_format=torch.channels_last))
-        frames: Tensor = (image + self.mean_image).reshape(*leading, *self.config.image_shape)
+        _, height, width = self.config.image_shape
+        frames: Tensor = (image[..., :height, :width] + self.mean_image).reshape(*leading, *self.config.image_shape)
         return frames
 
     def initial_state(self, batch: int) -> RSSMState:

@@ -19,6 +19,7 @@ from aime.evaluation.report.images import (
     to_image,
     with_progress,
 )
+from aime.evaluation.report.svg import Series, legend, line_chart
 
 STRIP_COLUMNS = 8
 MAP_COLUMNS = 9
@@ -87,9 +88,32 @@ def film_section(evaluation: Evaluation) -> str:
             f'<div class="film"><h3>{escape(name)}</h3>'
             f'<div class="animation" style="max-width:{share}%"><div class="heads">{heads}</div>'
             f'<img alt="open loop beside the truth" src="{data_uri(animation, ".gif")}"></div>'
-            f'<div class="scroll"><table class="strip"><tr><th></th>{head}</tr>{rows}</table></div></div>'
+            f'<div class="scroll"><table class="strip"><tr><th></th>{head}</tr>{rows}</table></div>'
+            f"{_reward_chart(evaluation, film)}</div>"
         )
     return "".join(parts)
+
+
+def _reward_chart(evaluation: Evaluation, film: int) -> str:
+    """Reward received and reward foreseen by the open loop, over the clip."""
+    foreseen = evaluation.open_loop.films["model"].reward
+    if foreseen is None:
+        return ""
+    context = evaluation.config.context
+    received = evaluation.open_loop.film_clips.rewards[film].numpy()
+    chart = line_chart(
+        [
+            Series("received", np.arange(len(received)), received, "ink"),
+            Series("foreseen, mean of samples", np.arange(context, len(received)), foreseen[film].numpy(), "s1"),
+        ],
+        "reward",
+        "frame",
+        "reward",
+        size=(760, 170),
+        shade_until=context - 0.5,
+    )
+    keys = legend([("reward received", "ink", False), ("foreseen in open loop", "s1", False)])
+    return f'<div class="reward">{chart}{keys}</div>'
 
 
 def map_section(evaluation: Evaluation) -> str:

@@ -82,6 +82,7 @@ svg .reference { stroke: var(--ink); stroke-dasharray: 4 4; stroke-opacity: .55;
 .legend i { width: 18px; border-top: 3px solid var(--c); border-radius: 2px; }
 .legend i.dashed { border-top-style: dashed; }
 .columns + .scroll, .small-multiples + .scroll { margin-top: 20px; }
+.reward { max-width: 760px; margin-top: 10px; }
 .film { padding-top: 18px; margin-top: 18px; border-top: 1px solid var(--rule); }
 .film:first-of-type { border-top: 0; margin-top: 0; padding-top: 4px; }
 .animation { margin-bottom: 14px; }
