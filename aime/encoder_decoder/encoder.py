@@ -82,10 +82,6 @@ class VAEEncoder(nn.Module):
         self.norm = nn.Sequential(normalisation(inner), nn.SiLU())
         rows, columns = -(-height // self.stride), -(-width // self.stride)
         self.head = mlp((inner * rows * columns + context_dim, mlp_hidden_size, 2 * latent_size))
-        last = self.head[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.normal_(last.weight, std=0.02)
-        nn.init.zeros_(last.bias)
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of each level for images (N, C, H, W)."""
@@ -108,6 +104,7 @@ class VAEEncoder(nn.Module):
             expect_shape(context, "N Cc", "context", N=images.shape[0], Cc=self.context_dim)
             flat = torch.cat([flat, context], 1)
         mean, raw = self.head(flat).float().chunk(2, -1)
-        # softplus keeps a gradient where a clamp would not; log_scale starts near -0.6.
-        log_scale = self.min_log_scale + torch.nn.functional.softplus(raw - self.min_log_scale - 0.6)
+        # softplus keeps a gradient where a clamp would not. The scale starts near .14, below the spread of the means:
+        # with latents that are mostly noise the decoder stays at the mean image for hundreds of steps.
+        log_scale = self.min_log_scale + torch.nn.functional.softplus(raw - self.min_log_scale - 2.0)
         return Posterior(mean, log_scale, maps)

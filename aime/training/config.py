@@ -56,6 +56,8 @@ class TrainConfig:
     """Weight of the attention's centre-motion loss."""
     lambda_gram: float = 0.05
     """Weight of the Gram loss against the teacher."""
+    lambda_diversity: float = 0.01
+    """Weight of the slots' diversity."""
 
     balancer: str = "rgb"
     """Gradient balancer over the tasks: "rgb" or "sum"."""
@@ -144,9 +146,8 @@ class TrainConfig:
 
     def loss_weights(self) -> dict[str, float]:
         """The weights that the model's losses take, beta aside."""
-        return {
-            name: getattr(self, name) for name in ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram")
-        }
+        names = ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram", "lambda_diversity")
+        return {name: getattr(self, name) for name in names}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
