@@ -37,7 +37,7 @@ class Evaluate:
     """Evaluate a trained world model on held-out episodes: a table, metrics.json and report.html."""
 
     run_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run directory, or a checkpoint in it."""
+    """Run directory, or a directory of exported weights."""
     data: Path | None = None
     """Episode file (HDF5). Default: data.h5 in the run directory."""
     out: Path | None = None
@@ -104,7 +104,7 @@ class Imagine:
     """Let a trained world model run open loop on the actions of a held-out episode, beside the truth, as GIF or MP4."""
 
     run_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """Run directory, or a checkpoint in it."""
+    """Run directory, or a directory of exported weights."""
     data: Path | None = None
     """Episode file (HDF5). Default: data.h5 in the run directory."""
     horizon: int = 50

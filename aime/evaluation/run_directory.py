@@ -33,7 +33,7 @@ class RunDirectory:
 
     @classmethod
     def find(cls, path: str | Path) -> RunDirectory:
-        """Accept a run directory, its ``weights`` directory, or a file inside either.
+        """Accept a run directory, a directory of exported weights, or a file inside either.
 
         Raises:
             FileNotFoundError: when there are no exported weights; the message says where they were looked for.
@@ -50,7 +50,7 @@ class RunDirectory:
             raise FileNotFoundError(f"{given}: no such run directory{hint}")
         raise FileNotFoundError(
             f"{given}: expected exported weights (config.json and model.safetensors) there or in {start / 'weights'}; "
-            "a training that ended writes them"
+            "training exports them when it ends (an interrupted one can be resumed), a single step's checkpoint has none"
         )
 
     def _json(self, name: str) -> dict[str, Any]:

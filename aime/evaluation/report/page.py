@@ -104,12 +104,12 @@ def _tiles(record: Mapping[str, Any]) -> str:
         metric = "psnr_body" if body is metrics["psnr_body"] else "psnr"
         rivals = {name: body[name] for name in ("copy_last", "mean_image", "rssm") if body[name] is not None}
         best = max(rivals, key=lambda name: rivals[name])
-        gain = body["model"] - rivals[best]
+        gain = round(body["model"] - rivals[best], 1) + 0.0  # no minus sign before a zero
         tiles.append(
             (
                 f"{metric}, {horizon} frame{'s' if int(horizon) > 1 else ''} ahead",
                 f'{body["model"]:.1f} <span class="unit">dB</span>',
-                f'<span class="{"gain" if gain > 0 else ""}">{gain:+.1f} dB</span> to {best.replace("_", " ")}',
+                f'<span class="{"gain" if gain >= 0.05 else ""}">{gain:+.1f} dB</span> to {best.replace("_", " ")}',
             )
         )
     reconstruction = record["reconstruction"]["psnr_body"]
