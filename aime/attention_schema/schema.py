@@ -96,6 +96,8 @@ class AttentionSchema(nn.Module):
         previous_latents: Tensor,
         previous_map: Tensor | None = None,
         state: Tensor | None = None,
+        *,
+        detach_maps: bool = False,
     ) -> AttentionSchemaOutput:
         """Attend to a sequence and predict it.
 
@@ -106,6 +108,7 @@ class AttentionSchema(nn.Module):
             previous_latents: (B, T, D), entry t is z_{t-1}.
             previous_map: (B, R, R), the map before the first frame, even when None.
             state: (B, G, R, R), recurrent state of the prior before the first frame, zeros when None.
+            detach_maps: let no gradient of the prior reach the posterior through the maps it predicts from.
         """
         sizes = expect_shape(observations, "B T C H W", "observations")
         batch, steps = sizes["B"], sizes["T"]
@@ -113,6 +116,8 @@ class AttentionSchema(nn.Module):
         maps = posterior.map.reshape(batch, steps, *posterior.map.shape[1:])  # (B, T, R, R)
         first = self.uniform_map(batch) if previous_map is None else previous_map
         previous_maps = torch.cat((first.unsqueeze(1), maps[:, :-1]), 1)
+        if detach_maps:
+            previous_maps = previous_maps.detach()
         prior = self.prior_net(previous_maps, hidden, previous_latents, state)
         return AttentionSchemaOutput(
             posterior=posterior,

@@ -110,16 +110,23 @@ def attend(
     previous = recurrence.previous
     if not model.config.predictive_gradient:
         previous, latent, context = previous.detach(), latent.detach(), context.detach()
-    attention: AttentionSchemaOutput = model.attention(frames, previous, context, F.pad(latent[:, :-1], (0, 0, 1, 0)))
+    attention: AttentionSchemaOutput = model.attention(
+        frames,
+        previous,
+        context,
+        F.pad(latent[:, :-1], (0, 0, 1, 0)),
+        detach_maps=model.config.attention_kl_balance >= 1.0,
+    )
     return attention
 
 
 def attention_kl(model: DPGMMVariationalRecurrentAutoencoder, maps: Tensor, log_prior: Tensor) -> Tensor:
     """KL(A_t || predicted A_t) (B, T) in nats, its gradient shared by ``attention_kl_balance``.
 
-    Balanced task gradients have equal length, and the predictive task reaches little else than the attention. Were its
-    KL to move the posterior map as well, it would outweigh the likelihood there and flatten the map: in 400 steps of
-    the laptop preset body PSNR of reconstructions was 13.1 dB with it.
+    Balanced task gradients have equal length, and the predictive task reaches little else than the attention. Were it
+    to move the posterior map as well, directly or through the maps the prior starts from, it would outweigh the
+    likelihood there and flatten the map: body PSNR of reconstructions after 400 steps of the laptop preset was 13.1 dB
+    with it, against 18.7 dB for the plain sum of the losses.
     """
     balance = model.config.attention_kl_balance
     to_prior = categorical_kl(maps.detach(), log_prior)
