@@ -38,8 +38,8 @@ class WorldModelConfig:
     """Hidden units of the prior's networks."""
     kl_samples: int = 8
     """Monte-Carlo samples of the latent KL."""
-    kl_balance: float = 0.8
-    """Share of the latent KL's gradient that moves the prior; the rest moves the posterior."""
+    kl_balance: float = 0.5
+    """Share of the latent KL's gradient that moves the prior, the rest moves the posterior; 0.5 is the plain ELBO."""
 
     num_lstm_layers: int = 1
     """Layers of the recurrent network."""

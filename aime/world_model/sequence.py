@@ -88,19 +88,19 @@ def latent_kl(
 ) -> Tensor:
     """KL(q || p) (B, T) in nats, its gradient shared between prior and posterior by ``kl_balance``.
 
-    On imagined histories the prior alone is moved: the posterior should not be pulled towards what cannot be predicted
+    The value is the KL whatever the balance; the prior receives 2 b of its gradient and the posterior 2 (1 - b), so that
+    b = .5 is the plain ELBO. On imagined histories the prior alone is moved: the posterior should not be pulled towards what cannot be predicted
     many frames ahead (Hafner et al. 2019, PlaNet, section 5).
     """
     balance = model.config.kl_balance
     to_prior = model.prior.kl_divergence(posterior.mean.detach(), posterior.log_scale.detach(), prior, noise)
-    if balance >= 1.0:
-        return to_prior
     fixed = PriorParameters(**{name: value.detach() for name, value in vars(prior).items()})
     to_posterior = model.prior.kl_divergence(posterior.mean, posterior.log_scale, fixed, noise)
     if imagined is not None:
         history = F.pad(imagined[:, :-1], (1, 0))
         to_posterior = torch.where(history, to_posterior.detach(), to_posterior)
-    return balance * to_prior + (1.0 - balance) * to_posterior
+    weighted = 2.0 * balance * to_prior + 2.0 * (1.0 - balance) * to_posterior
+    return weighted - to_prior.detach()
 
 
 def attend(
