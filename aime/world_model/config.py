@@ -69,6 +69,8 @@ class WorldModelConfig:
     usage_entropy_weight: float = 0.0
     """Weight of the bonus on the entropy of code use; dead codes are revived in any case."""
 
+    frame_stack: int = 2
+    """Frames the encoder sees: the present one and the differences to those before it, in which motion is visible."""
     patch_size: int = 4
     """Side in pixels of the patches by which encoder and tokenizer first reduce an image; a power of two."""
     encoder_channels: tuple[int, ...] = (64, 128, 192)
@@ -117,7 +119,15 @@ class WorldModelConfig:
     """Frames a sequence on which the Gram loss is evaluated; 0 turns it off."""
 
     def __post_init__(self) -> None:
-        for name in ("action_size", "image_channels", "latent_dim", "hidden_dim", "context_dim", "max_components"):
+        for name in (
+            "action_size",
+            "image_channels",
+            "frame_stack",
+            "latent_dim",
+            "hidden_dim",
+            "context_dim",
+            "max_components",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.image_size < 32:

@@ -11,7 +11,7 @@ from torch import Tensor
 from aime.nn import expect_shape
 from aime.temporal_dynamics import LSTMState
 from aime.world_model.noise import SequenceNoise
-from aime.world_model.state import WorldModelState
+from aime.world_model.state import ObservationMemory, WorldModelState
 
 if TYPE_CHECKING:
     from aime.world_model.model import DPGMMVariationalRecurrentAutoencoder
@@ -59,9 +59,10 @@ def observe(
         )
     expect_shape(state.hidden, "B Hd", "state.hidden", B=batch, Hd=model.config.hidden_dim)
     noise = noise or SequenceNoise.draw(model.config, batch, length, frames.device, generator)
-    perceived = model.perceiver(frames, state.memory)
+    perceived = model.perceiver(frames, state.memory.perceiver)
+    stacked, kept = model.stack(frames, state.memory.frames)
     context = perceived.context.float()
-    posterior = model.encoder(frames.flatten(0, 1), context.flatten(0, 1))
+    posterior = model.encoder(stacked.flatten(0, 1), context.flatten(0, 1))
     latent = posterior.rsample(noise.latent.flatten(0, 1)).unflatten(0, (batch, length))
     inputs = model.recurrent_input(latent, context, actions)
     hidden, lstm = model.dynamics.unroll(inputs, LSTMState(state.lstm_hidden, state.lstm_cell))
@@ -76,7 +77,7 @@ def observe(
         context=context,
         attention_map=attention.maps,
         attention_hidden=attention.prior.states,
-        memory=perceived.memory,
+        memory=ObservationMemory(perceived.memory, kept),
     )
 
 

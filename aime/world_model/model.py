@@ -22,7 +22,7 @@ from aime.temporal_dynamics import ContextPredictor, LSTMLayer
 from aime.world_model import imagination, sequence, training_step
 from aime.world_model.config import WorldModelConfig
 from aime.world_model.noise import SequenceNoise
-from aime.world_model.state import WorldModelState
+from aime.world_model.state import ObservationMemory, WorldModelState
 
 CONTRAST = 4.0
 """Factor on centred frames: what differs from the mean image is a few percent of the pixels, with a small variance."""
@@ -81,7 +81,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             channels=config.encoder_channels,
             cells_per_level=config.cells_per_level,
             mlp_hidden_size=config.mlp_hidden_dim,
-            input_channels=channels,
+            input_channels=channels * config.frame_stack,
             patch_size=config.patch_size,
             squeeze_excitation=config.squeeze_excitation,
         )
@@ -164,6 +164,27 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         """Mean image (C, H, W), channels-last in memory."""
         return self.mean_image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
+    def stack(self, frames: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the encoder sees of centred frames (B, T, C, H, W): each frame and the differences before it.
+
+        Args:
+            frames: centred frames.
+            before: (B, frame_stack - 1, C, H, W) frames before these; the first frame stands still when absent.
+
+        Returns:
+            (B, T, frame_stack * C, H, W), and the last frame_stack - 1 frames to continue with.
+        """
+        earlier, length = self.config.frame_stack - 1, frames.shape[1]
+        if before is None:
+            before = frames[:, :1].expand(-1, earlier, -1, -1, -1)
+        extended = torch.cat([before, frames], 1)
+        differences = extended[:, 1:] - extended[:, :-1]  # entry i: frame i + 1 - (frame_stack - 1) less the one before
+        views = [frames] + [differences[:, earlier - 1 - k : earlier - 1 - k + length] for k in range(earlier)]
+        stacked = torch.cat(views, 2)
+        batch = frames.shape[0]
+        flat = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return flat.unflatten(0, (batch, length)), extended[:, length:]  # type: ignore[no-any-return]
+
     def initial_state(self, batch: int) -> WorldModelState:
         """State (B, ...) before the first frame: learned recurrent state, no latent, uniform attention."""
         config, device = self.config, self.mean_image.device
@@ -176,7 +197,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             context=torch.zeros(batch, config.context_dim, device=device),
             attention_map=self.attention.uniform_map(batch),
             attention_hidden=self.attention.prior_net.initial_state(batch),
-            memory=self.perceiver.empty_memory(batch),
+            memory=ObservationMemory(self.perceiver.empty_memory(batch), None),
         )
 
     def prior_at(

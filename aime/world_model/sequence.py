@@ -217,7 +217,8 @@ def forward_sequence(
     perceived = model.perceiver(frames, detach_tokens=True)
     perceiver_losses = model.perceiver.compute_loss(perceived, frames, share=model.config.perceiver_share)
     context = perceived.context.float()  # (B, T, Cc)
-    posterior = model.encoder(frames.flatten(0, 1), context.flatten(0, 1))
+    stacked, _ = model.stack(frames)
+    posterior = model.encoder(stacked.flatten(0, 1), context.flatten(0, 1))
     latent = posterior.rsample(noise.latent.flatten(0, 1)).unflatten(0, (batch, length))  # (B, T, D)
     sequence_posterior = Posterior(
         posterior.mean.unflatten(0, (batch, length)), posterior.log_scale.unflatten(0, (batch, length)), ()
@@ -253,7 +254,7 @@ def forward_sequence(
         "kl_latents": kl.mean(0),
         "kumaraswamy_kl_losses": model.prior.stick_kl(prior).mean(0),
         "cluster_entropies": usage_entropy(model.prior.log_responsibilities(latent.detach(), prior)),
-        "gram_enc": gram_loss(model, frames, posterior),
+        "gram_enc": gram_loss(model, stacked, posterior),
         "context_prediction_loss": F.mse_loss(predicted.float(), context.detach()),
         "K_eff": model.prior.effective_components(prior.log_pi).mean(),
         "tokens": perceived.tokens,

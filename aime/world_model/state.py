@@ -13,6 +13,19 @@ from aime.perceiver_io import PerceiverMemory
 
 
 @dataclass(frozen=True)
+class ObservationMemory:
+    """What is kept of earlier frames to observe further ones.
+
+    Attributes:
+        perceiver: memory of the Perceiver.
+        frames: (B, frame_stack - 1, C, H, W) last centred frames; None before the first frame.
+    """
+
+    perceiver: PerceiverMemory
+    frames: Tensor | None
+
+
+@dataclass(frozen=True)
 class WorldModelState:
     """State after a frame o_t, its action a_t included; with one time axis more it is a whole trajectory.
 
@@ -34,13 +47,13 @@ class WorldModelState:
     context: Tensor
     attention_map: Tensor
     attention_hidden: Tensor
-    memory: PerceiverMemory | None = None
+    memory: ObservationMemory | None = None
 
     def _tensors(self) -> dict[str, Tensor]:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
-    def _map(self, function: Callable[[Tensor], Tensor], memory: PerceiverMemory | None = None) -> WorldModelState:
+    def _map(self, function: Callable[[Tensor], Tensor], memory: ObservationMemory | None = None) -> WorldModelState:
         return WorldModelState(**{name: function(value) for name, value in self._tensors().items()}, memory=memory)
 
     @property

@@ -62,7 +62,8 @@ def forward_per_frame(
 
     for t in range(length):
         seen = perceive_frame(model, frames[:, : t + 1])
-        posterior = model.encoder(frames[:, t], seen["context"])
+        stacked, _ = model.stack(frames[:, : t + 1])
+        posterior = model.encoder(stacked[:, -1], seen["context"])
         prior_attention = model.attention.prior_net.step(attention_map.detach(), hidden, latent, attention_hidden)
         attention_hidden = prior_attention.state
         latent = posterior.rsample(noise.latent[:, t])
