@@ -88,9 +88,9 @@ def latent_kl(
 ) -> Tensor:
     """KL(q || p) (B, T) in nats, its gradient shared between prior and posterior by ``kl_balance``.
 
-    The value is the KL whatever the balance; the prior receives 2 b of its gradient and the posterior 2 (1 - b), so that
-    b = .5 is the plain ELBO. On imagined histories the prior alone is moved: the posterior should not be pulled towards what cannot be predicted
-    many frames ahead (Hafner et al. 2019, PlaNet, section 5).
+    The value is the KL whatever the balance b; the prior receives 2 b of its gradient and the posterior 2 (1 - b), so
+    that b = .5 is the plain ELBO. On imagined histories the prior alone is moved: the posterior should not be pulled
+    towards what cannot be predicted many frames ahead (Hafner et al. 2019, PlaNet, section 5).
     """
     balance = model.config.kl_balance
     to_prior = model.prior.kl_divergence(posterior.mean.detach(), posterior.log_scale.detach(), prior, noise)
@@ -136,7 +136,7 @@ def attention_kl(model: DPGMMVariationalRecurrentAutoencoder, maps: Tensor, log_
 
 
 def gram_loss(model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, posterior: Posterior) -> Tensor:
-    """Gram loss () between encoder and teacher on a few frames of each sequence, summed over the two coarsest levels."""
+    """Gram loss () between encoder and teacher on a few frames of each sequence, over the two coarsest levels."""
     batch, length = frames.shape[:2]
     count = min(model.config.gram_frames, length)
     if count == 0 or not model.training:
