@@ -1,0 +1,310 @@
+"""Rewrite the sections of README.md and docs/ that come from the code and from stored measurements.
+
+    python scripts/update_readme.py                 rewrite what is out of date
+    python scripts/update_readme.py runs/NAME ...   first store the metrics.json of these runs in bench/results/
+    python scripts/update_readme.py --check         change nothing; status 1 and the files' names if one would change
+
+A section stands between `<!-- BEGIN name -->` and `<!-- END name -->`; its name is a key of SECTIONS. Figures come from
+the JSON files of bench/results/ and nowhere else. A figure without a file is left out, and the section says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import statistics
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aime import cli
+from aime.evaluation.protocol import EvaluationConfig
+from aime.training import TrainConfig
+from aime.training.cli import field_docs
+from aime.training.config import PRESETS as TRAIN_PRESETS
+from aime.world_model import WorldModelConfig
+from aime.world_model.config import ALIASES, PRESETS
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "bench" / "results"
+SERIES = {
+    "model": "AIME, mean of 16 rollouts",
+    "model_single": "AIME, one rollout",
+    "rssm": "small RSSM, mean of 16 rollouts",
+    "copy_last": "copy the last frame",
+    "mean_image": "mean image",
+}
+"""Rows of the open-loop table, and what they are called there."""
+
+Row = Sequence[str]
+
+
+def table(header: Row, rows: Iterable[Row], first_right: int = 1) -> str:
+    """A Markdown table; columns from `first_right` on are aligned to the right."""
+    rule = ["---" if index < first_right else "---:" for index in range(len(header))]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (header, rule, *rows))
+
+
+# ---------------------------------------------------------------------------------------------- from the code
+
+
+def plain(value: Any) -> str:
+    """A value as it is written in a table."""
+    if isinstance(value, (tuple, list)):
+        return "(" + ", ".join(map(plain, value)) + ")"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {plain(entry)}" for name, entry in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fields_table(config: type[Any]) -> str:
+    """Every field of a configuration: name, default, meaning."""
+    docs = field_docs(config)
+    rows = []
+    for entry in dataclasses.fields(config):
+        made = entry.default_factory
+        default = entry.default if made is dataclasses.MISSING else made()
+        rows.append((f"`{entry.name}`", plain(default), " ".join(docs[entry.name].split())))
+    return table(("field", "default", "meaning"), rows, first_right=3)
+
+
+def presets_table(config: type[Any], presets: dict[str, dict[str, Any]], unset: str) -> str:
+    """The fields that some preset sets, one column a preset; the default where a preset leaves it."""
+    defaults = {
+        entry.name: unset if entry.default is None else plain(entry.default)
+        for entry in dataclasses.fields(config)
+        if entry.default is not dataclasses.MISSING
+    }
+    names = [name for name in defaults if any(name in preset for preset in presets.values())]
+    rows = [
+        (f"`{name}`", *(plain(preset[name]) if name in preset else defaults[name] for preset in presets.values()))
+        for name in names
+    ]
+    return table(("field", *presets), rows)
+
+
+def aliases_table() -> str:
+    """The older constructor names, and the fields they mean."""
+    return table(("older name", "field"), [(f"`{old}`", f"`{new}`") for old, new in ALIASES.items()], first_right=2)
+
+
+def commands_table() -> str:
+    """The subcommands of `aime`."""
+    rows = [(f"`aime {name}`", line) for name, (_, _, line) in cli.COMMANDS.items()]
+    return table(("command", "what it does"), rows, first_right=2)
+
+
+# ---------------------------------------------------------------------------------------------- from measurements
+
+
+def stored(benchmark: str) -> list[tuple[str, Any]]:
+    """Name and contents of the result files of one benchmark, in order of their names."""
+    records = [(path.name, json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
+    return [
+        (name, record) for name, record in records if isinstance(record, dict) and record.get("benchmark") == benchmark
+    ]
+
+
+def missing(what: str, command: str) -> str:
+    """What stands in the place of figures that were not measured."""
+    return f"Not measured yet: {what}. `{command}` measures it."
+
+
+def estimate(value: float | None, error: float | None, digits: int = 2) -> str:
+    """A figure and its standard error; a hyphen where it was not computed."""
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def run_section(record: dict[str, Any]) -> str:
+    """The tables of one trained model, from its metrics.json."""
+    errors, seconds = record["stderr"], record["seconds"]
+    times = [f"{name} {value:.0f} s" for name, value in seconds.items() if value is not None]
+    size = f"{record['parameters'] / 1e6:.2f} M parameters" if record["parameters"] else "size unknown"
+    seen = f"{record['frames_trained']:,} frames trained" if record["frames_trained"] else "frames unknown"
+    origin = f"commit {record['commit'][:7]}" if record["commit"] else "commit unknown"
+    lines = [
+        f"**{record['task']}, preset {record['preset']}, seed {record['seed']}**: {size}, {seen}.",
+        f"{', '.join(times)}, {record['device']}, {origin}.",
+        "Held-out episodes, mean ± standard error over episodes.",
+        "",
+    ]
+    horizons = list(record["open_loop"])
+    for metric, unit, digits in (("psnr_body", "dB, pixels of moving bodies", 2), ("psnr", "dB, whole frame", 2)):
+        rows = []
+        for name, title in SERIES.items():
+            values = [record["open_loop"][horizon][metric][name] for horizon in horizons]
+            if any(value is not None for value in values):
+                bars = [errors["open_loop"][horizon][metric][name] for horizon in horizons]
+                rows.append((title, *(estimate(*pair, digits) for pair in zip(values, bars, strict=True))))
+        lines += [table((f"open loop, {metric} ({unit})", *(f"{h} ahead" for h in horizons)), rows), ""]
+    rows = []
+    for group in ("reconstruction", "one_step_prior", "probe", "codebook", "mixture", "slots"):
+        for name, value in record[group].items():
+            if value is not None:
+                rows.append((f"{group} {name}", estimate(value, errors[group][name], 3)))
+    for horizon, value in record["tokens"]["accuracy"].items():
+        if value is not None:
+            rows.append((f"token accuracy, {horizon} ahead", estimate(value, errors["tokens"]["accuracy"][horizon], 3)))
+    return "\n".join([*lines, table(("other figures", "value"), rows)])
+
+
+def runs_text() -> str:
+    """Trained models."""
+    runs = sorted(RESULTS.glob("run-*.json"))
+    if not runs:
+        return missing("a trained model on held-out episodes", "make train && python scripts/update_readme.py runs/*")
+    return "\n\n".join(run_section(json.loads(path.read_text())) for path in runs)
+
+
+def environment_section(name: str, record: dict[str, Any]) -> str:
+    """Control steps and pictures per second of one benchmark of the environments."""
+    machine, settings = record["machine"], record["settings"]
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    shared = machine["load_average"] > machine["cores"]
+    lines = [
+        f"Environments on {machine['cores']} cores ({machine['cpu']}; {versions}; `{name}`):",
+        f"{settings['num_envs']} environments for control steps, {settings['pixel_envs']} for pictures.",
+        f"Action repeat {settings['action_repeat']}.",
+        "Per second of wall clock; in brackets the ratio to dm_control per second of CPU time.",
+        "dm_control runs its environments one after another.",
+    ]
+    if shared:
+        lines.append(
+            f"The machine was shared (load average {machine['load_average']:.0f} on {machine['cores']} cores): only "
+            "the ratios in brackets compare."
+        )
+    for key, title in (
+        ("control_steps", "control steps/s"),
+        ("pictures", f"{settings['size']}x{settings['size']} pictures/s"),
+    ):
+        contestants = list(next(iter(record[key].values())))
+        rows = []
+        for task, rates in record[key].items():
+            base = rates["dm_control"]["per_cpu_second"]
+            cells = (
+                f"{rates[one]['per_second']:,.0f} ({rates[one]['per_cpu_second'] / base:.1f}x)" for one in contestants
+            )
+            rows.append((task, *cells))
+        lines += ["", table((title, *contestants), rows)]
+    return "\n".join(lines)
+
+
+def environments_text() -> str:
+    """Environments against dm_control."""
+    found = stored("env")
+    if not found:
+        return missing("environments against dm_control", "python bench/env.py")
+    return "\n\n".join(environment_section(name, record) for name, record in found)
+
+
+def step_text() -> str:
+    """The time-parallel pass against the per-frame oracle."""
+    found = stored("step")
+    if not found:
+        return missing("the time-parallel pass against the per-frame one", "python -m bench.step")
+    rows = []
+    for name, record in found:
+        for row in record["results"]:
+            sizes = f"{row['batch']:.0f} x {row['frames']:.0f}"
+            times = (f"{row['sequence_seconds']:.3f} s", f"{row['per_frame_seconds']:.3f} s", f"{row['ratio']:.2f}x")
+            rows.append((f"{record['device']}, {record['threads']} threads (`{name}`)", sizes, *times))
+    header = ("forward + backward, laptop preset", "B x T", "time-parallel", "per frame", "ratio")
+    return table(header, rows)
+
+
+def kernel_rows(record: Any) -> list[dict[str, Any]]:
+    """The measurements of a kernel benchmark's file: a list, or under `results`; none for another kind of file."""
+    rows = record if isinstance(record, list) else record.get("results", [])
+    return [row for row in rows if isinstance(row, dict) and {"op", "peer", "ratio"} <= row.keys()]
+
+
+def kernels_text() -> str:
+    """Kernels against their peers: how many times faster, over all shapes measured."""
+    rows = []
+    for path in sorted(RESULTS.glob("*.json")):
+        groups: dict[tuple[str, str, str], list[float]] = {}
+        for row in kernel_rows(json.loads(path.read_text())):
+            if row["ratio"] is not None:
+                groups.setdefault((row["op"], row["backend"], row["peer"]), []).append(float(row["ratio"]))
+        for (op, backend, peer), ratios in groups.items():
+            spread = (f"{min(ratios):.2f}", f"{statistics.median(ratios):.2f}", f"{max(ratios):.2f}")
+            rows.append((f"{op}, {backend} against {peer} (`{path.name}`)", str(len(ratios)), *spread))
+    if not rows:
+        return missing("kernels against their peers", "python -m bench.kernels")
+    return table(("kernel, times faster", "shapes", "least", "median", "most"), rows)
+
+
+FROM_MEASUREMENTS: dict[str, Callable[[], str]] = {
+    "runs": runs_text,
+    "environments": environments_text,
+    "step": step_text,
+    "kernels": kernels_text,
+}
+FROM_CODE: dict[str, Callable[[], str]] = {
+    "commands": commands_table,
+    "world-model-config": lambda: fields_table(WorldModelConfig),
+    "world-model-presets": lambda: presets_table(WorldModelConfig, PRESETS, ""),
+    "world-model-aliases": aliases_table,
+    "train-config": lambda: fields_table(TrainConfig),
+    "train-presets": lambda: presets_table(TrainConfig, TRAIN_PRESETS, "-"),
+    "evaluation-config": lambda: fields_table(EvaluationConfig),
+}
+SECTIONS = FROM_MEASUREMENTS | FROM_CODE
+MARKED = re.compile(r"<!-- BEGIN (?P<name>[\w-]+) -->\n.*?<!-- END (?P=name) -->", re.DOTALL)
+
+
+def rewritten(text: str, sections: Mapping[str, Callable[[], str]] = SECTIONS) -> str:
+    """The text with its marked sections, those among `sections`, made anew.
+
+    Raises:
+        ValueError: a marker names no section.
+    """
+
+    def section(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in SECTIONS:
+            raise ValueError(f"section: expected one of {', '.join(SECTIONS)}, found {name!r}")
+        if name not in sections:
+            return match[0]
+        return f"<!-- BEGIN {name} -->\n\n{sections[name]()}\n\n<!-- END {name} -->"
+
+    return MARKED.sub(section, text)
+
+
+def pages() -> list[Path]:
+    """The files that may have marked sections."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def store_run(run: Path) -> Path:
+    """Copy a run's metrics.json to bench/results/ under a name that says what was trained."""
+    record = json.loads((run / "metrics.json" if run.is_dir() else run).read_text())
+    target = RESULTS / f"run-{record['task']}-{record['preset']}-seed{record['seed']}.json"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(record, indent=2) + "\n")
+    return target
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, help="run directories, or metrics.json files, to store first")
+    parser.add_argument("--check", action="store_true", help="change nothing, report what is out of date")
+    options = parser.parse_args(arguments)
+    for run in options.runs:
+        print(f"stored {store_run(run).relative_to(ROOT)}")
+    stale = [page for page in pages() if rewritten(page.read_text()) != page.read_text()]
+    for page in stale:
+        if not options.check:
+            page.write_text(rewritten(page.read_text()))
+        print(f"{page.relative_to(ROOT)}: {'out of date' if options.check else 'rewritten'}")
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
