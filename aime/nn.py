@@ -67,6 +67,27 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     return F.pad(images, (0, right, 0, bottom), mode="replicate") if bottom or right else images
 
 
+class PatchesToImage(nn.Module):
+    """Features (N, F, h, w) to images (N, C, h p, w p): each position becomes a patch by one linear map.
+
+    The same function as a transposed convolution of kernel and stride p. On a channels-last CPU tensor it is one matrix
+    product and one copy, three times faster than the transposed convolution to a few channels.
+    """
+
+    def __init__(self, features: int, channels: int, patch: int) -> None:
+        super().__init__()
+        self.channels, self.patch = channels, patch
+        self.linear = nn.Linear(features, patch * patch * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, C, h p, w p), channels-last in memory."""
+        batch, _, rows, columns = x.shape
+        patches = self.linear(x.permute(0, 2, 3, 1))  # (N, h, w, p p C)
+        lines = patches.view(batch, rows, columns, self.patch, self.patch * self.channels).transpose(2, 3)
+        image: Tensor = lines.reshape(batch, rows * self.patch, columns * self.patch, self.channels)
+        return image.permute(0, 3, 1, 2)
+
+
 class SqueezeExcitation(nn.Module):
     """Channel gates from the global mean (Hu et al. 2018, Squeeze-and-Excitation Networks)."""
 

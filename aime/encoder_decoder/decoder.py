@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime.nn import ResidualCell, expect_shape, mlp, normalisation
+from aime.nn import PatchesToImage, ResidualCell, expect_shape, mlp, normalisation
 
 
 class AttentionModulation(nn.Module):
@@ -73,13 +73,11 @@ class VAEDecoder(nn.Module):
         self.upsamplings = nn.ModuleList(
             nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(channels)
         )
-        # Patches of 4x4 pixels by one transposed convolution: half the time of a 3x3 convolution and PixelShuffle here.
-        last = nn.ConvTranspose2d(channels[-1], output_channels, 4, stride=4)
+        last = PatchesToImage(channels[-1], output_channels, 4)
         self.head = nn.Sequential(normalisation(channels[-1]), nn.SiLU(), last)
-        assert last.bias is not None
         # The first images are (nearly) zero, that is, the mean image of the data.
-        nn.init.normal_(last.weight, std=0.01)
-        nn.init.zeros_(last.bias)
+        nn.init.normal_(last.linear.weight, std=0.01)
+        nn.init.zeros_(last.linear.bias)
 
     def forward(self, latent: Tensor, hidden: Tensor | None = None, attention: Tensor | None = None) -> Tensor:
         """Decode.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime.nn import ResidualCell, expect_shape, normalisation, pad_to_multiple
+from aime.nn import PatchesToImage, ResidualCell, expect_shape, normalisation, pad_to_multiple
 from aime.perceiver_io.quantizer import VectorQuantizer
 
 
@@ -85,7 +85,7 @@ class VQPTTokenizer(nn.Module):
         self.temporal = nn.Conv2d(self.temporal_kernel * widths[-1], code_dim, 1)
         self.temporal_norm = normalisation(widths[-1])
         self.quantizer = VectorQuantizer(num_codes, code_dim, decay=decay)
-        self.decoder = nn.Sequential(*decoder, nn.ConvTranspose2d(widths[0], in_channels, patch, stride=patch))
+        self.decoder = nn.Sequential(*decoder, PatchesToImage(widths[0], in_channels, patch))
         self.memory_channels = widths[-1]
 
     @property

@@ -83,6 +83,8 @@ class WorldModelConfig:
     """Hidden units of the encoder's head and the decoder's stem."""
     squeeze_excitation: bool = True
     """Channel gates in the residual cells."""
+    decoded_share: float = 1.0
+    """Share of the frames of a training sequence that are decoded, drawn anew for each batch; neighbours tell little new."""
     likelihood: Literal["gaussian", "mixture_of_logistics"] = "mixture_of_logistics"
     """Likelihood of the images."""
     likelihood_scale: float = 0.1
@@ -132,7 +134,14 @@ class WorldModelConfig:
                 raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
         if self.image_size < 32:
             raise ValueError(f"image_size: expected at least 32 pixels, found {self.image_size}")
-        for name in ("imagined_share", "kl_balance", "attention_kl_balance", "teacher_decay", "perceiver_share"):
+        for name in (
+            "imagined_share",
+            "kl_balance",
+            "attention_kl_balance",
+            "teacher_decay",
+            "perceiver_share",
+            "decoded_share",
+        ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
         if self.likelihood not in ("gaussian", "mixture_of_logistics"):
@@ -241,7 +250,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_latents": 8,
         "latent_channels": 64,
         "perceiver_layers": 1,
-        "perceiver_heads": 4,
+        "perceiver_heads": 1,
         "context_window": 4,
         "num_codes": 256,
         "code_dim": 32,
@@ -255,6 +264,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cells_per_level": 1,
         "mlp_hidden_dim": 256,
         "squeeze_excitation": False,
+        "decoded_share": 0.5,
         "likelihood": "gaussian",
         "slot_iterations": 2,
         "attention_resolution": 8,

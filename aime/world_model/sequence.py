@@ -197,7 +197,7 @@ def forward_sequence(
     Returns:
         a dictionary; (T,) entries are batch means per frame.
 
-        observations (B,T,C,H,W) in [-1,1], reconstructions likewise, latents, z_means, z_log_scales (B,T,D),
+        observations (B,T,C,H,W) in [-1,1], reconstructions likewise (in training those at decoded_times), latents, z_means, z_log_scales (B,T,D),
         hidden_states, previous_hidden_states (B,T,Hd), context_sequence, predicted_contexts (B,T,Cc),
         attention_maps, prior_attention_maps (B,T,R,R), slot_attention_maps (B,T,S,R,R), slot_centers (B,T,S,2),
         slot_features (B,T,S,d), predicted_movements (B,T,2) in cells, prior_params (leading axes B, T),
@@ -237,11 +237,15 @@ def forward_sequence(
         # Where history is imagined there is no posterior map to decode with.
         maps = torch.where(recurrence.imagined[..., None, None], attention.prior.maps, maps)
     images = model.images(frames)
-    nll, reconstructions = decode_and_score(model, images, latent, recurrence.previous, maps)
+    times = decoded_times(model, length, frames.device, generator)
+    nll, reconstructions = decode_and_score(
+        model, images[:, times], latent[:, times], recurrence.previous[:, times], maps[:, times]
+    )
     outputs: dict[str, Any] = {
         "device": frames.device,
         "observations": images,
         "reconstructions": reconstructions,
+        "decoded_times": times,
         "latents": latent,
         "z_means": sequence_posterior.mean,
         "z_log_scales": sequence_posterior.log_scale,
@@ -264,6 +268,16 @@ def forward_sequence(
     outputs |= attention_outputs(model, attention, batch, length)
     outputs |= head_losses(model, recurrence.hidden, rewards, continues)
     return outputs
+
+
+def decoded_times(
+    model: DPGMMVariationalRecurrentAutoencoder, length: int, device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Frames to decode, in order: all of them, or in training a random share."""
+    count = max(round(model.config.decoded_share * length), 1)
+    if not model.training or count == length:
+        return torch.arange(length, device=device)
+    return torch.randperm(length, device=device, generator=generator)[:count].sort().values
 
 
 def decode_and_score(

@@ -35,7 +35,7 @@ def test_attention_changes_the_image_where_it_looks() -> None:
     decoder = VAEDecoder(4, 64, 64, channels=(16, 16, 16), cells_per_level=1, mlp_hidden_size=16)
     for modulation in decoder.modulations:
         torch.nn.init.normal_(modulation.shift)
-    torch.nn.init.normal_(decoder.head[2].weight, std=0.1)
+    torch.nn.init.normal_(decoder.head[2].linear.weight, std=0.1)
     latent = torch.zeros(1, 4)
     left, right = torch.full((1, 8, 8), 1e-6), torch.full((1, 8, 8), 1e-6)
     left[:, :, :2], right[:, :, 6:] = 1 / 16, 1 / 16
