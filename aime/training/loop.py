@@ -16,6 +16,7 @@ import torch
 
 from aime.data import Batch, EpisodeSource
 from aime.training import schedule
+from aime.training.allocator import keep_freed_memory
 from aime.training.batches import TrainingData
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
@@ -112,6 +113,8 @@ def train(
     """
     started = clock()
     device = torch.device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     run = None if run_directory is None else RunDirectory(run_directory)
     if run is not None and run.holds_a_run() and not resume:
         raise ValueError(f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)")

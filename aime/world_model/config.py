@@ -84,7 +84,7 @@ class WorldModelConfig:
     squeeze_excitation: bool = True
     """Channel gates in the residual cells."""
     decoded_share: float = 1.0
-    """Share of the frames of a training sequence that are decoded, drawn anew for each batch; neighbours tell little new."""
+    """Share of the frames of a training sequence that are decoded, drawn anew for each batch."""
     likelihood: Literal["gaussian", "mixture_of_logistics"] = "mixture_of_logistics"
     """Likelihood of the images."""
     likelihood_scale: float = 0.1

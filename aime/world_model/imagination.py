@@ -123,7 +123,7 @@ def imagine(
         raise ValueError("horizon: expected a number of frames together with a policy, found None")
     steps: list[dict[str, Tensor]] = []
     for k in range(horizon):
-        prior, context = model.prior_at(state.hidden, generator=generator)
+        prior, context = model.prior_at(state.hidden, state.latent, generator=generator)
         latent = model.prior.sample(prior, temperature, generator) if forced_latents is None else forced_latents[:, k]
         context = context.float() if forced_contexts is None else forced_contexts[:, k]
         attention, carried = predict_attention(model, state)

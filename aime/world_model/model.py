@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             stick_width=config.prior_hidden_dim // 4,
             component_width=config.prior_hidden_dim,
         )
+        self.persistence = nn.Parameter(torch.ones(config.latent_dim))
         self.attention = AttentionSchema(
             config.image_size,
             config.attention_resolution,
@@ -203,17 +205,24 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
     def prior_at(
         self,
         hidden: Tensor,
+        previous_latent: Tensor,
         *,
         noise: Tensor | None = None,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
     ) -> tuple[PriorParameters, Tensor]:
-        """Prior of z_t and predicted context c^_t (..., Cc) from h_{t-1} (..., Hd)."""
+        """Prior of z_t and predicted context c^_t (..., Cc) from h_{t-1} (..., Hd) and z_{t-1} (..., D).
+
+        h_{t-1} has absorbed z_{t-1}, but only as far as gates and normalisation let it through. Component means are
+        therefore offsets from a learned multiple of z_{t-1}: a world that stands still is predicted from the start.
+        """
         reach = hidden if self.config.predictive_gradient else hidden.detach()
         predicted: Tensor = self.context_predictor(reach)
         # Detached: the prior must make do with the context it will have in imagination, not bend it to its own ends.
         conditions = torch.cat([hidden, predicted.detach()], -1)
-        return self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic), predicted
+        prior = self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic)
+        means = prior.means + (self.persistence * previous_latent.float()).unsqueeze(-2)
+        return dataclasses.replace(prior, means=means), predicted
 
     def decode(self, latent: Tensor, hidden: Tensor, attention: Tensor) -> Tensor:
         """Decoder output (N, channels, H, W) from z_t (N, D), h_{t-1} (N, Hd) and A_t (N, R, R)."""
@@ -365,17 +374,21 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         )
 
     def sample_next_latent(
-        self, hidden: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+        self,
+        hidden: Tensor,
+        previous_latent: Tensor,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, PriorParameters]:
-        """A sample of z_t (B, D) from its prior given h_{t-1} (B, Hd), and the prior."""
-        prior, _ = self.prior_at(hidden, generator=generator)
+        """A sample of z_t (B, D) from its prior given h_{t-1} (B, Hd) and z_{t-1} (B, D), and the prior."""
+        prior, _ = self.prior_at(hidden, previous_latent, generator=generator)
         return self.prior.sample(prior, temperature, generator), prior
 
     @torch.no_grad()
     def sample(self, count: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
         """Images (N, C, H, W) in [-1, 1] drawn from the prior of a first frame."""
         state = self.initial_state(count)
-        latent, _ = self.sample_next_latent(state.hidden, temperature, generator)
+        latent, _ = self.sample_next_latent(state.hidden, state.latent, temperature, generator)
         attention, _ = imagination.predict_attention(self, state)
         return self.expected_images(latent, state.hidden, attention)
 

@@ -10,6 +10,7 @@ repeats scan 1 a few times, feeding each pass the predictions of the pass before
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +36,13 @@ class Recurrence:
     Attributes:
         hidden: (B, T, Hd) h_t.
         previous: (B, T, Hd) h_{t-1}, the learned initial state first.
+        previous_latent: (B, T, D) the z_{t-1} that the recurrence was fed, zeros first.
         imagined: (B, T) bool, frames at which the recurrence was fed predictions; None when there are none.
     """
 
     hidden: Tensor
     previous: Tensor
+    previous_latent: Tensor
     imagined: Tensor | None
 
 
@@ -48,7 +51,7 @@ def scan(model: DPGMMVariationalRecurrentAutoencoder, latent: Tensor, context: T
     state = model.dynamics.initial_state(latent.shape[0])
     hidden, _ = model.dynamics(model.recurrent_input(latent, context, actions), state)
     first = model.dynamics.output(state)[:, None]
-    return Recurrence(hidden, torch.cat([first, hidden[:, :-1]], 1), None)
+    return Recurrence(hidden, torch.cat([first, hidden[:, :-1]], 1), F.pad(latent[:, :-1], (0, 0, 1, 0)), None)
 
 
 def scan_on_predictions(
@@ -67,16 +70,15 @@ def scan_on_predictions(
     fed_latent, fed_context = latent, context
     with torch.no_grad():
         for _ in range(model.config.imagined_passes):
-            previous = scan(model, fed_latent, fed_context, actions).previous
-            prior, predicted = model.prior_at(previous, generator=generator)
+            pass_ = scan(model, fed_latent, fed_context, actions)
+            prior, predicted = model.prior_at(pass_.previous, pass_.previous_latent, generator=generator)
             sampled = model.prior.sample(prior, generator=generator)
             fed_latent = torch.where(imagined[..., None], sampled, latent)
             fed_context = torch.where(imagined[..., None], predicted, context)
     # The predictions are inputs here, not a path for gradients; the frames fed by the posterior keep theirs.
     fed_latent = torch.where(imagined[..., None], fed_latent.detach(), latent)
     fed_context = torch.where(imagined[..., None], fed_context.detach(), context)
-    recurrence = scan(model, fed_latent, fed_context, actions)
-    return Recurrence(recurrence.hidden, recurrence.previous, imagined)
+    return dataclasses.replace(scan(model, fed_latent, fed_context, actions), imagined=imagined)
 
 
 def latent_kl(
@@ -104,17 +106,17 @@ def latent_kl(
 
 
 def attend(
-    model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, recurrence: Recurrence, latent: Tensor, context: Tensor
+    model: DPGMMVariationalRecurrentAutoencoder, frames: Tensor, recurrence: Recurrence, context: Tensor
 ) -> AttentionSchemaOutput:
     """Posterior maps of all frames in one call, then scan 2 over the maps, states and latents of the frames before."""
-    previous = recurrence.previous
+    previous, latent = recurrence.previous, recurrence.previous_latent
     if not model.config.predictive_gradient:
         previous, latent, context = previous.detach(), latent.detach(), context.detach()
     attention: AttentionSchemaOutput = model.attention(
         frames,
         previous,
         context,
-        F.pad(latent[:, :-1], (0, 0, 1, 0)),
+        latent,
         detach_maps=model.config.attention_kl_balance >= 1.0,
     )
     return attention
@@ -197,7 +199,8 @@ def forward_sequence(
     Returns:
         a dictionary; (T,) entries are batch means per frame.
 
-        observations (B,T,C,H,W) in [-1,1], reconstructions likewise (in training those at decoded_times), latents, z_means, z_log_scales (B,T,D),
+        observations (B,T,C,H,W) in [-1,1], reconstructions likewise (in training the frames decoded_times alone),
+        latents, z_means, z_log_scales (B,T,D),
         hidden_states, previous_hidden_states (B,T,Hd), context_sequence, predicted_contexts (B,T,Cc),
         attention_maps, prior_attention_maps (B,T,R,R), slot_attention_maps (B,T,S,R,R), slot_centers (B,T,S,2),
         slot_features (B,T,S,d), predicted_movements (B,T,2) in cells, prior_params (leading axes B, T),
@@ -228,10 +231,10 @@ def forward_sequence(
         recurrence = scan_on_predictions(model, latent, context, actions, generator)
     else:
         recurrence = scan(model, latent, context, actions)
-    prior, predicted = model.prior_at(recurrence.previous, noise=noise.sticks)
+    prior, predicted = model.prior_at(recurrence.previous, recurrence.previous_latent, noise=noise.sticks)
     kl = latent_kl(model, sequence_posterior, prior, noise.kl, recurrence.imagined)
 
-    attention = attend(model, frames, recurrence, latent, context)
+    attention = attend(model, frames, recurrence, context)
     maps = attention.maps
     if recurrence.imagined is not None:
         # Where history is imagined there is no posterior map to decode with.

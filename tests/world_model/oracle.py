@@ -66,8 +66,8 @@ def forward_per_frame(
         posterior = model.encoder(stacked[:, -1], seen["context"])
         prior_attention = model.attention.prior_net.step(attention_map.detach(), hidden, latent, attention_hidden)
         attention_hidden = prior_attention.state
+        prior, predicted = model.prior_at(hidden, latent, noise=noise.sticks[:, t])
         latent = posterior.rsample(noise.latent[:, t])
-        prior, predicted = model.prior_at(hidden, noise=noise.sticks[:, t])
         plain = Posterior(posterior.mean, posterior.log_scale, ())
         attended = model.attention.posterior_net(frames[:, t], hidden, seen["context"])
         attention_map = attended.map
