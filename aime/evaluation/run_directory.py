@@ -50,7 +50,7 @@ class RunDirectory:
             raise FileNotFoundError(f"{given}: no such run directory{hint}")
         raise FileNotFoundError(
             f"{given}: expected exported weights (config.json and model.safetensors) there or in {start / 'weights'}; "
-            "training exports them when it ends (an interrupted one can be resumed), a single step's checkpoint has none"
+            "training exports them when it ends (an interrupted one can be resumed); a step's checkpoint has none"
         )
 
     def _json(self, name: str) -> dict[str, Any]:
