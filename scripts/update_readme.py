@@ -60,24 +60,27 @@ def plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def default_values(config: type[Any]) -> dict[str, Any]:
+    """The default of every field of a configuration."""
+    defaults = {}
+    for entry in dataclasses.fields(config):
+        made = entry.default_factory
+        defaults[entry.name] = entry.default if made is dataclasses.MISSING else made()
+    return defaults
+
+
 def fields_table(config: type[Any]) -> str:
     """Every field of a configuration: name, default, meaning."""
     docs = field_docs(config)
-    rows = []
-    for entry in dataclasses.fields(config):
-        made = entry.default_factory
-        default = entry.default if made is dataclasses.MISSING else made()
-        rows.append((f"`{entry.name}`", plain(default), " ".join(docs[entry.name].split())))
+    rows = [
+        (f"`{name}`", plain(default), " ".join(docs[name].split())) for name, default in default_values(config).items()
+    ]
     return table(("field", "default", "meaning"), rows, first_right=3)
 
 
 def presets_table(config: type[Any], presets: dict[str, dict[str, Any]], unset: str) -> str:
     """The fields that some preset sets, one column a preset; the default where a preset leaves it."""
-    defaults = {
-        entry.name: unset if entry.default is None else plain(entry.default)
-        for entry in dataclasses.fields(config)
-        if entry.default is not dataclasses.MISSING
-    }
+    defaults = {name: unset if value is None else plain(value) for name, value in default_values(config).items()}
     names = [name for name in defaults if any(name in preset for preset in presets.values())]
     rows = [
         (f"`{name}`", *(plain(preset[name]) if name in preset else defaults[name] for preset in presets.values()))
