@@ -1,6 +1,7 @@
 from collections.abc import Sequence
+from typing import TypeAlias
 
-Description = tuple[int, int, Sequence[int], Sequence[int], int]
+Description: TypeAlias = tuple[int, int, Sequence[int], Sequence[int], int]
 
 def instruction_sets() -> list[str]: ...
 def vq_lookup(

@@ -21,8 +21,8 @@ TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
 # What `backend=None` runs, by op and device; "torch" where the named one cannot run and for every device not listed.
-# The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until bench/kernels.py
-# has been run on a GPU, because a choice without a measurement is a guess.
+# The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until
+# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess.
 PREFERRED: dict[str, dict[str, str]] = {
     "vq_lookup": {"cpu": "cpp"},  # 2.5 to 40 times torch from 2048 x 64 x 16 to 32768 x 256 x 32 and 8192 x 1024 x 64
 }

@@ -1,10 +1,11 @@
 """Sticks and mixture densities with PyTorch's own kernels: stable in float32, no tensor of S x N x K x D.
 
-Gradients are written by hand: they recompute instead of store, and loop over the few samples S: on 2 CPU cores one pass over
-(S, N, K, D) = (8, 1024, 32, 64) at once takes 56 ms, mostly page faults, and the loop over S 2.7 ms.
+Gradients are written by hand: they recompute instead of store, and loop over the few samples S: on 2 CPU cores one
+pass over (S, N, K, D) = (8, 1024, 32, 64) at once takes 56 ms, mostly page faults, and the loop over S 2.7 ms.
 """
 
 import math
+
 import torch
 from torch import Tensor
 

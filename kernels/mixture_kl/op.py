@@ -109,7 +109,9 @@ def mixture_kl(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Monte-Carlo KL(N(mean_q, diag scale_q^2) || mixture): exact entropy of q, cross entropy over z = mean_q + scale_q eps.
+    """Monte-Carlo KL(N(mean_q, diag scale_q^2) || mixture).
+
+    The entropy of q is exact, the cross entropy a mean over z = mean_q + scale_q eps.
 
     Args:
         mean_q, log_scale_q: (N, D) of the posterior; log of standard deviations.
@@ -118,7 +120,8 @@ def mixture_kl(
         backend: None, "torch" or "triton" (GPU).
 
     Returns:
-        (N,) nats, float32 whatever the autocast state (float64 if an input is); unbiased, so single values may be negative.
+        (N,) nats, float32 whatever the autocast state (float64 if an input is); unbiased, so single values may be
+        negative.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not fit, S = 0, an unknown backend.

@@ -1,10 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found"
 """Sticks, mixture log-density and KL in Triton.
 
-Mixture: components are per row in AIME, so the floor is one reading of means and scales. One program owns a row, keeps a
-tile of K x D of them in registers and runs all samples past it (online log-sum-exp over tiles of K); the backward pass
-runs the samples past the same tile again and writes each gradient once, without atomics. Shared components are the same
-kernel with a row stride of 0; a fixed number of programs then walks over the rows and their partial sums are added up.
+Mixture: components are per row in AIME, so the floor is one reading of means and scales. One program owns a row, keeps
+a tile of K x D of them in registers and runs all samples past it (online log-sum-exp over tiles of K); the backward
+pass runs the samples past the same tile again and writes each gradient once, without atomics. Shared components are
+the same kernel with a row stride of 0; a fixed number of programs then walks over the rows and their partial sums are
+added up.
 """
 
 import torch
@@ -12,25 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..elementary import expm1, log1p
+
 TILE = 2048  # elements of one K x D tile; forward keeps two in registers, backward six
 SHARED_PROGRAMS = 256  # of the backward pass with shared components: two for each of some 130 processors
 LOG_2PI = tl.constexpr(1.8378770664093453)
 LOG_2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def expm1(x):
-    """exp(x) - 1 by Kahan's correction: the rounding of exp cancels between u - 1 and log u."""
-    u = tl.exp(x)
-    middle = tl.where(u == 1.0, x, (u - 1.0) * (x / tl.log(u)))
-    return tl.where(x < -40.0, -1.0, tl.where(x > 40.0, u, middle))
-
-
-@triton.jit
-def log1p(x):
-    """log(1 + x) by the same correction."""
-    u = 1.0 + x
-    return tl.where(u == 1.0, x, tl.log(u) * (x / (u - 1.0)))
 
 
 @triton.jit
@@ -157,8 +145,8 @@ def log_prob_backward_kernel(
     S, N, K, D, z_s, z_n, z_d, q_n, q_d, p_n, p_k, m_n, m_k, m_d, c_n, c_k, c_d, PROGRAMS,
     FROM_Q: tl.constexpr, SHARED: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    # result (S, N), gradient (S, N) or, with FROM_Q, (N,) of the KL; g_* contiguous; g_means and g_scales have a row per
-    # row, or with SHARED per program
+    # result (S, N), gradient (S, N) or, with FROM_Q, (N,) of the KL; g_* contiguous; g_means and g_scales have a row
+    # per row, or with SHARED per program
     program = tl.program_id(0)
     d = tl.arange(0, BLOCK_D).to(tl.int64)
     valid = d < D
@@ -264,14 +252,15 @@ def stick_log_weights_backward(
     return g_a, g_b
 
 
-def mixture_blocks(components: int, width: int, per_warp: int) -> dict[str, int]:
-    """Tile of K x D, and one warp for every `per_warp` elements of it.
+def mixture_blocks(components: int, width: int, backward: bool) -> dict[str, int]:
+    """Tile of K x D, and its warps.
 
     The compiler's registers decided: the forward pass with 256 elements a warp spills 8 bytes at 16 x 64 on sm_90, with
-    512 nothing; the backward pass holds three times as many values and has 256.
+    512 16 bytes at 4 x 512 on sm_80; the backward pass holds three times as many values.
     """
     block_d = triton.next_power_of_2(width)
     block_k = max(1, min(triton.next_power_of_2(components), TILE // block_d))
+    per_warp = 256 if backward or block_d > 128 else 512
     return {"BLOCK_K": block_k, "BLOCK_D": block_d, "num_warps": max(1, min(8, block_k * block_d // per_warp))}
 
 
@@ -300,7 +289,7 @@ def mixture_log_prob(
             z, mean_q, log_scale_q, log_pi, means, log_scales, result, kl,
             samples, rows, log_pi.shape[1], width, *z.stride(), *q_strides, *strides(log_pi, means, log_scales),
             FROM_Q=posterior is not None, ACC=accumulator(dtype), BLOCK_S=triton.next_power_of_2(samples),
-            **mixture_blocks(log_pi.shape[1], width, per_warp=512),
+            **mixture_blocks(log_pi.shape[1], width, backward=False),
         )  # fmt: skip
     return result, kl
 
@@ -334,7 +323,7 @@ def mixture_log_prob_backward(
             g_z, g_mean_q, g_log_scale_q, g_pi, g_means, g_scales,
             samples, rows, components, width, *z.stride(), *q_strides, *strides(log_pi, means, log_scales), programs,
             FROM_Q=posterior is not None, SHARED=shared, ACC=accumulator(result.dtype),
-            **mixture_blocks(components, width, per_warp=256),
+            **mixture_blocks(components, width, backward=True),
         )  # fmt: skip
     if shared:
         g_means, g_scales = g_means.sum(0), g_scales.sum(0)

@@ -13,8 +13,8 @@ def mixture_logistics_nll(
     """nll (B,) and mean (B, 3, H, W).
 
     The bin in log space: with p and m the standardised upper and lower edges,
-    log(sigmoid(p) - sigmoid(m)) = log sigmoid(p) + log sigmoid(-m) + log(1 - exp(m - p)), exact and without cancellation;
-    p - m = bin / scale does not depend on x. An open bin drops the terms of its missing edge.
+    log(sigmoid(p) - sigmoid(m)) = log sigmoid(p) + log sigmoid(-m) + log(1 - exp(m - p)), exact and without
+    cancellation; p - m = bin / scale does not depend on x. An open bin drops the terms of its missing edge.
     """
     c0, c1, c2 = coefficients.tanh().unbind(2)  # (B, M, H, W)
     red, green, _ = x[:, None].unbind(2)  # (B, 1, H, W)

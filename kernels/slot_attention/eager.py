@@ -1,13 +1,14 @@
 """Slot attention with the key and value projections absorbed, on PyTorch's own kernels.
 
-logits = q.(Wk x + bk) = (Wk^T q).x + q.bk and sum_n a (Wv x + bv) / sum_n a = Wv (sum_n a x / sum_n a) + bv: exact, and the
-(B, N, D) keys and values are never made.
+logits = q.(Wk x + bk) = (Wk^T q).x + q.bk and sum_n a (Wv x + bv) / sum_n a = Wv (sum_n a x / sum_n a) + bv: exact,
+and the (B, N, D) keys and values are never made.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .operators import attend_op
 from .reference import ACTIVATIONS, LAYER_NORM_EPS
 from .weights import SlotAttentionWeights
 
@@ -40,48 +41,73 @@ def _project_updates(means: Tensor, w: SlotAttentionWeights, count: int, heads: 
     return updates if w.value_bias is None else updates + w.value_bias
 
 
+class AttendInputs:
+    """The pass over the inputs on PyTorch's own kernels; normalised inputs are made once for all iterations."""
+
+    def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, heads: int, mask: Tensor | None) -> None:
+        self.normed = F.layer_norm(inputs, inputs.shape[-1:], w.norm_inputs_weight, w.norm_inputs_bias, LAYER_NORM_EPS)
+        self.eps, self.heads, self.mask = eps, heads, mask
+
+    def __call__(self, seen: Tensor, offset: Tensor | None, _: bool) -> tuple[Tensor, Tensor]:
+        """Weighted means of inputs (B, S * heads, C) and attention (B, S, N)."""
+        logits = torch.bmm(seen, self.normed.transpose(1, 2).to(seen.dtype))  # (B, S * heads, N)
+        if offset is not None:
+            logits = logits + offset
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.heads == 1:
+            attention = logits.softmax(1)  # over slots
+            coefficients = attention + self.eps
+        else:
+            per_head = logits.view(len(logits), -1, self.heads, logits.shape[-1]).softmax(1)
+            attention = per_head.mean(2)
+            coefficients = per_head.flatten(1, 2) + self.eps
+        if self.mask is not None:
+            coefficients = coefficients * self.mask[:, None, :]
+        sums = torch.bmm(coefficients.to(self.normed.dtype), self.normed)  # (B, S * heads, C)
+        return sums / coefficients.sum(-1, keepdim=True), attention
+
+
+class AttendInputsFused:
+    """The same in one kernel a pass: the affine part of the LayerNorm moves to the slot side. One head."""
+
+    def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, mask: Tensor | None) -> None:
+        self.inputs, self.eps, self.mask = inputs, eps, mask
+        self.scale, self.shift = w.norm_inputs_weight.float(), w.norm_inputs_bias.float()
+
+    def __call__(self, seen: Tensor, offset: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
+        """Weighted means of inputs (B, S, C), and attention (B, S, N) if this is the last pass, else nothing."""
+        seen = seen.float()
+        moved = seen @ self.shift  # (B, S)
+        if offset is not None:
+            moved = moved + offset.squeeze(-1)
+        sums, totals, attention = attend_op(self.inputs, seen * self.scale, moved, self.mask, self.eps, last)
+        return sums / totals.unsqueeze(-1) * self.scale + self.shift, attention
+
+
 def slot_attention(
-    inputs: Tensor,
     slots: Tensor,
     w: SlotAttentionWeights,
+    attend: AttendInputs | AttendInputsFused,
     iters: int,
-    eps: float,
     activation: str,
     heads: int,
-    mask: Tensor | None,
     implicit: bool,
 ) -> tuple[Tensor, Tensor]:
     """All iterations; arguments and results as the op documents."""
     batch, count, width = slots.shape
-    dtype = slots.dtype
-    normed = F.layer_norm(inputs, inputs.shape[-1:], w.norm_inputs_weight, w.norm_inputs_bias, LAYER_NORM_EPS)
-    transposed = normed.transpose(1, 2)  # (B, C, N)
     flat = slots.reshape(batch * count, width)
-    attention = inputs.new_zeros(batch, count, inputs.shape[1])
+    attention = slots.new_zeros(0)
     for iteration in range(iters):
-        if implicit and iteration == iters - 1:
+        last = iteration == iters - 1
+        if implicit and last:
             flat = flat.detach()
         seen, offset = _project_queries(flat.view(batch, count, width), w, heads)
-        logits = torch.bmm(seen, transposed.to(seen.dtype))  # (B, S * heads, N)
-        if offset is not None:
-            logits = logits + offset
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if heads == 1:
-            attention = logits.softmax(1)  # over slots
-            coefficients = attention + eps
-        else:
-            per_head = logits.view(batch, count, heads, -1).softmax(1)
-            attention = per_head.mean(2)
-            coefficients = per_head.flatten(1, 2) + eps
-        if mask is not None:
-            coefficients = coefficients * mask[:, None, :]
-        sums = torch.bmm(coefficients.to(normed.dtype), normed)  # (B, S * heads, C)
-        means = sums / coefficients.sum(-1, keepdim=True)
-        updates = _project_updates(means.to(normed.dtype), w, count, heads)
+        means, attention = attend(seen, offset, last)
+        updates = _project_updates(means.to(w.value_weight.dtype), w, count, heads)
         flat = torch.gru_cell(
             updates.to(flat.dtype), flat, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh
         )
         hidden = F.layer_norm(flat, (width,), w.norm_mlp_weight, w.norm_mlp_bias, LAYER_NORM_EPS)
         hidden = ACTIVATIONS[activation](F.linear(hidden, w.mlp_in_weight, w.mlp_in_bias))
         flat = flat + F.linear(hidden, w.mlp_out_weight, w.mlp_out_bias)
-    return flat.view(batch, count, width).to(dtype), attention
+    return flat.view(batch, count, width).to(slots.dtype), attention

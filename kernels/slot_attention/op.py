@@ -3,11 +3,13 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend
+from ..dispatch import choose_backend, triton_obstacle
 from ..shapes import check_floating, check_shape
 from . import eager
 from .reference import ACTIVATIONS
 from .weights import SlotAttentionWeights
+
+TRITON_SLOTS_BY_CHANNELS = {64: 32, 128: 16}  # most slots up to so many channels; beyond, the compiler spills
 
 WEIGHT_AXES = {
     "norm_inputs_weight": ("C",),
@@ -56,6 +58,17 @@ def _check(
     return sizes
 
 
+def _triton_obstacle(inputs: Tensor, slots: Tensor, heads: int) -> str | None:
+    channels, count = inputs.shape[-1], slots.shape[1]
+    most = next((most for width, most in TRITON_SLOTS_BY_CHANNELS.items() if channels <= width), 0)
+    if count > most:
+        ranges = " or ".join(f"S up to {most} with C up to {width}" for width, most in TRITON_SLOTS_BY_CHANNELS.items())
+        return f"it takes {ranges}, found S={count}, C={channels}"
+    if heads != 1:
+        return f"it takes one head, found {heads}"
+    return triton_obstacle(inputs, slots)
+
+
 def slot_attention(
     inputs: Tensor,
     slots: Tensor,
@@ -71,8 +84,8 @@ def slot_attention(
 ) -> tuple[Tensor, Tensor]:
     """Slots compete for inputs (Locatello et al., 2020, "Object-Centric Learning with Slot Attention").
 
-    Per iteration: logits = q.k / sqrt(D) with q from LayerNorm(slots) and k, v from LayerNorm(inputs); softmax over slots;
-    plus eps; weighted mean of v over inputs; GRU cell; residual MLP behind a LayerNorm.
+    Per iteration: logits = q.k / sqrt(D) with q from LayerNorm(slots) and k, v from LayerNorm(inputs); softmax over
+    slots; plus eps; weighted mean of v over inputs; GRU cell; residual MLP behind a LayerNorm.
 
     Args:
         inputs: (B, N, C).
@@ -84,11 +97,11 @@ def slot_attention(
         heads: D is split; each head competes by itself; the heads' updates are concatenated.
         mask: (B, N) bool, False = this input takes no part; every row needs a True.
         implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
-        backend: None, "torch".
+        backend: None, "torch" or "triton" (GPU, one head; the pass over the inputs is one kernel each way).
 
     Returns:
-        slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider, summing
-        to 1 over S (before eps; the mean of heads).
+        slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider,
+        summing to 1 over S (before eps; the mean of heads).
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not fit, unknown activation or backend.
@@ -99,5 +112,11 @@ def slot_attention(
         if mask.dtype != torch.bool:
             raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
-    choose_backend("slot_attention", backend, slots.device.type, {"torch": None})
-    return eager.slot_attention(inputs, slots, weights, iters, eps, activation, heads, mask, implicit)
+    obstacles = {"torch": None, "triton": _triton_obstacle(inputs, slots, heads)}
+    chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles)
+    attend: eager.AttendInputs | eager.AttendInputsFused
+    if chosen == "triton":
+        attend = eager.AttendInputsFused(inputs, weights, eps, mask)
+    else:
+        attend = eager.AttendInputs(inputs, weights, eps, heads, mask)
+    return eager.slot_attention(slots, weights, attend, iters, activation, heads, implicit)

@@ -8,8 +8,8 @@ from torch import Tensor
 class SlotAttentionWeights(NamedTuple):
     """Tensors of slot attention; C input channels, D slot channels, F hidden width of the residual MLP.
 
-    Linear weights are (out, in) as in torch.nn.Linear; GRU weights as in torch.nn.GRUCell (gates r, z, n). Biases of the
-    projections may be None.
+    Linear weights are (out, in) as in torch.nn.Linear; GRU weights as in torch.nn.GRUCell (gates r, z, n). Biases of
+    the projections may be None.
     """
 
     norm_inputs_weight: Tensor  # (C,)

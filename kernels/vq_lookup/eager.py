@@ -5,9 +5,9 @@ from torch import Tensor
 
 from ..shapes import accumulation_dtype
 
-# Scores are made and reduced block by block, so that they stay in cache and N x V never exists. Measured on 2 cores of an
-# AMD EPYC (family 26), torch 2.13, ms for 8192 x 1024 x 64 | 32768 x 256 x 32: blocks of 64 Ki scores 9.5 | 7.1, 256 Ki
-# 8.1 | 6.4, 1 Mi 8.0 | 6.3, everything at once 33.7 | 17.7.
+# Scores are made and reduced block by block, so that they stay in cache and N x V never exists. Measured on 2 cores of
+# an AMD EPYC (family 26), torch 2.13, ms for 8192 x 1024 x 64 | 32768 x 256 x 32: blocks of 64 Ki scores 9.5 | 7.1,
+# 256 Ki 8.1 | 6.4, 1 Mi 8.0 | 6.3, everything at once 33.7 | 17.7.
 SCORES_PER_BLOCK = 512 * 1024
 SCORES_PER_GPU_BLOCK = 2**28  # 1 GiB of float32 scores
 

@@ -115,9 +115,10 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
         backend: None, "torch", "cpp" (CPU) or "triton" (GPU; D in 4..512).
 
     Returns:
-        VQLookup(quantized, indices, distance); without a head axis in the codebook there is none in the results. Ties go
-        to the lowest index. `quantized` is differentiable in the codebook (not in x: add your own straight-through),
-        `distance` = |x - quantized|^2 in both. A row with NaN or Inf gets some index in range and a NaN or Inf distance.
+        VQLookup(quantized, indices, distance); without a head axis in the codebook there is none in the results. Ties
+        go to the lowest index. `quantized` is differentiable in the codebook (not in x: add your own straight-through),
+        `distance` = |x - quantized|^2 in both. A row with NaN or Inf gets some index in range and a NaN or Inf
+        distance.
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, an unknown precision or backend.
@@ -192,7 +193,8 @@ def vq_statistics(
         counts (Q, V) and sums (Q, V, D), float32 (float64 for float64 x), without gradient.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: indices that are not integers. RuntimeError: a backend that cannot run.
+        ValueError: shapes that do not fit. TypeError: indices that are not integers. RuntimeError: a backend that
+            cannot run.
     """
     op = "vq_statistics"
     check_floating(op, x=x)

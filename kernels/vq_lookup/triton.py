@@ -1,8 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found"
 """vq_lookup and vq_statistics in Triton.
 
-Forward: one program owns BLOCK_N rows of one head and streams over the codes. score = |c|^2 / 2 - x.c from tensor cores;
-the running minimum is element-wise over BLOCK_N x BLOCK_V and meets the other lanes once, at the end. Then the winning
+Forward: one program owns BLOCK_N rows of one head and streams over the codes. score = |c|^2 / 2 - x.c from tensor
+cores; the running minimum is element-wise over BLOCK_N x BLOCK_V and meets the other lanes once, at the end. Then the
+winning
 rows are gathered, and distance, index and code are written: N x V is never in memory.
 
 Exact: float32 products are split into three TF32 ones (tf32x3) on NVIDIA, taken in full float32 elsewhere; bfloat16 and
@@ -41,8 +42,9 @@ def target() -> tuple[str, int]:
 
 # Chosen by registers and shared memory of the ahead-of-time compile, not yet timed on a GPU. Minimum, index and
 # accumulator are three BLOCK_N x BLOCK_V tiles in registers: with 128 x 64 and 8 warps they take 96 of 255 registers a
-# thread, 128 x 128 spills 300 bytes on sm_90 and 4,500 on sm_80. BLOCK_D is what is left: tf32x3 keeps both factors twice
-# in registers on sm_80 (mma.sync), where 32 spills 176 bytes and 16 none; wgmma and tcgen05 read them from shared memory.
+# thread, 128 x 128 spills 300 bytes on sm_90 and 4,500 on sm_80. BLOCK_D is what is left: tf32x3 keeps both factors
+# twice in registers on sm_80 (mma.sync), where 32 spills 176 bytes and 16 none; wgmma and tcgen05 read them from shared
+# memory.
 def choose_config(rows: int, width: int, cast: tl.dtype, precision: str) -> Config:
     """Fewer rows a program when there are too few programs to fill a device."""
     _, capability = target()

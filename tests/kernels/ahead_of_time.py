@@ -28,6 +28,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+Case = tuple[str, Callable[[], Any]]
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 
@@ -105,56 +106,76 @@ def read(case: str, name: str, target: str, kernel: Any) -> Compiled:
     return Compiled(case, name, target, registers, spilled, kernel.metadata.shared, unit)
 
 
-def vq_cases() -> Iterator[tuple[str, Callable[[], Any]]]:
+def vq_cases() -> Iterator[Case]:
     from aime.kernels.vq_lookup import triton as op
 
-    for rows, codes, width in ((8192, 512, 64), (1024, 1024, 32)):
-        for dtype, precision in ((torch.float32, "exact"), (torch.float32, "fast"), (torch.bfloat16, "exact")):
-            if (width, precision) == (32, "fast"):
-                continue
-            # addresses matter, contents do not: expand keeps a million rows small and strides as in a real call
-            x, codebook = torch.empty(rows, 1, width, dtype=dtype), torch.empty(1, codes, width, dtype=dtype)
-            label = f"lookup {rows}x{codes}x{width} {str(dtype)[6:]} {precision}"
-            yield label, lambda x=x, codebook=codebook, precision=precision: op.lookup(x, codebook, precision)
+    many, few = (8192, 512, 64), (1024, 1024, 32)
+    exact, fast, half = (torch.float32, "exact"), (torch.float32, "fast"), (torch.bfloat16, "exact")
+    for (rows, codes, width), (dtype, precision) in ((many, exact), (many, fast), (many, half), (few, exact)):
+        x, codebook = torch.empty(rows, 1, width, dtype=dtype), torch.empty(1, codes, width, dtype=dtype)
+        label = f"lookup {rows}x{codes}x{width} {str(dtype)[6:]} {precision}"
+        yield label, lambda x=x, codebook=codebook, precision=precision: op.lookup(x, codebook, precision)
     x, codebook = torch.empty(4096, 2, 64), torch.empty(2, 512, 64)
     indices = torch.zeros(4096, 2, dtype=torch.int32)
     gradients = torch.empty(4096, 2, 64), torch.empty(4096, 2)
     yield "backward", lambda: op.lookup_backward(x, codebook, indices, *gradients, True, True)
-    yield "backward of the distance", lambda: op.lookup_backward(x, codebook, indices, None, gradients[1], True, False)
     for deterministic in (False, True):
         yield "statistics", lambda det=deterministic: op.statistics(x, indices, 512, det)
 
 
-def mixture_cases() -> Iterator[tuple[str, Callable[[], Any]]]:
+def mixture_cases() -> Iterator[Case]:
     from aime.kernels.mixture_kl import triton as op
 
     log_a, weights = torch.empty(512, 14), torch.empty(512, 15)
     yield "sticks", lambda: op.stick_log_weights(log_a, log_a, log_a)
     yield "sticks backward", lambda: op.stick_log_weights_backward(log_a, log_a, log_a, weights, log_a, log_a)
     for samples, rows, components, width in ((4, 512, 15, 36), (8, 4096, 32, 64), (8, 512, 64, 512)):
-        for shared in (False, True):
-            if shared and width != 64:
-                continue
-            z, log_pi = torch.empty(samples, rows, width), torch.empty(rows, components)
-            means = torch.empty((components, width) if shared else (rows, components, width))
-            result, mean_q = torch.empty(samples, rows), torch.empty(rows, width)
-            label = f"{samples}x{rows}x{components}x{width}{' shared' if shared else ''}"
-            density = (z, log_pi, means, means)
-            yield f"log_prob {label}", lambda a=density: op.mixture_log_prob(*a)
-            yield f"log_prob backward {label}", lambda a=density, r=result: op.mixture_log_prob_backward(r, r, *a)
-            if not shared:
-                q = (mean_q, mean_q)
-                yield f"kl {label}", lambda a=density, q=q: op.mixture_log_prob(*a, q)
-                gradient = torch.empty(rows)
-                yield (
-                    f"kl backward {label}",
-                    lambda a=density, q=q, g=gradient, r=result: op.mixture_log_prob_backward(g, r, *a, q),
-                )
+        shared = width == 64  # the density on its own with shared components, the KL with components a row
+        z, log_pi = torch.empty(samples, rows, width), torch.empty(rows, components)
+        means = torch.empty((components, width) if shared else (rows, components, width))
+        result, row = torch.empty(samples, rows), torch.empty(rows, width)
+        density, q = (z, log_pi, means, means), None if shared else (row, row)
+        gradient = result if shared else torch.empty(rows)
+        label = f"{'log_prob' if shared else 'kl'} {samples}x{rows}x{components}x{width}"
+        yield label, lambda a=density, q=q: op.mixture_log_prob(*a, q)
+        yield (
+            f"{label} backward",
+            lambda a=density, q=q, g=gradient, r=result: op.mixture_log_prob_backward(g, r, *a, q),
+        )
 
 
-CASES: dict[str, Callable[[], Iterator[tuple[str, Callable[[], Any]]]]] = {
+def slot_cases() -> Iterator[Case]:
+    from aime.kernels.slot_attention import triton as op
+
+    for batch, count, slots, channels in ((8, 256, 8, 64), (32, 1024, 16, 128), (4, 256, 32, 64)):
+        inputs = torch.empty(1, count, channels).expand(batch, count, channels)
+        seen, offset = torch.empty(batch, slots, channels), torch.empty(batch, slots)
+        attention = torch.empty(batch, slots, count)
+        mask = torch.zeros(batch, count, dtype=torch.bool) if slots == 8 else None
+        label = f"{batch}x{count}x{slots}x{channels}{'' if mask is None else ' masked'}"
+        arguments = (inputs, seen, offset)
+        yield f"pass {label}", lambda a=arguments, m=mask: op.attend(*a, m, 1e-8, True)
+        yield (
+            f"backward {label}",
+            lambda a=arguments, m=mask, g=attention: op.attend_backward(a[1], a[2], g, *a, m, 1e-8),
+        )
+
+
+def logistics_cases() -> Iterator[Case]:
+    from aime.kernels.mixture_logistics import triton as op
+
+    image, plane = torch.empty(4, 3, 64, 64), torch.empty(4, 64, 64)
+    arguments = (image, torch.empty(4, 10, 64, 64), *(torch.empty(4, 10, 3, 64, 64) for _ in range(3)), plane)
+    saved = (image, plane, plane)
+    yield "nll", lambda: op.mixture_logistics_nll(*arguments)
+    yield "backward", lambda: op.mixture_logistics_nll_backward(plane[:, 0, 0], image, *saved, *arguments)
+
+
+CASES: dict[str, Callable[[], Iterator[Case]]] = {
     "vq_lookup": vq_cases,
     "mixture_kl": mixture_cases,
+    "slot_attention": slot_cases,
+    "mixture_logistics": logistics_cases,
 }
 
 

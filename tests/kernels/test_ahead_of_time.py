@@ -1,5 +1,5 @@
-"""Every Triton kernel that can be launched compiles for GPUs that are not here: no spill, shared memory that fits, tensor
-cores where they are meant."""
+"""Every Triton kernel that can be launched compiles for GPUs that are not here: no spill, shared memory that fits,
+tensor cores where they are meant."""
 
 import json
 import os
@@ -20,16 +20,19 @@ MATRIX_UNIT = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen
 
 @pytest.mark.skipif(not dispatch.TRITON_INSTALLED, reason="triton is not installed")
 @pytest.mark.parametrize("architecture", SHARED_LIMIT)
-def test_kernels_compile_without_spills(architecture: str) -> None:
+@pytest.mark.parametrize("op", ["vq_lookup", "mixture_kl", "slot_attention", "mixture_logistics"])
+def test_kernels_compile_without_spills(op: str, architecture: str) -> None:
     # a process of its own: the interpreter is on in this one
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(SCRIPT), architecture]
+    command = [sys.executable, str(SCRIPT), op, architecture]
     output = subprocess.run(command, env=environment, check=False, capture_output=True, text=True)
     assert output.returncode == 0, output.stderr
     kernels = json.loads(output.stdout)
-    assert len(kernels) >= 15
+    assert kernels
     for kernel in kernels:
         assert kernel["spilled"] == 0, kernel
         assert kernel["shared"] <= SHARED_LIMIT[architecture], kernel
         if kernel["kernel"] in MATRIX_KERNELS:
             assert kernel["matrix_unit"] == MATRIX_UNIT[architecture], kernel
+        if kernel["kernel"].startswith("attend_"):  # 16 slots a side are too few for wgmma, not for mma.sync
+            assert kernel["matrix_unit"] != "fma", kernel

@@ -7,8 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from aime.kernels import dispatch, mixture_kl, mixture_log_prob, stick_log_weights, vq_lookup, vq_statistics
+from aime.kernels import (
+    dispatch,
+    mixture_kl,
+    mixture_log_prob,
+    mixture_logistics_nll,
+    slot_attention,
+    stick_log_weights,
+    vq_lookup,
+    vq_statistics,
+)
 from aime.kernels.mixture_kl import operators as mixture
+from aime.kernels.mixture_logistics.operators import nll_op
+from aime.kernels.slot_attention import SlotAttentionWeights
+from aime.kernels.slot_attention.operators import attend_op
 from aime.kernels.vq_lookup.op import VQLookupFunction, lookup_backward_op, lookup_op, statistics_op
 
 BACKENDS = ["torch"]
@@ -129,5 +141,59 @@ def test_mixture_gradcheck(backend: str) -> None:
 
     assert torch.autograd.gradcheck(kl, (q, log_pi, means, log_scales), fast_mode=True)
     assert torch.autograd.gradcheck(
-        lambda *t: mixture_log_prob(*t, backend=backend), (eps.requires_grad_(), log_pi, means, log_scales), fast_mode=True
+        lambda *t: mixture_log_prob(*t, backend=backend),
+        (eps.requires_grad_(), log_pi, means, log_scales),
+        fast_mode=True,
     )
+
+
+@pytest.mark.skipif("triton" not in BACKENDS, reason="needs Triton's interpreter")
+@pytest.mark.parametrize("masked", [False, True])
+def test_slot_attend_is_a_proper_operator(masked: bool) -> None:
+    inputs, seen, offset = (t.requires_grad_() for t in (normal(2, 9, 4), normal(2, 3, 4), normal(2, 3)))
+    mask = torch.arange(9).expand(2, 9) < 7 if masked else None
+    torch.library.opcheck(attend_op, (inputs, seen, offset, mask, 1e-8, masked))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_slot_attention_compiles(backend: str) -> None:
+    names = ("C", "C", "D", "D", "DD", "DC", "DC", "3D", "3D", "3", "3", "D", "D", "FD", "F", "DF", "D")
+    shapes = {"C": (4,), "D": (8,), "DD": (8, 8), "DC": (8, 4), "3D": (24, 8), "3": (24,), "FD": (5, 8), "F": (5,)}
+    weights = SlotAttentionWeights(*(0.3 * normal(*(shapes | {"DF": (8, 5)})[name]) for name in names))
+
+    def loss(inputs: Tensor, slots: Tensor) -> Tensor:
+        out, attention = slot_attention(inputs, slots, weights, backend=backend)
+        return out.sin().sum() + attention[:, 0].sum()
+
+    same_when_compiled(loss, normal(2, 9, 4), normal(2, 3, 8))
+
+
+def _logistics_arguments() -> tuple[Tensor, ...]:
+    shape = (2, 3, 3, 2, 2)
+    x = torch.tensor([-1.0, -0.2, 0.6, 1.0]).view(1, 1, 2, 2).expand(2, 3, 2, 2).contiguous()
+    return x, normal(2, 3, 2, 2), normal(*shape), normal(*shape) - 2, normal(*shape)
+
+
+@pytest.mark.skipif("triton" not in BACKENDS, reason="needs Triton's interpreter")
+def test_mixture_logistics_is_a_proper_operator() -> None:
+    x, *parameters = _logistics_arguments()
+    leaves = [tensor.requires_grad_() for tensor in parameters]
+    torch.library.opcheck(nll_op, (x, *leaves, None))
+    doubles = tuple(leaf.detach().double().requires_grad_() for leaf in leaves)
+    weights = torch.rand(2, 2, 2, generator=torch.Generator().manual_seed(0)).double()
+
+    def nll(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return mixture_logistics_nll(x.double(), *tensors, weights, backend="triton")
+
+    assert torch.autograd.gradcheck(nll, doubles, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_mixture_logistics_compiles(backend: str) -> None:
+    x, *parameters = _logistics_arguments()
+
+    def loss(*tensors: Tensor) -> Tensor:
+        nll, mean = mixture_logistics_nll(x, *tensors, backend=backend)
+        return nll.sum() + mean.sin().sum()
+
+    same_when_compiled(loss, *parameters)

@@ -1,11 +1,13 @@
-"""Sticks, mixture density and KL against high-precision closed forms, quadrature and float64 references."""
+"""Sticks, mixture density and KL against high-precision closed forms, quadrature and float64 references.
+
+On a GPU the same cases run there too, under pytest.mark.cuda (conftest.py).
+"""
 
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
-import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -67,7 +69,9 @@ def test_sticks_match_the_reference(target: Callable[..., Any], rows: int, count
 
 
 def test_sticks_against_exact_arithmetic(target: Callable[..., Any]) -> None:
-    """a, b in .01 .. 100 and u in 1e-6 .. 1 - 1e-6, the op in float32 against 700 digits on the same float32 numbers."""
+    """a, b in .01 .. 100 and u in 1e-6 .. 1 - 1e-6, the op in float32 against 700 digits on the same float32
+    numbers."""
+    mpmath = pytest.importorskip("mpmath")
     values = torch.tensor([math.log(value) for value in (0.01, 0.1, 1.0, 10.0, 100.0)])
     noise = torch.tensor([1e-6, 0.01, 0.3, 0.7, 0.99, 1 - 1e-6])
     log_a, log_b, u = (grid.reshape(-1, 1) for grid in torch.meshgrid(values, values, noise, indexing="ij"))
@@ -241,6 +245,7 @@ def test_kl_of_normals_converges_to_the_closed_form(target: Callable[..., Any]) 
 
 def test_stick_kl_by_monte_carlo_agrees_with_quadrature(target: Callable[..., Any]) -> None:
     """E[log q(v) - log p(v)] over the sticks' own samples equals the integral over v, p = Beta(1, alpha)."""
+    mpmath = pytest.importorskip("mpmath")
     count, alpha = 10_000, 2.5
     for a, b in ((0.7, 1.4), (2.0, 0.8), (1.0, 2.5)):
         # stratified noise: the error of the mean falls far below 1/sqrt(count)
@@ -251,7 +256,7 @@ def test_stick_kl_by_monte_carlo_agrees_with_quadrature(target: Callable[..., An
         estimate = (log_q[:, 0] - log_p).double().mean().item()
         with mpmath.workdps(20):
 
-            def integrand(v: mpmath.mpf, a: float = a, b: float = b) -> mpmath.mpf:
+            def integrand(v: Any, a: float = a, b: float = b) -> Any:
                 q = a * b * v ** (a - 1) * (1 - v**a) ** (b - 1)
                 return q * (mpmath.log(q) - mpmath.log(alpha) - (alpha - 1) * mpmath.log(1 - v))
 

@@ -1,10 +1,12 @@
-"""Discretised mixture of logistics: normalised, equal to the definition in float64, finite at the edges."""
+"""Discretised mixture of logistics: normalised, equal to the definition in float64, finite at the edges.
+
+On a GPU the same cases run there too, under pytest.mark.cuda (conftest.py).
+"""
 
 import re
 from collections.abc import Callable
 from typing import Any
 
-import mpmath
 import pytest
 import torch
 from torch import Tensor
@@ -72,7 +74,7 @@ def test_gradcheck() -> None:
 
 
 @pytest.mark.parametrize("log_scale", [-6.0, -3.0, 0.0, 2.0])
-def test_probabilities_of_all_levels_sum_to_one(target: Callable[..., Any], log_scale: float) -> None:
+def test_probabilities_of_all_levels_sum_to_one(log_scale: float) -> None:
     """Sum over the 256 levels of one channel, the others fixed: the last channel conditions on both."""
     generator = torch.Generator().manual_seed(3)
     x = torch.full((256, 3, 1, 1), 0.25)
@@ -82,13 +84,14 @@ def test_probabilities_of_all_levels_sum_to_one(target: Callable[..., Any], log_
     scales, coefficients = torch.full((1, 4, 3, 1, 1), log_scale), torch.randn(1, 4, 3, 1, 1, generator=generator)
     # P(b | r, g) = P(r, g, b) / P(r, g); P(r, g) is the sum itself only if it is normalised, so compare two sums
     expanded = [tensor.expand(256, *tensor.shape[1:]) for tensor in (logits, mean, scales, coefficients)]
-    log_joint = -target(mixture_logistics_nll, x, *expanded)[0].double()
+    log_joint = -mixture_logistics_nll(x, *expanded, backend="torch")[0].double()
     marginal = _log_prob_red_green(x[0].double(), *(tensor[0].double() for tensor in expanded))
     torch.testing.assert_close(log_joint.logsumexp(0), marginal, rtol=2e-5, atol=1e-4)
 
 
 def _log_prob_red_green(x: Tensor, logits: Tensor, mean: Tensor, log_scales: Tensor, coefficients: Tensor) -> Tensor:
     """log P(red, green) of one pixel by the definition, in 100 digits."""
+    mpmath = pytest.importorskip("mpmath")
     with mpmath.workdps(100):
         total = mpmath.mpf(0)
         for k, share in enumerate(logits[:, 0, 0].softmax(0).tolist()):

@@ -1,4 +1,7 @@
-"""Slot attention: the op (absorbed projections) against the published textbook form in float64."""
+"""Slot attention: the op (absorbed projections) against the published textbook form in float64.
+
+On a GPU the same cases run there too, under pytest.mark.cuda (conftest.py).
+"""
 
 import re
 from collections.abc import Callable

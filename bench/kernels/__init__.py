@@ -1,0 +1,1 @@
+"""Kernels against their peers: identical inputs, interleaved rounds, bytes and operations counted."""

@@ -1,0 +1,86 @@
+"""The fused mixture_logistics_nll as a torch.library operator with its gradient."""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autograd import attach_gradient
+
+
+def _triton() -> Any:
+    return importlib.import_module("aime.kernels.mixture_logistics.triton")
+
+
+@torch.library.custom_op("aime::mixture_logistics_nll", mutates_args=())
+def nll_op(
+    x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor, coefficients: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """nll (B,), mean (B, 3, H, W), and log-sum-exps (B, H, W) of joint and logits, which the backward pass needs."""
+    arguments = (x, logits, means, log_scales, coefficients, weights)
+    return _triton().mixture_logistics_nll(*arguments)  # type: ignore[no-any-return]
+
+
+@nll_op.register_fake
+def _(
+    x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor, coefficients: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    batch, _, height, width = logits.shape
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    mean = x.new_empty(batch, 3, height, width, dtype=dtype)
+    joint, normaliser = (x.new_empty(batch, height, width, dtype=dtype) for _ in range(2))
+    return x.new_empty(batch, dtype=dtype), mean, joint, normaliser
+
+
+@torch.library.custom_op("aime::mixture_logistics_nll_backward", mutates_args=())
+def nll_backward_op(
+    g_nll: Tensor,
+    g_mean: Tensor,
+    mean: Tensor,
+    lse_joint: Tensor,
+    lse_logits: Tensor,
+    x: Tensor,
+    logits: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    coefficients: Tensor,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of logits, means, log_scales and coefficients, in the dtype of the mean."""
+    saved = (mean, lse_joint, lse_logits)
+    parameters = (logits, means, log_scales, coefficients)
+    return _triton().mixture_logistics_nll_backward(g_nll, g_mean, *saved, x, *parameters, weights)  # type: ignore[no-any-return]
+
+
+@nll_backward_op.register_fake
+def _(
+    g_nll: Tensor,
+    g_mean: Tensor,
+    mean: Tensor,
+    lse_joint: Tensor,
+    lse_logits: Tensor,
+    x: Tensor,
+    logits: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    coefficients: Tensor,
+    weights: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    parameters = (logits, means, log_scales, coefficients)
+    empty = (torch.empty(t.shape, dtype=mean.dtype, device=t.device) for t in parameters)
+    return tuple(empty)  # type: ignore[return-value]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.mark_non_differentiable(*output[2:])
+    ctx.save_for_backward(*output[1:], *inputs)
+
+
+def _backward(ctx: Any, g_nll: Tensor, g_mean: Tensor, *_: Tensor) -> tuple[Any, ...]:
+    saved = ctx.saved_tensors
+    gradients = nll_backward_op(g_nll, g_mean, *saved)
+    return None, *(g.to(tensor.dtype) for g, tensor in zip(gradients, saved[4:8], strict=True)), None
+
+
+MixtureLogisticsNLLFunction = attach_gradient(nll_op, _setup_context, _backward)
