@@ -258,6 +258,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tokenizer_channels": 64,
         "perceiver_share": 0.25,
         "predictive_gradient": False,
+        "imagined_share": 0.2,
+        "imagined_passes": 2,
         "patch_size": 8,
         "encoder_channels": (64, 96),
         "decoder_channels": (96, 64, 32),

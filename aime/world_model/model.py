@@ -267,6 +267,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         lambda_recon: float = 1.0,
         lambda_att_dyn: float = 0.1,
         lambda_gram: float = 0.05,
+        lambda_diversity: float = 0.01,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -279,6 +280,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
             lambda_recon=lambda_recon,
             lambda_att_dyn=lambda_att_dyn,
             lambda_gram=lambda_gram,
+            lambda_diversity=lambda_diversity,
         )
         return losses, outputs
 

@@ -51,7 +51,12 @@ def configure_optimizer(
 ) -> None:
     """Set ``model.optimizer`` (fused AdamW) and ``model.rgb_optimizer`` (the balancer, with its options)."""
     groups = parameter_groups(model, learning_rate, weight_decay)
-    model.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
+    if model.config.orthogonal == "manifold":
+        from aime.temporal_dynamics.manifold import riemannian_adam
+
+        model.optimizer = riemannian_adam(groups, lr=learning_rate)
+    else:
+        model.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
     model.rgb_optimizer = make_balancer(
         balancer, device=model.mean_image.device, get_share_params=lambda: model.trainable, **options
     )
@@ -135,6 +140,10 @@ def training_step(
 
 def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Step unless a gradient is not finite; fused AdamW takes the decision on the device, without a host sync."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        if bool(finite):
+            optimizer.step()
+        return
     optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
     optimizer.grad_scale = None  # type: ignore[attr-defined]
     try:

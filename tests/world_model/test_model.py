@@ -251,3 +251,18 @@ def test_clear_errors(model: Model, tmp_path: Path) -> None:
         Model.from_pretrained(tmp_path)
     with pytest.raises(TypeError, match="either a config or names"):
         Model(WorldModelConfig.from_names(**SMALL), latent_dim=3)
+
+
+def test_manifold_keeps_the_recurrent_blocks_orthogonal_under_training() -> None:
+    pytest.importorskip("geoopt")
+    torch.manual_seed(0)
+    model = Model(WorldModelConfig.from_names(**(SMALL | {"orthogonal": "manifold"}))).train()
+    model.configure_optimizer(learning_rate=3e-3)
+    batch = sequences(4)
+    before = model.dynamics.lstm.weight_hh_l0.detach().clone()
+    for _ in range(5):
+        model.training_step_sequence(*batch.all)
+    weight = model.dynamics.lstm.weight_hh_l0.detach()
+    assert not torch.equal(weight, before)
+    for block in weight.chunk(4):
+        torch.testing.assert_close(block @ block.mT, torch.eye(block.shape[0]), rtol=0, atol=1e-4)
