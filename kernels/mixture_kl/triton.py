@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..elementary import expm1, log1p
+from ..elementary import all_registers, expm1, log1p
 
 TILE = 2048  # elements of one K x D tile; forward keeps two in registers, backward six
 SHARED_PROGRAMS = 256  # of the backward pass with shared components: two for each of some 130 processors
@@ -255,13 +255,16 @@ def stick_log_weights_backward(
 def mixture_blocks(components: int, width: int, backward: bool) -> dict[str, int]:
     """Tile of K x D, and its warps.
 
-    The compiler's registers decided: the forward pass with 256 elements a warp spills 8 bytes at 16 x 64 on sm_90, with
-    512 16 bytes at 4 x 512 on sm_80; the backward pass holds three times as many values.
+    The compiler's registers decided: forward at 16 x 64 spills 8 bytes on sm_90 with 256 elements a warp and nothing
+    with 512; at 4 x 512 8 bytes on sm_100 with 256 and 16 on sm_80 with 512, while 2 x 512 spills nowhere. The
+    backward pass holds three times as many values a warp.
     """
     block_d = triton.next_power_of_2(width)
-    block_k = max(1, min(triton.next_power_of_2(components), TILE // block_d))
+    tile = TILE // 2 if block_d > 128 and not backward else TILE
+    block_k = max(1, min(triton.next_power_of_2(components), tile // block_d))
     per_warp = 256 if backward or block_d > 128 else 512
-    return {"BLOCK_K": block_k, "BLOCK_D": block_d, "num_warps": max(1, min(8, block_k * block_d // per_warp))}
+    warps = max(1, min(8, block_k * block_d // per_warp))
+    return {"BLOCK_K": block_k, "BLOCK_D": block_d, "num_warps": warps, **all_registers()}
 
 
 def strides(log_pi: Tensor, means: Tensor, log_scales: Tensor) -> tuple[int, ...]:

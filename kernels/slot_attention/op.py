@@ -9,6 +9,7 @@ from . import eager
 from .reference import ACTIVATIONS
 from .weights import SlotAttentionWeights
 
+TRITON_MASKED_CHANNELS = 64
 TRITON_SLOTS_BY_CHANNELS = {64: 32, 128: 16}  # most slots up to so many channels; beyond, the compiler spills
 
 WEIGHT_AXES = {
@@ -58,12 +59,14 @@ def _check(
     return sizes
 
 
-def _triton_obstacle(inputs: Tensor, slots: Tensor, heads: int) -> str | None:
+def _triton_obstacle(inputs: Tensor, slots: Tensor, heads: int, mask: Tensor | None) -> str | None:
     channels, count = inputs.shape[-1], slots.shape[1]
     most = next((most for width, most in TRITON_SLOTS_BY_CHANNELS.items() if channels <= width), 0)
     if count > most:
         ranges = " or ".join(f"S up to {most} with C up to {width}" for width, most in TRITON_SLOTS_BY_CHANNELS.items())
         return f"it takes {ranges}, found S={count}, C={channels}"
+    if mask is not None and channels > TRITON_MASKED_CHANNELS:
+        return f"it takes masks with C up to {TRITON_MASKED_CHANNELS}, found C={channels}"
     if heads != 1:
         return f"it takes one head, found {heads}"
     return triton_obstacle(inputs, slots)
@@ -112,7 +115,7 @@ def slot_attention(
         if mask.dtype != torch.bool:
             raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
-    obstacles = {"torch": None, "triton": _triton_obstacle(inputs, slots, heads)}
+    obstacles = {"torch": None, "triton": _triton_obstacle(inputs, slots, heads, mask)}
     chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles)
     attend: eager.AttendInputs | eager.AttendInputsFused
     if chosen == "triton":

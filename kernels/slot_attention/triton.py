@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import TRITON_INTERPRETED
+from ..elementary import all_registers
 from .reference import LAYER_NORM_EPS
 
 PROGRAMS = 264  # two for each of an H100's 132 processors
@@ -126,13 +127,13 @@ def _common(inputs: Tensor, slots: int, mask: Tensor | None, backward: bool) -> 
     """Parts of the inputs that a batch entry is split into, and compile-time arguments.
 
     Rows of a tile and warps are those that spill nothing on sm_80, sm_90, sm_100 and gfx942 up to 16 slots x 128
-    channels and 32 x 64, the limits of op.py: tf32x3 keeps its factors twice. Backward at 16 x 128 with 4 warps spills
-    24 bytes; 16 x 256 spills 600 bytes to 4.6 kB with any of 4, 8 or 16.
+    channels and 32 x 64, the limits of op.py: tf32x3 keeps its factors twice. With a mask 16 x 128 spills 24 bytes on
+    sm_100; backward at 16 x 128 with 4 warps 24 bytes; 16 x 256 600 bytes to 4.6 kB with any of 4, 8 or 16.
     """
     batch, count, channels = inputs.shape
     on_amd = not TRITON_INTERPRETED and triton.runtime.driver.active.get_current_target().backend == "hip"
     exact = "ieee" if on_amd or TRITON_INTERPRETED else "tf32x3"
-    rows = 16 if backward or slots > 16 else 32
+    rows = 16  # of a tile
     options = {
         "MASKED": mask is not None,
         "PRECISION": exact if inputs.dtype == torch.float32 else "ieee" if TRITON_INTERPRETED else "tf32",
@@ -141,6 +142,7 @@ def _common(inputs: Tensor, slots: int, mask: Tensor | None, backward: bool) -> 
         "BLOCK_C": max(16, triton.next_power_of_2(channels)),
         "num_warps": 8 if backward and channels > 64 else 4,
         "num_stages": 1,
+        **all_registers(),
     }
     return min(max(1, PROGRAMS // max(batch, 1)), triton.cdiv(count, rows)), options
 

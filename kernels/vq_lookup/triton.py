@@ -290,14 +290,16 @@ def lookup_backward(
         source, (inner, *x_strides) = two_leading_axes(x)
         grad_quantized = None if grad_quantized is None else grad_quantized.contiguous()
         grad_distance = None if grad_distance is None else grad_distance.contiguous()
-        lookup_backward_kernel[(triton.cdiv(rows, 32), heads)](
+        block_d = triton.next_power_of_2(width)
+        block_n = max(4, min(32, 4096 // block_d))  # 32 x 512 spills 390 bytes
+        lookup_backward_kernel[(triton.cdiv(rows, block_n), heads)](
             source, codebook, indices,
             indices if grad_quantized is None else grad_quantized, indices if grad_distance is None else grad_distance,
             grad_x, contribution, grad_codes,
             rows, inner, codes, width, heads, *x_strides, *codebook.stride(),
             HAS_QUANTIZED=grad_quantized is not None, HAS_DISTANCE=grad_distance is not None,
             NEED_X=need_x, CODES=(2 if per_row else 1) if need_codebook else 0,
-            BLOCK_N=32, BLOCK_D=triton.next_power_of_2(width), num_warps=4,
+            BLOCK_N=block_n, BLOCK_D=block_d, num_warps=4,
         )  # fmt: skip
     if per_row:
         _, grad_codes = statistics(contribution, indices, codes, deterministic=True)
