@@ -3,7 +3,7 @@
 # `make train` runs this in its environment; by itself it needs AIME installed. Settings, from the environment:
 #   AIME_DOMAIN, AIME_TASK, AIME_SEED   task and seed                   (cartpole, swingup, 1)
 #   AIME_NUM_EPISODES, AIME_STEPS       episodes and steps of each      (150, 150)
-#   AIME_MINUTES                        minutes of training             (7)
+#   AIME_MINUTES                        minutes of training             (8)
 #   AIME_RUN                            run directory                   (runs/DOMAIN-TASK-laptop-seedSEED)
 # An episode file that is there already is used again; delete the run directory to start over.
 set -eu
@@ -36,6 +36,6 @@ else
 fi
 [ -z "${AIME_SETUP_SECONDS:-}" ] || timing setup "$AIME_SETUP_SECONDS"
 echo "2/3 train"
-aime train --preset laptop --data "$data" --out "$run" --seed "$seed" --minutes "${AIME_MINUTES:-7}" --overwrite
+aime train --preset laptop --data "$data" --out "$run" --seed "$seed" --minutes "${AIME_MINUTES:-8}" --overwrite
 echo "3/3 evaluate"
 aime evaluate "$run" --data "$data" --out "$run"

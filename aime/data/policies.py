@@ -48,20 +48,24 @@ class UniformPolicy:
 
 
 class SmoothPolicy:
-    """Time-correlated actions: a clipped, discretised Ornstein-Uhlenbeck process, its time and size drawn per episode.
+    """Time-correlated actions: two slow cosines and a little coloured noise, drawn per episode and action entry.
 
-        tau   ~ log-uniform[3, 30] steps       correlation time
-        sigma ~ uniform[0.3, 3]                amplitude, in units of half the action range
-        x_0 ~ N(0, I),  x_t+1 = rho x_t + sqrt(1 - rho^2) eps_t,  rho = exp(-1 / tau),  eps_t ~ N(0, I)
-        a_t = middle + half * clip(sigma x_t, -1, 1)
+        P_k   ~ log-uniform[40, 90] steps      periods, k = 1, 2
+        s_k   ~ +-uniform[0.5, 1.5]            amplitudes, in units of half the action range
+        tau   ~ log-uniform[3, 10] steps       correlation time of the noise x, an Ornstein-Uhlenbeck process N(0, I)
+        a_t = middle + half * clip(sum_k s_k cos(2 pi t / P_k) + 0.2 x_t, -1, 1)
 
-    x stays N(0, I) at every t. Measured on cartpole swingup (action repeat 2, 64 episodes of 150 steps from the pole
-    hanging): the pole is above the horizontal in 21 % of the steps (uniform policy: 0 %), comes within 26 degrees of
-    upright in 39 % of the episodes, and turns faster than 6.2 rad/s in 10 % of the steps (uniform: 1.7).
+    A force that starts as a cosine moves a free body from rest to and fro and leaves it without drift; one that starts
+    anywhere, or an Ornstein-Uhlenbeck process alone, drives it away: under the latter (times of 3 to 30 steps,
+    amplitudes to 3) the cart of cartpole stood beyond 1.5, out of the picture or nearly so, in 35 % of the steps, here
+    in 10 %.
+    Measured on cartpole swingup (action repeat 2, 64 episodes of 150 steps from the pole hanging): the pole is above
+    the horizontal in 19 % of the steps (uniform policy: 0 %), comes within 26 degrees of upright in 36 % of the
+    episodes, and turns faster than 6.2 rad/s in 11 % of the steps.
     """
 
     name = "smooth"
-    parameters: tuple[str, ...] = ("correlation_steps", "amplitude")
+    parameters: tuple[str, ...] = ("period_1", "period_2", "noise_steps")
 
     def actions(
         self,
@@ -71,15 +75,19 @@ class SmoothPolicy:
         maximum: NDArray[np.floating],
     ) -> tuple[NDArray[np.float32], tuple[float, ...]]:
         """See `Policy.actions`."""
-        tau = float(np.exp(generator.uniform(np.log(3.0), np.log(30.0))))
-        sigma = float(generator.uniform(0.3, 3.0))
+        size = len(minimum)
+        periods = np.exp(generator.uniform(np.log(40.0), np.log(90.0), (2, 1)))
+        amplitudes = generator.uniform(0.5, 1.5, (2, size)) * generator.choice((-1.0, 1.0), (2, size))
+        tau = float(np.exp(generator.uniform(np.log(3.0), np.log(10.0))))
         rho = np.exp(-1 / tau)
-        noise = generator.standard_normal((steps, len(minimum)))
+        noise = generator.standard_normal((steps, size))
         x = np.empty_like(noise)
         x[0] = noise[0]
         for t in range(1, steps):
             x[t] = rho * x[t - 1] + np.sqrt(1 - rho**2) * noise[t]
-        return _within(np.clip(sigma * x, -1, 1), minimum, maximum), (tau, sigma)
+        waves = np.cos(2 * np.pi * np.arange(steps)[:, None, None] / periods) * amplitudes  # (steps, 2, A)
+        unit = np.clip(waves.sum(1) + 0.2 * x, -1, 1)
+        return _within(unit, minimum, maximum), (float(periods[0, 0]), float(periods[1, 0]), tau)
 
 
 POLICIES: dict[str, type[UniformPolicy | SmoothPolicy]] = {

@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
         "batch_size": 16,
         "sequence_length": 16,
-        "seconds": 420.0,
+        "seconds": 480.0,
         "learning_rate": 2e-3,
         "beta_min": 0.0,
         # Strong proximity keeps rotations below .07 rad; at lambd = 1 the latent KL was a quarter larger.

@@ -106,6 +106,8 @@ class WorldModelConfig:
     """Channels of the attention prior's ConvGRU."""
     attention_kl_balance: float = 1.0
     """Share of the attention KL's gradient that moves the prior map; the rest moves the posterior map."""
+    attention_dropout: float = 0.5
+    """Share of training frames decoded under an even map, so that latent and state alone must tell what is seen."""
     predictive_gradient: bool = True
     """Let attention and context prediction train encoder and dynamics too; off, their backward pass is short."""
     precision_weighting: bool = False
@@ -141,6 +143,7 @@ class WorldModelConfig:
             "teacher_decay",
             "perceiver_share",
             "decoded_share",
+            "attention_dropout",
         ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")

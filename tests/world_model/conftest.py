@@ -42,6 +42,7 @@ SMALL = {
     "attention_prior_channels": 8,
     "imagined_share": 0.0,
     "gram_frames": 0,
+    "attention_dropout": 0.0,
 }
 
 
