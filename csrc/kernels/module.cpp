@@ -15,8 +15,7 @@ namespace py = pybind11;
 namespace {
 
 // A tensor as Python describes it: address, dtype code, sizes and strides of the leading axes, stride of the last axis.
-using Description =
-    std::tuple<std::uintptr_t, int, std::vector<std::int64_t>, std::vector<std::int64_t>, std::int64_t>;
+using Description = std::tuple<std::uintptr_t, int, std::vector<std::int64_t>, std::vector<std::int64_t>, std::int64_t>;
 
 aime::Rows to_rows(Description description) {
   auto& [address, dtype, sizes, strides, stride] = description;

@@ -1,7 +1,8 @@
-// Nearest-code search: score = |c|^2 / 2 - x.c, streamed over codes with a running minimum; rows x codes is never stored.
+// Nearest-code search: score = |c|^2 / 2 - x.c, streamed over codes with a running minimum; rows x codes is never
+// stored.
 //
-// The inner kernel exists once per instruction set (vq_assign_*.cpp, each with its own target attribute) and is chosen at
-// run time by what the processor reports, so that one binary serves every x86-64 machine, and other machines too.
+// The inner kernel exists once per instruction set (vq_assign_*.cpp, each with its own target attribute) and is chosen
+// at run time by what the processor reports, so that one binary serves every x86-64 machine, and other machines too.
 #pragma once
 
 #include <cstddef>

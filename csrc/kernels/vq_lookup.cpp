@@ -41,7 +41,8 @@ const TileKernel& choose_kernel(const std::string& name) {
 class Buffer {
  public:
   explicit Buffer(std::int64_t count) {
-    const std::size_t bytes = (static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float) + 63) / 64 * 64;
+    const std::size_t bytes =
+        (static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float) + 63) / 64 * 64;
     data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
     if (data_ == nullptr) throw std::bad_alloc();
   }
@@ -104,9 +105,7 @@ float squared_distance(const float* a, const float* b, std::int64_t width) {
 class Lookup {
  public:
   Lookup(const LookupArguments& arguments, const TileKernel& kernel)
-      : arguments_(arguments),
-        kernel_(kernel),
-        blocks_((arguments.row_count + kMaxTileRows - 1) / kMaxTileRows) {
+      : arguments_(arguments), kernel_(kernel), blocks_((arguments.row_count + kMaxTileRows - 1) / kMaxTileRows) {
     codes_.reserve(static_cast<std::size_t>(arguments.heads));
     for (std::int64_t head = 0; head < arguments.heads; ++head) {
       codes_.push_back(std::make_unique<PackedCodes>(arguments, head, kernel.group));
