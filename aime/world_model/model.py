@@ -185,7 +185,7 @@ class DPGMMVariationalRecurrentAutoencoder(nn.Module):
         stacked = torch.cat(views, 2)
         batch = frames.shape[0]
         flat = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return flat.unflatten(0, (batch, length)), extended[:, length:]  # type: ignore[no-any-return]
+        return flat.unflatten(0, (batch, length)), extended[:, length:]
 
     def initial_state(self, batch: int) -> WorldModelState:
         """State (B, ...) before the first frame: learned recurrent state, no latent, uniform attention."""
