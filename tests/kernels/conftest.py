@@ -1,11 +1,10 @@
 """Where the kernel tests run an op: a backend on a device.
 
-Without a GPU, Triton kernels run on CPU tensors through Triton's interpreter, which must be chosen before they are
-defined: hence the environment variable here. With a GPU the same tests run compiled, on CUDA tensors.
+Without a GPU, Triton kernels run on CPU tensors through Triton's interpreter (tests/conftest.py chooses it, before
+anything imports Triton). With a GPU the same tests run compiled, on CUDA tensors.
 """
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +13,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from aime.kernels import dispatch
 
