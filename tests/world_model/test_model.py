@@ -266,3 +266,28 @@ def test_manifold_keeps_the_recurrent_blocks_orthogonal_under_training() -> None
     assert not torch.equal(weight, before)
     for block in weight.chunk(4):
         torch.testing.assert_close(block @ block.mT, torch.eye(block.shape[0]), rtol=0, atol=1e-4)
+
+
+def test_training_decodes_a_share_of_the_frames_and_evaluation_all() -> None:
+    model, batch = small_model(decoded_share=0.5), sequences(6)
+    noise = noise_for(model, 2, 6)
+    plain = model.forward_sequence(*batch.all, noise=noise)
+    outputs = model.train().forward_sequence(*batch.all, noise=noise, generator=torch.Generator().manual_seed(0))
+    times = outputs["decoded_times"]
+    assert plain["decoded_times"].tolist() == list(range(6))
+    assert len(set(times.tolist())) == 3
+    # The frames that are decoded are those of the whole pass.
+    torch.testing.assert_close(outputs["reconstructions"], plain["reconstructions"][:, times], rtol=0, atol=1e-5)
+
+
+def test_attention_dropout_decodes_under_an_even_map_in_training_only() -> None:
+    model, batch = small_model(attention_dropout=1.0), sequences(4)
+    noise = noise_for(model, 2, 4)
+    plain = model.forward_sequence(*batch.all, noise=noise)
+    outputs = model.train().forward_sequence(*batch.all, noise=noise)
+    even = torch.full_like(plain["attention_maps"], 1 / 64)
+    expected = model.expected_images(
+        plain["latents"].flatten(0, 1), plain["previous_hidden_states"].flatten(0, 1), even.flatten(0, 1)
+    )
+    torch.testing.assert_close(outputs["reconstructions"].flatten(0, 1), expected, rtol=0, atol=1e-5)
+    assert not torch.allclose(plain["reconstructions"].flatten(0, 1), expected, atol=1e-4)
