@@ -69,22 +69,22 @@ def measure(batch: int, frames: int, rounds: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure, print and store."""
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and store; also what `aime bench step` calls."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--out", type=Path, default=None)
-    arguments = parser.parse_args()
-    row = measure(arguments.batch, arguments.frames, arguments.rounds)
+    options = parser.parse_args(arguments)
+    row = measure(options.batch, options.frames, options.rounds)
     print(
         f"forward + backward, laptop preset, B {row['batch']:.0f} x T {row['frames']:.0f}: time-parallel "
         f"{row['sequence_seconds']:.3f} s, per frame {row['per_frame_seconds']:.3f} s, ratio {row['ratio']:.2f}"
     )
     now = datetime.now(UTC)
     name = f"step-cpu-{now:%Y-%m-%d}.json"
-    out = arguments.out or Path(__file__).parent / "results" / name
+    out = options.out or Path(__file__).parent / "results" / name
     out.parent.mkdir(parents=True, exist_ok=True)
     record = {
         "benchmark": "step",
@@ -96,7 +96,8 @@ def main() -> None:
     }
     out.write_text(json.dumps(record, indent=2) + "\n")
     print(f"stored in {out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -3,6 +3,6 @@
 set -eu
 cd "$(dirname "$0")/.."
 if [ -f bench/kernels/__main__.py ]; then
-    python -m bench.kernels
+    python -m aime bench kernels
 fi
-python bench/env.py "$@"
+python -m aime bench env "$@"

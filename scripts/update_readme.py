@@ -201,7 +201,7 @@ def environments_text() -> str:
     """Environments against dm_control."""
     found = stored("env")
     if not found:
-        return missing("environments against dm_control", "python bench/env.py")
+        return missing("environments against dm_control", "aime bench env")
     return "\n\n".join(environment_section(name, record) for name, record in found)
 
 
@@ -209,7 +209,7 @@ def step_text() -> str:
     """The time-parallel pass against the per-frame oracle."""
     found = stored("step")
     if not found:
-        return missing("the time-parallel pass against the per-frame one", "python -m bench.step")
+        return missing("the time-parallel pass against the per-frame one", "aime bench step")
     rows = []
     for name, record in found:
         for row in record["results"]:
@@ -238,7 +238,7 @@ def kernels_text() -> str:
             spread = (f"{min(ratios):.2f}", f"{statistics.median(ratios):.2f}", f"{max(ratios):.2f}")
             rows.append((f"{op}, {backend} against {peer} (`{path.name}`)", str(len(ratios)), *spread))
     if not rows:
-        return missing("kernels against their peers", "python -m bench.kernels")
+        return missing("kernels against their peers", "aime bench kernels")
     return table(("kernel, times faster", "shapes", "least", "median", "most"), rows)
 
 

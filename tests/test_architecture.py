@@ -33,7 +33,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs"},
     "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs"},
     "doctor": {"envs", "kernels"},
-    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor"},
+    "bench": set(),  # the benchmarks themselves are not part of the package
+    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench"},
 }
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {
@@ -47,7 +48,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "training", "evaluation", "world_model"},
+    "tyro": {"cli", "bench", "training", "evaluation", "world_model"},
     "h5py": {"data", "doctor"},
 }
 

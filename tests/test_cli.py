@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from aime import __version__, cli
 def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     overview = capsys.readouterr().out
-    assert all(f"  {name} " in overview for name in ("collect", "train", "evaluate", "imagine", "doctor"))
+    assert all(f"  {name} " in overview for name in ("collect", "train", "evaluate", "imagine", "bench", "doctor"))
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"aime {__version__}\n"
 
@@ -58,3 +59,33 @@ def test_a_users_mistake_is_one_line(
 def test_python_m_aime_is_the_same_command() -> None:
     run = subprocess.run([sys.executable, "-m", "aime", "--version"], check=True, capture_output=True, text=True)
     assert run.stdout == f"aime {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "flags"),
+    [
+        ("env", "bench.env", ["--rounds=2", "--seconds=1.0", "--num-envs=32", "--threads=0"]),
+        ("kernels", "bench.kernels.__main__", ["--rounds=2"]),
+        ("step", "bench.step", ["--rounds=2", "--batch=16", "--frames=16"]),
+    ],
+)
+def test_bench_runs_the_chosen_benchmark_of_the_checkout(
+    name: str, module: str, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[list[str]] = []
+
+    def record(arguments: list[str]) -> int:
+        given.append(arguments)
+        return 3
+
+    monkeypatch.setattr(importlib.import_module(module), "main", record)
+    assert cli.main(["bench", name, "--rounds", "2"]) == 3
+    assert given == [flags]
+
+
+def test_bench_without_a_checkout_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aime.bench.ROOT", tmp_path)
+    assert cli.main(["bench", "env"]) == 2
+    assert "they come with the sources" in capsys.readouterr().err
