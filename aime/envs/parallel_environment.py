@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -131,8 +131,15 @@ class ParallelEnvironment:
         """The GL display of each thread that has drawn, e.g. "EGL device 0 (software), EGL surfaceless (software)"."""
         return str(self._open().renderer())
 
-    def reset(self, ids: Sequence[int] | None = None) -> TimeStep:
-        """Begin new episodes in the environments `ids` (all by default); the others report their last step again."""
+    def reset(self, ids: Sequence[int] | None = None, *, seed: int | Sequence[int | None] | None = None) -> TimeStep:
+        """Begin new episodes in the environments `ids` (all by default); the others report their last step again.
+
+        `seed` gives the environments that begin anew the random states that the constructor's `seed` would, and leaves
+        the others alone; None, also as an entry of a sequence, draws on.
+
+        Raises:
+            ValueError: no such environment, or a seed outside numpy's range; nothing has changed then.
+        """
         batch = self._open()
         chosen = range(self.num_envs) if ids is None else sorted(set(ids))
         if ids is not None:
@@ -140,6 +147,8 @@ class ParallelEnvironment:
         for env in chosen:
             if not 0 <= env < self.num_envs:
                 raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        if seed is not None:
+            self._reseed(seed, chosen)
         commands = np.full(self.num_envs, self._extension.OBSERVE, dtype=np.uint8)
         for env in chosen:
             self._initialise_episode(env)
@@ -229,6 +238,16 @@ class ParallelEnvironment:
         if self._batch is None:
             raise RuntimeError(f"the environment {self.domain} {self.task} is closed")
         return self._batch
+
+    def _reseed(self, seed: int | Sequence[int | None], ids: Iterable[int]) -> None:
+        if isinstance(seed, Sequence):
+            seeds = tasks.expand_seed([0 if entry is None else entry for entry in seed], self.num_envs)
+            chosen = {env for env in ids if seed[env] is not None}
+        else:
+            seeds, chosen = tasks.expand_seed(seed, self.num_envs), set(ids)
+        for env in chosen:
+            self._random[env] = np.random.RandomState(seeds[env])
+        self.seeds = tuple(seeds[env] if env in chosen else old for env, old in enumerate(self.seeds))
 
     def _initialise_episode(self, env: int) -> None:
         """Let dm_control begin an episode with this environment's random state, and take it over."""

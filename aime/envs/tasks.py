@@ -76,12 +76,16 @@ def expand_seed(seed: int | Sequence[int] | None, num_envs: int) -> tuple[int, .
 
     Raises:
         ValueError: a sequence of another length, or a seed outside numpy's range.
+        TypeError: a seed that is not a whole number.
     """
     if seed is None:
         return tuple(int(value) for value in np.random.SeedSequence().generate_state(num_envs))
     if isinstance(seed, (int, np.integer)):
         seeds = tuple(int(seed) + env for env in range(num_envs))
     else:
+        for value in seed if isinstance(seed, (Sequence, np.ndarray)) else [seed]:
+            if not isinstance(value, (int, np.integer)):
+                raise TypeError(f"a seed must be an int in [0, 2**32), got {value!r}")
         seeds = tuple(int(value) for value in seed)
         if len(seeds) != num_envs:
             raise ValueError(f"{len(seeds)} seeds for {num_envs} environments")

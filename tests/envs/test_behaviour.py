@@ -171,6 +171,30 @@ def test_seeds_decide_the_episodes() -> None:
     assert (start(None) != start(None)).any()
 
 
+def test_a_reset_with_a_seed_begins_the_episodes_of_that_seed() -> None:
+    with ParallelEnvironment("walker", "walk", 3, seed=1) as env, ParallelEnvironment("walker", "walk", 3) as other:
+        first = env.reset().copy()
+        second = env.reset().copy()
+        np.testing.assert_array_equal(other.reset(seed=1).qpos, first.qpos)
+        assert other.seeds == (1, 2, 3)
+        mixed = other.reset(seed=[1, None, 3]).copy()
+        np.testing.assert_array_equal(mixed.qpos[[0, 2]], first.qpos[[0, 2]])
+        np.testing.assert_array_equal(mixed.qpos[1], second.qpos[1])
+        again = other.reset([2], seed=1)
+        np.testing.assert_array_equal(again.qpos, np.stack([mixed.qpos[0], mixed.qpos[1], first.qpos[2]]))
+        state = other.state()
+        for seed, error, message in (
+            (-1, ValueError, r"a seed must lie in \[0, 2\*\*32\), got -1"),
+            (2**32 - 2, ValueError, "got 4294967296"),
+            ([1, 2], ValueError, "2 seeds for 3 environments"),
+            (1.5, TypeError, "a seed must be an int in .*, got 1.5"),
+            ([1, 2, "3"], TypeError, "got '3'"),
+        ):
+            with pytest.raises(error, match=message):
+                other.reset(seed=seed)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(other.state().physics, state.physics)
+
+
 def test_joints_say_where_each_number_is() -> None:
     with ParallelEnvironment("humanoid", "stand", seed=1) as env:
         step = env.reset()
