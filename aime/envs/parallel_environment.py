@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import math
 import weakref
 from collections.abc import Iterable, Sequence
 from types import TracebackType
@@ -115,7 +116,7 @@ class ParallelEnvironment:
         self.action_maximum = np.broadcast_to(specification.maximum, (self.action_size,)).astype(np.float64)
         self.control_timestep = float(self._environment.control_timestep()) * action_repeat
         self.joints: tuple[Joint, ...] = tasks.joints(model)
-        self._fields: list[tuple[str, int, bool]] = self._batch.fields()
+        self._fields: list[tuple[str, tuple[int, ...]]] = self._batch.fields()
         self._mujoco_version = int(self._extension.mujoco_version())
         self._started = False
         self._needs_reset = np.zeros(num_envs, dtype=np.bool_)
@@ -124,7 +125,7 @@ class ParallelEnvironment:
     @property
     def observation_shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of each observation of one environment."""
-        return {name: () if scalar else (size,) for name, size, scalar in self._fields}
+        return dict(self._fields)
 
     @property
     def renderer(self) -> str:
@@ -260,8 +261,9 @@ class ParallelEnvironment:
         flat = results["observation"]
         observation: dict[str, NDArray[np.float64]] = {}
         start = 0
-        for name, size, scalar in self._fields:
-            observation[name] = flat[:, start] if scalar else flat[:, start : start + size]
+        for name, shape in self._fields:
+            size = math.prod(shape)
+            observation[name] = flat[:, start : start + size].reshape(self.num_envs, *shape)  # a view: one axis splits
             start += size
         np.equal(results["step_type"], StepType.LAST, out=self._needs_reset)
         mask = results.get("body_mask")

@@ -229,6 +229,11 @@ void Batch::step(const mjModel* model, Environment& environment, int env, const 
       type = kLast;
       break;
     }
+    if (const std::optional<double> end = task_->termination(model, environment.data)) {
+      type = kLast;
+      discount = *end;
+      break;
+    }
   }
   results.reward[row] = total;
   results.discount[row] = discount;

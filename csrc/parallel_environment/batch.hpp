@@ -1,6 +1,7 @@
 // N environments of one task, stepped together by a pool of threads.
 #pragma once
 
+#include "model_change.hpp"
 #include "renderer.hpp"
 #include "task.hpp"
 #include "worker_pool.hpp"
@@ -39,12 +40,6 @@ struct Results {
   std::vector<std::int8_t> step_type;
   std::vector<std::uint8_t> pixels, body_mask;
   std::vector<std::int32_t> segmentation;
-};
-
-// A run of bytes of mjModel's buffer that an episode changed (reacher moves its target).
-struct ModelChange {
-  std::size_t offset = 0;
-  std::vector<std::uint8_t> bytes;
 };
 
 class Batch {

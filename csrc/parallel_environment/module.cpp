@@ -1,5 +1,6 @@
 // The Python face of the batch: thin, typed, and with the GIL released while environments run.
 #include "batch.hpp"
+#include "random_module.hpp"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -141,7 +142,7 @@ class PyBatch {
   py::list fields() {
     py::list out;
     for (const ObservationField& field : batch().task().fields()) {
-      out.append(py::make_tuple(field.name, field.size, field.scalar));
+      out.append(py::make_tuple(field.name, py::tuple(py::cast(field.shape))));
     }
     return out;
   }
@@ -205,6 +206,7 @@ PYBIND11_MODULE(_parallel_environment, module) {
   module.def("gl_displays", &aime::gl_displays);
   module.def("probe_gl", &aime::probe_gl, py::call_guard<py::gil_scoped_release>());
   module.def("supported_tasks", &aime::supported_tasks);
+  aime::bind_random_state(module);
   py::class_<PyBatch>(module, "Batch")
       .def(py::init<std::uintptr_t, const std::string&, const std::string&, int, int, int, double, int, int, int, int,
                     const std::string&, bool>(),

@@ -20,6 +20,7 @@ namespace aime {
   X(mj_copyData)                 \
   X(mj_deleteData)               \
   X(mj_resetData)                \
+  X(mj_forward)                  \
   X(mj_step)                     \
   X(mj_step1)                    \
   X(mj_step2)                    \

@@ -5,10 +5,22 @@
 
 namespace aime {
 
+int ObservationField::size() const {
+  int product = 1;
+  for (const int length : shape) product *= length;
+  return product;
+}
+
 int Task::observation_size() const {
   int size = 0;
-  for (const ObservationField& field : fields_) size += field.size;
+  for (const ObservationField& field : fields_) size += field.size();
   return size;
+}
+
+std::optional<double> Task::termination(const mjModel* /*model*/, const mjData* /*data*/) const { return std::nullopt; }
+
+void Task::initialise(mjModel* /*model*/, mjData* /*data*/, RandomState& /*random*/) const {
+  throw std::logic_error("dm_control initialises the episodes of this task");
 }
 
 const std::vector<std::pair<std::string, std::string>>& supported_tasks() {

@@ -1,10 +1,14 @@
-// A task of the suite: what it observes and what it rewards. Each domain's file mirrors the dm_control class it
-// follows. Episodes are initialised by dm_control itself, so a task here holds no random numbers and no state.
+// A task of the suite: what it observes, what it rewards, when it ends and, for some, how an episode begins. Each
+// domain's file mirrors the dm_control class it follows. A task holds no state: one serves all environments and
+// threads.
 #pragma once
 
+#include "model_change.hpp"
 #include "mujoco_api.hpp"
+#include "random_state.hpp"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,8 +16,8 @@ namespace aime {
 
 struct ObservationField {
   std::string name;
-  int size;     // numbers in the flat observation
-  bool scalar;  // dm_control gives a scalar: shape () instead of (1,)
+  std::vector<int> shape;  // as in dm_control; empty for a scalar
+  int size() const;        // numbers in the flat observation
 };
 
 class Task {
@@ -25,9 +29,20 @@ class Task {
   // Writes observation_size() numbers.
   virtual void observe(const mjModel* model, const mjData* data, double* out) const = 0;
   virtual double reward(const mjModel* model, const mjData* data) const = 0;
+  // The discount of an episode that ends in this state before its time limit; nothing where it goes on.
+  virtual std::optional<double> termination(const mjModel* model, const mjData* data) const;
+
+  // Whether `initialise` draws this task's episodes; dm_control's Python does for the others.
+  virtual bool initialises() const { return false; }
+  // Task.initialize_episode: call it through begin_episode (episode.hpp). `random` is the environment's own stream.
+  // Throws std::runtime_error where dm_control raises, std::logic_error when the task does not initialise.
+  virtual void initialise(mjModel* model, mjData* data, RandomState& random) const;
+  // All that `initialise` may write in the model.
+  const std::vector<ModelRange>& model_ranges() const { return model_ranges_; }
 
  protected:
   std::vector<ObservationField> fields_;
+  std::vector<ModelRange> model_ranges_;
 };
 
 // One maker for each domain; a null pointer when the domain has no such task.

@@ -12,7 +12,7 @@ class Cartpole final : public Task {
   Cartpole(const mjModel* model, bool sparse)
       : sparse_(sparse), slider_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "slider")]) {
     const int poles = static_cast<int>(model->nbody) - 2;
-    fields_ = {{"position", 1 + 2 * poles, false}, {"velocity", static_cast<int>(model->nv), false}};
+    fields_ = {{"position", {1 + 2 * poles}}, {"velocity", {static_cast<int>(model->nv)}}};
   }
 
   void observe(const mjModel* model, const mjData* data, double* out) const override {

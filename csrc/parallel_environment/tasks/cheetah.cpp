@@ -13,7 +13,7 @@ constexpr double kRunSpeed = 10.0;
 class Cheetah final : public Task {
  public:
   explicit Cheetah(const mjModel* model) : velocity_(sensor_address(model, "torso_subtreelinvel")) {
-    fields_ = {{"position", static_cast<int>(model->nq) - 1, false}, {"velocity", static_cast<int>(model->nv), false}};
+    fields_ = {{"position", {static_cast<int>(model->nq) - 1}}, {"velocity", {static_cast<int>(model->nv)}}};
   }
 
   void observe(const mjModel* model, const mjData* data, double* out) const override {

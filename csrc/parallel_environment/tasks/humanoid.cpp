@@ -26,14 +26,14 @@ class Humanoid final : public Task {
     const int nq = static_cast<int>(model->nq);
     const int nv = static_cast<int>(model->nv);
     if (pure_state) {
-      fields_ = {{"position", nq, false}, {"velocity", nv, false}};
+      fields_ = {{"position", {nq}}, {"velocity", {nv}}};
     } else {
-      fields_ = {{"joint_angles", nq - kRootPositions, false},
-                 {"head_height", 1, true},
-                 {"extremities", 12, false},
-                 {"torso_vertical", 3, false},
-                 {"com_velocity", 3, false},
-                 {"velocity", nv, false}};
+      fields_ = {{"joint_angles", {nq - kRootPositions}},
+                 {"head_height", {}},
+                 {"extremities", {12}},
+                 {"torso_vertical", {3}},
+                 {"com_velocity", {3}},
+                 {"velocity", {nv}}};
     }
   }
 

@@ -11,9 +11,8 @@ class Reacher final : public Task {
  public:
   explicit Reacher(const mjModel* model)
       : target_(object_id(model, mjOBJ_GEOM, "target")), finger_(object_id(model, mjOBJ_GEOM, "finger")) {
-    fields_ = {{"position", static_cast<int>(model->nq), false},
-               {"to_target", 2, false},
-               {"velocity", static_cast<int>(model->nv), false}};
+    fields_ = {
+        {"position", {static_cast<int>(model->nq)}}, {"to_target", {2}}, {"velocity", {static_cast<int>(model->nv)}}};
   }
 
   void observe(const mjModel* model, const mjData* data, double* out) const override {

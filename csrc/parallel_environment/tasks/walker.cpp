@@ -17,9 +17,9 @@ class Walker final : public Task {
       : move_speed_(move_speed),
         torso_(object_id(model, mjOBJ_BODY, "torso")),
         velocity_(sensor_address(model, "torso_subtreelinvel")) {
-    fields_ = {{"orientations", 2 * (static_cast<int>(model->nbody) - 1), false},
-               {"height", 1, true},
-               {"velocity", static_cast<int>(model->nv), false}};
+    fields_ = {{"orientations", {2 * (static_cast<int>(model->nbody) - 1)}},
+               {"height", {}},
+               {"velocity", {static_cast<int>(model->nv)}}};
   }
 
   void observe(const mjModel* model, const mjData* data, double* out) const override {
