@@ -1,5 +1,6 @@
 """Fused kernels with their references: one folder an op, one function a caller needs."""
 
+from .dispatch import use_backend
 from .mixture_kl import mixture_kl, mixture_log_prob, stick_log_weights
 from .mixture_logistics import mixture_logistics_nll
 from .slot_attention import SlotAttentionWeights, slot_attention
@@ -13,6 +14,7 @@ __all__ = [
     "mixture_logistics_nll",
     "slot_attention",
     "stick_log_weights",
+    "use_backend",
     "vq_lookup",
     "vq_statistics",
 ]

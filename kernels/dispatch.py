@@ -1,15 +1,17 @@
 """Which backend runs an op: an argument decides, never an import.
 
 Every op takes `backend=None | "torch" | "triton" | "cpp"`. `None` lets the op choose by the table below; a name is an
-order, and an order that cannot be carried out raises with the reason. `AIME_KERNELS_BACKEND` (read once, when
-`aime.kernels` is imported) takes the place of `None` everywhere, for debugging.
+order, and an order that cannot be carried out raises with the reason. Inside `with use_backend(...)` its name takes the
+place of `None`; so does `AIME_KERNELS_BACKEND` (read once, when `aime.kernels` is imported) everywhere, for debugging.
 """
 
 import difflib
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 ENVIRONMENT_VARIABLE = "AIME_KERNELS_BACKEND"
@@ -26,6 +28,35 @@ EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 PREFERRED: dict[str, dict[str, str]] = {
     "vq_lookup": {"cpu": "cpp"},  # 2.5 to 40 times torch from 2048 x 64 x 16 to 32768 x 256 x 32 and 8192 x 1024 x 64
 }
+
+# Filled by `use_backend`: op, or "" for all of them, to backend. A plain dictionary, which torch.compile can guard.
+ORDERED: dict[str, str] = {}
+
+
+@contextmanager
+def use_backend(backend: str, *ops: str) -> Iterator[None]:
+    """Within this block, calls that leave `backend` open take this one: a model's ops without touching the model.
+
+    An op's backward pass runs on the backend of its forward pass, wherever it is called. Blocks nest, the inner one
+    decides. Not for several threads with different wishes: the choice belongs to the process.
+
+    >>> with use_backend("torch"):
+    ...     vq_lookup(torch.zeros(3, 8), torch.ones(2, 8)).indices
+    tensor([0, 0, 0], dtype=torch.int32)
+
+    Args:
+        backend: "torch", "triton" or "cpp"; an op that cannot carry it out raises with the reason, as for an argument.
+        ops: names of the ops that this is for, all if none is given.
+    """
+    before = dict(ORDERED)
+    if not ops:
+        ORDERED.clear()
+    ORDERED.update(dict.fromkeys(ops or ("",), backend))
+    try:
+        yield
+    finally:
+        ORDERED.clear()
+        ORDERED.update(before)
 
 
 def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, str | None]) -> str:
@@ -47,13 +78,16 @@ def choose_backend(op: str, requested: str | None, device_type: str, obstacles: 
         ValueError: `requested` is not a backend of this op.
         RuntimeError: `requested` exists but cannot run here.
     """
-    name = requested if requested is not None else BACKEND_FROM_ENVIRONMENT
+    ordered = ORDERED.get(op, ORDERED.get(""))
+    name = requested or ordered or BACKEND_FROM_ENVIRONMENT
     if name is None:
         return preferred_backend(op, device_type, obstacles)
     if name not in obstacles:
-        near = difflib.get_close_matches(name, obstacles, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        source = "" if requested is not None else f" (from {ENVIRONMENT_VARIABLE})"
+        hint = ""
+        if not torch.compiler.is_compiling():  # which cannot trace difflib
+            near = difflib.get_close_matches(name, obstacles, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+        source = "" if requested else " (from use_backend)" if ordered else f" (from {ENVIRONMENT_VARIABLE})"
         raise ValueError(f"{op}: unknown backend {name!r}{source}, expected one of {sorted(obstacles)}{hint}")
     reason = obstacles[name]
     if reason is not None:

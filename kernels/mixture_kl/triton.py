@@ -89,13 +89,14 @@ def sticks_backward_kernel(
 
 @triton.jit
 def load_sample(
-    z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, FROM_Q: tl.constexpr, ACC: tl.constexpr
-):
+    z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, r_n, r_d,
+    FROM_Q: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
     """Sample s of row n; with FROM_Q from noise. Also the noise times the scale, for the gradient."""
     sample = tl.zeros((), tl.int64) + s  # a 64-bit offset, also where the interpreter counts in Python
     value = tl.load(z + sample * z_s + n * z_n + d * z_d, mask=valid, other=0.0).to(ACC)
     if FROM_Q:
-        spread = tl.exp(tl.load(log_scale_q + n * q_n + d * q_d, mask=valid, other=0.0).to(ACC)) * value
+        spread = tl.exp(tl.load(log_scale_q + n * r_n + d * r_d, mask=valid, other=0.0).to(ACC)) * value
         return tl.load(mean_q + n * q_n + d * q_d, mask=valid, other=0.0).to(ACC) + spread, spread
     return value, value
 
@@ -103,7 +104,7 @@ def load_sample(
 @triton.jit
 def log_prob_kernel(
     z, mean_q, log_scale_q, log_pi, means, log_scales, result, kl,
-    S, N, K, D, z_s, z_n, z_d, q_n, q_d, p_n, p_k, m_n, m_k, m_d, c_n, c_k, c_d,
+    S, N, K, D, z_s, z_n, z_d, q_n, q_d, r_n, r_d, p_n, p_k, m_n, m_k, m_d, c_n, c_k, c_d,
     FROM_Q: tl.constexpr, ACC: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     n = tl.program_id(0).to(tl.int64)
@@ -121,7 +122,9 @@ def log_prob_kernel(
         weight = tl.load(log_pi + n * p_n + k * p_k, mask=k < K, other=float("-inf")).to(ACC)
         constant = weight - tl.sum(log_scale, 1) - 0.5 * LOG_2PI * D
         for s in range(S):
-            sample, _ = load_sample(z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, FROM_Q, ACC)
+            sample, _ = load_sample(
+                z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, r_n, r_d, FROM_Q, ACC
+            )
             normalised = tl.where(tile, (sample[None, :] - mean) * inverse, 0.0)
             log_joint = constant - 0.5 * tl.sum(normalised * normalised, 1)
             now = lanes == s
@@ -133,7 +136,7 @@ def log_prob_kernel(
     log_prob = highest + tl.log(total)
     tl.store(result + lanes.to(tl.int64) * N + n, log_prob, mask=lanes < S)
     if FROM_Q:
-        log_scale_row = tl.load(log_scale_q + n * q_n + d * q_d, mask=valid, other=0.0).to(ACC)
+        log_scale_row = tl.load(log_scale_q + n * r_n + d * r_d, mask=valid, other=0.0).to(ACC)
         negative_entropy = -tl.sum(log_scale_row, 0) - 0.5 * (LOG_2PI + 1.0) * D
         tl.store(kl + n, negative_entropy - tl.sum(tl.where(lanes < S, log_prob, 0.0), 0) / S)
 
@@ -142,7 +145,7 @@ def log_prob_kernel(
 def log_prob_backward_kernel(
     z, mean_q, log_scale_q, log_pi, means, log_scales, result, gradient,
     g_z, g_mean_q, g_log_scale_q, g_pi, g_means, g_scales,
-    S, N, K, D, z_s, z_n, z_d, q_n, q_d, p_n, p_k, m_n, m_k, m_d, c_n, c_k, c_d, PROGRAMS,
+    S, N, K, D, z_s, z_n, z_d, q_n, q_d, r_n, r_d, p_n, p_k, m_n, m_k, m_d, c_n, c_k, c_d, PROGRAMS,
     FROM_Q: tl.constexpr, SHARED: tl.constexpr, ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     # result (S, N), gradient (S, N) or, with FROM_Q, (N,) of the KL; g_* contiguous; g_means and g_scales have a row
@@ -169,7 +172,7 @@ def log_prob_backward_kernel(
             g_spread = tl.zeros((BLOCK_D,), ACC)
             for s in range(S):
                 sample, spread = load_sample(
-                    z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, FROM_Q, ACC
+                    z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, r_n, r_d, FROM_Q, ACC
                 )
                 normalised = tl.where(tile, (sample[None, :] - mean) * inverse, 0.0)
                 log_joint = constant - 0.5 * tl.sum(normalised * normalised, 1)
@@ -287,7 +290,7 @@ def mixture_log_prob(
     result = torch.empty(samples, rows, dtype=dtype, device=z.device)
     kl = torch.empty(rows if posterior is not None else 0, dtype=dtype, device=z.device)
     if rows and samples:
-        q_strides = (0, 0) if posterior is None else mean_q.stride()
+        q_strides = (0,) * 4 if posterior is None else (*mean_q.stride(), *log_scale_q.stride())
         log_prob_kernel[(rows,)](
             z, mean_q, log_scale_q, log_pi, means, log_scales, result, kl,
             samples, rows, log_pi.shape[1], width, *z.stride(), *q_strides, *strides(log_pi, means, log_scales),
@@ -320,7 +323,7 @@ def mixture_log_prob_backward(
     g_means, g_scales = (torch.zeros(per_program, dtype=dtype, device=z.device) for _ in range(2))
     if rows and samples:
         mean_q, log_scale_q = (z, z) if posterior is None else posterior
-        q_strides = (0, 0) if posterior is None else mean_q.stride()
+        q_strides = (0,) * 4 if posterior is None else (*mean_q.stride(), *log_scale_q.stride())
         log_prob_backward_kernel[(programs,)](
             z, mean_q, log_scale_q, log_pi, means, log_scales, result, gradient,
             g_z, g_mean_q, g_log_scale_q, g_pi, g_means, g_scales,

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from aime.kernels import dispatch
+from aime.kernels import dispatch, use_backend, vq_lookup
 from aime.kernels.dispatch import choose_backend
 from aime.kernels.shapes import accumulation_dtype, check_floating, check_shape
 
@@ -44,6 +44,33 @@ def test_the_environment_overrides_the_preference_only(monkeypatch: pytest.Monke
     monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", "nonsense")
     with pytest.raises(ValueError, match="from AIME_KERNELS_BACKEND"):
         choose_backend("op", None, "cpu", OBSTACLES)
+
+
+def test_a_block_orders_a_backend_for_all_ops_or_some() -> None:
+    both = {"torch": None, "cpp": None}
+    with use_backend("cpp"):
+        assert choose_backend("mixture_kl", None, "cpu", both) == "cpp"
+        assert choose_backend("mixture_kl", "torch", "cpu", both) == "torch"  # an argument decides
+        with use_backend("torch", "mixture_kl"):
+            assert choose_backend("mixture_kl", None, "cpu", both) == "torch"
+            assert choose_backend("vq_lookup", None, "cpu", both) == "cpp"
+            with use_backend("cpp"):
+                assert choose_backend("mixture_kl", None, "cpu", both) == "cpp"
+        with pytest.raises(ValueError, match=re.escape("unknown backend 'cpp' (from use_backend)")):
+            choose_backend("op", None, "cpu", OBSTACLES)
+    assert not dispatch.ORDERED
+    with use_backend("triton"), pytest.raises(RuntimeError, match="op: backend 'triton' cannot run: needs a CUDA"):
+        choose_backend("op", None, "cpu", OBSTACLES)
+
+
+def test_a_compiled_call_follows_the_block() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(vq_lookup, fullgraph=True, backend="eager")
+    x, codebook = torch.zeros(3, 8), torch.ones(2, 8)
+    assert compiled(x, codebook).indices.tolist() == [0, 0, 0]
+    with use_backend("nonsense"), pytest.raises(Exception, match="unknown backend"):
+        compiled(x, codebook)
+    torch._dynamo.reset()
 
 
 def test_shape_errors_name_axes_expected_and_found() -> None:

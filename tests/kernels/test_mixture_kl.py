@@ -233,6 +233,46 @@ def test_kl_matches_the_reference(
         torch.testing.assert_close(gradient.double(), truth, rtol=1e-4, atol=2e-4)
 
 
+def restrided(tensor: Tensor, layout: int) -> Tensor:
+    """The same numbers with other strides, each layout another: axes swapped in memory, steps of two and three."""
+    if layout == 0:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    wide = torch.full((*tensor.shape[:-1], tensor.shape[-1] * (layout + 1)), math.nan, dtype=tensor.dtype)
+    wide[..., :: layout + 1] = tensor
+    return wide[..., :: layout + 1]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_tensor_has_its_own_strides(target: Callable[..., Any], shared: bool) -> None:
+    _, *prior = mixture(2, 5, 3, 7, shared)
+    mean, log_scale, eps = posterior(2, 5, 7)
+    tensors = [tensor.float() for tensor in (mean, log_scale, *prior, eps)]
+    expected = target(mixture_kl, *tensors)
+    expected_gradients = gradients(lambda *t: target(mixture_kl, *t, tensors[-1]), tensors[:-1], torch.float32)
+    for shift in range(3):
+        strided = [restrided(tensor, (place + shift) % 3) for place, tensor in enumerate(tensors)]
+        torch.testing.assert_close(target(mixture_kl, *strided), expected)
+
+        def loss(*leaves: Tensor, strided: list[Tensor] = strided, shift: int = shift) -> Tensor:
+            moved = [restrided(leaf, (place + shift) % 3) for place, leaf in enumerate(leaves)]
+            return target(mixture_kl, *moved, strided[-1])
+
+        for gradient, truth in zip(gradients(loss, tensors[:-1], torch.float32), expected_gradients, strict=True):
+            torch.testing.assert_close(gradient, truth)
+        z, *rest = strided[-1], *strided[2:-1]
+        torch.testing.assert_close(
+            target(mixture_log_prob, z, *rest), target(mixture_log_prob, tensors[-1], *tensors[2:-1])
+        )
+
+
+def test_sticks_take_any_strides(target: Callable[..., Any]) -> None:
+    arguments = [tensor.float() for tensor in sticks(5, 4, 1.0, seed=7)]
+    expected = target(stick_log_weights, *arguments)
+    strided = [restrided(tensor, place) for place, tensor in enumerate(arguments)]
+    for ours, truth in zip(target(stick_log_weights, *strided), expected, strict=True):
+        torch.testing.assert_close(ours, truth)
+
+
 def test_kl_of_normals_converges_to_the_closed_form(target: Callable[..., Any]) -> None:
     mean, log_scale, eps = (tensor.float() for tensor in posterior(256, 2, 6))
     prior_mean, prior_scale = torch.full((2, 1, 6), 0.3), torch.full((2, 1, 6), 0.2)
