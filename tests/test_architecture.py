@@ -45,6 +45,8 @@ ENTRY_POINTS = {
 HEAVY = {
     "mujoco": {"envs", "doctor"},
     "dm_control": {"envs", "doctor"},
+    "dm_env": {"envs"},
+    "gymnasium": {"envs", "doctor"},
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
@@ -117,8 +119,8 @@ def test_the_kernels_know_torch_triton_and_numpy_only() -> None:
 
 
 ABSENT = (
-    *("dm_control", "geoopt", "imageio", "matplotlib", "mujoco", "PIL", "rich", "safetensors", "tensorboard"),
-    *("torchmetrics", "triton", "tyro"),
+    *("dm_control", "dm_env", "geoopt", "gymnasium", "imageio", "matplotlib", "mujoco", "PIL", "rich", "safetensors"),
+    *("tensorboard", "torchmetrics", "triton", "tyro"),
 )
 LEAN_MACHINE = """
 from importlib.machinery import PathFinder

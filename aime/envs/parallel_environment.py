@@ -128,6 +128,11 @@ class ParallelEnvironment:
         return dict(self._fields)
 
     @property
+    def suite_environment(self) -> Any:
+        """The dm_control environment that compiled the model and begins the episodes; for its specs, not for steps."""
+        return self._environment
+
+    @property
     def renderer(self) -> str:
         """The GL display of each thread that has drawn, e.g. "EGL device 0 (software), EGL surfaceless (software)"."""
         return str(self._open().renderer())

@@ -1,0 +1,71 @@
+"""What both Gymnasium faces share: the spaces of an environment, and its observations as those spaces have them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+
+from aime.envs import tasks
+from aime.envs.parallel_environment import ParallelEnvironment
+from aime.envs.time_step import TimeStep
+
+Observe = Literal["dict", "flat", "pixels"]
+OBSERVE: tuple[Observe, ...] = ("dict", "flat", "pixels")
+
+
+def check_observe(observe: str, pixels: tuple[int, int] | None) -> None:
+    """Raise ValueError where the way to observe is unknown or does not fit `pixels`."""
+    if observe not in OBSERVE:
+        raise ValueError(f"unknown observe {observe!r}: {tasks.near(observe, OBSERVE)}")
+    if observe == "pixels" and pixels is None:
+        raise ValueError("observe='pixels' needs pixels=(height, width)")
+    if observe == "flat" and pixels is not None:
+        raise ValueError("observe='flat' has no place for pixels: take 'dict' or 'pixels'")
+
+
+def observation_space(env: ParallelEnvironment, observe: Observe) -> spaces.Space[Any]:
+    """The space of one environment's observation.
+
+    "dict": dm_control's names, float64 and unbounded as its own specs are, and "pixels" where there are any; "flat":
+    the same numbers in one vector; "pixels": the picture alone, uint8 (H, W, 3).
+    """
+    shapes = env.observation_shapes
+    if observe == "flat":
+        return spaces.Box(-np.inf, np.inf, (sum(int(np.prod(shape)) for shape in shapes.values()),), np.float64)
+    picture = None if env.pixels is None else spaces.Box(0, 255, (*env.pixels, 3), np.uint8)
+    if observe == "pixels":
+        assert picture is not None
+        return picture
+    entries: dict[str, spaces.Space[Any]] = {
+        name: spaces.Box(-np.inf, np.inf, shape, np.float64) for name, shape in shapes.items()
+    }
+    return spaces.Dict(entries | ({} if picture is None else {"pixels": picture}))
+
+
+def action_space(env: ParallelEnvironment) -> spaces.Box:
+    """The space of one environment's action: dm_control's bounds, float32 as Gymnasium's own MuJoCo tasks have it."""
+    return spaces.Box(env.action_minimum.astype(np.float32), env.action_maximum.astype(np.float32), dtype=np.float32)
+
+
+def observations(step: TimeStep, observe: Observe) -> Any:
+    """The batch of observations of a time step: views of its memory, but for "flat"."""
+    if observe == "pixels":
+        return step.pixels
+    if observe == "flat":
+        columns = [value[:, None] if value.ndim == 1 else value for value in step.observation.values()]
+        return np.concatenate(columns, axis=1)
+    return {**step.observation} | ({} if step.pixels is None else {"pixels": step.pixels})
+
+
+def one_of(batch: Any, env: int) -> Any:
+    """The observation of one environment, in memory of its own."""
+    if isinstance(batch, dict):
+        return {name: np.array(value[env]) for name, value in batch.items()}
+    return np.array(batch[env])
+
+
+def copied(batch: Any) -> Any:
+    """The batch in memory of its own."""
+    return {name: value.copy() for name, value in batch.items()} if isinstance(batch, dict) else batch.copy()
