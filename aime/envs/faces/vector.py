@@ -76,7 +76,7 @@ class GymnasiumVectorEnvironment(VectorEnv[Any, Any, Any]):
         self.single_action_space = spaces.action_space(self.parallel)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._mode = mode
+        self.autoreset_mode = mode
         self._current: TimeStep | None = None
         self._painter = rendering.Painter(self.parallel, render_size, options)
         self.closed = False
@@ -104,7 +104,7 @@ class GymnasiumVectorEnvironment(VectorEnv[Any, Any, Any]):
         truncated = ended & ~terminated
         reward = step.reward.copy()
         infos = self._infos(step.faults)
-        if self._mode is AutoresetMode.SAME_STEP and ended.any():
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
             infos = self._final(step, ended, infos)
             step = self._current = self.parallel.reset(np.flatnonzero(ended).tolist())
         return self._observations(step), reward, terminated, truncated, infos
