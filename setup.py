@@ -77,7 +77,7 @@ def extensions() -> list[Extension]:
         sources("kernels"),
         depends=headers("kernels"),
         extra_compile_args=["-pthread"],
-        extra_link_args=["-pthread"],
+        extra_link_args=["-ldl", "-pthread"],
     )
     return [extension for extension in (environment, kernels) if extension.sources]
 

@@ -24,9 +24,14 @@ EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
 # What `backend=None` runs, by op and device; "torch" where the named one cannot run and for every device not listed.
 # The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until
-# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess.
+# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess. No row depends on the size:
+# the C++ kernels won at every size tried, the smallest of AIME's presets included.
 PREFERRED: dict[str, dict[str, str]] = {
-    "vq_lookup": {"cpu": "cpp"},  # 2.5 to 40 times torch from 2048 x 64 x 16 to 32768 x 256 x 32 and 8192 x 1024 x 64
+    "vq_lookup": {"cpu": "cpp"},
+    "stick_log_weights": {"cpu": "cpp"},
+    "mixture_log_prob": {"cpu": "cpp"},
+    "mixture_kl": {"cpu": "cpp"},
+    "mixture_logistics_nll": {"cpu": "cpp"},
 }
 
 # Filled by `use_backend`: op, or "" for all of them, to backend. A plain dictionary, which torch.compile can guard.

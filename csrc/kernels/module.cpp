@@ -2,12 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "mixture_density.hpp"
+#include "mixture_logistics.hpp"
 #include "vq_lookup.hpp"
 
 namespace py = pybind11;
@@ -40,6 +43,95 @@ void vq_lookup(Description rows, std::int64_t head_stride, Description codes, st
   aime::vq_lookup(arguments, threads, instructions);
 }
 
+// A whole tensor: address (0 for one that is absent), dtype code, sizes, strides.
+using Whole = std::tuple<std::uintptr_t, int, std::vector<std::int64_t>, std::vector<std::int64_t>>;
+
+aime::Tensor to_tensor(Whole whole) {
+  auto& [address, dtype, sizes, strides] = whole;
+  return {reinterpret_cast<const void*>(address), static_cast<aime::Dtype>(dtype), std::move(sizes),
+          std::move(strides)};
+}
+
+float* to_floats(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
+
+using Logistics = std::array<Whole, 6>;
+
+aime::LogisticsInputs to_logistics(Logistics inputs) {
+  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2])),
+          to_tensor(std::move(inputs[3])), to_tensor(std::move(inputs[4])), to_tensor(std::move(inputs[5]))};
+}
+
+void mixture_logistics(Logistics inputs, const std::array<std::uintptr_t, 4>& outputs, int threads,
+                       const std::string& instructions) {
+  const aime::LogisticsInputs arguments = to_logistics(std::move(inputs));
+  const py::gil_scoped_release release;
+  aime::mixture_logistics(arguments,
+                          {to_floats(outputs[0]), to_floats(outputs[1]), to_floats(outputs[2]), to_floats(outputs[3])},
+                          threads, instructions);
+}
+
+void mixture_logistics_backward(Logistics inputs, std::array<Whole, 5> saved,
+                                const std::array<std::uintptr_t, 4>& gradients, int threads,
+                                const std::string& instructions) {
+  const aime::LogisticsInputs arguments = to_logistics(std::move(inputs));
+  const aime::LogisticsGradients results = {
+      to_tensor(std::move(saved[0])), to_tensor(std::move(saved[1])), to_tensor(std::move(saved[2])),
+      to_tensor(std::move(saved[3])), to_tensor(std::move(saved[4])), to_floats(gradients[0]),
+      to_floats(gradients[1]),        to_floats(gradients[2]),        to_floats(gradients[3])};
+  const py::gil_scoped_release release;
+  aime::mixture_logistics_backward(arguments, results, threads, instructions);
+}
+
+using Density = std::array<Whole, 6>;
+
+aime::DensityInputs to_density(Density inputs) {
+  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2])),
+          to_tensor(std::move(inputs[3])), to_tensor(std::move(inputs[4])), to_tensor(std::move(inputs[5]))};
+}
+
+void mixture_density(Density inputs, const std::array<std::uintptr_t, 2>& outputs, int threads,
+                     const std::string& instructions) {
+  const aime::DensityInputs arguments = to_density(std::move(inputs));
+  const py::gil_scoped_release release;
+  aime::mixture_density(arguments, {to_floats(outputs[0]), to_floats(outputs[1])}, threads, instructions);
+}
+
+void mixture_density_backward(Density inputs, std::array<Whole, 2> saved,
+                              const std::array<std::uintptr_t, 6>& gradients, int threads,
+                              const std::string& instructions) {
+  const aime::DensityInputs arguments = to_density(std::move(inputs));
+  const aime::DensityGradients results = {
+      to_tensor(std::move(saved[0])), to_tensor(std::move(saved[1])), to_floats(gradients[0]), to_floats(gradients[1]),
+      to_floats(gradients[2]),        to_floats(gradients[3]),        to_floats(gradients[4]), to_floats(gradients[5])};
+  const py::gil_scoped_release release;
+  aime::mixture_density_backward(arguments, results, threads, instructions);
+}
+
+using Sticks = std::array<Whole, 3>;
+
+aime::StickInputs to_sticks(Sticks inputs) {
+  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2]))};
+}
+
+void stick_log_weights(Sticks inputs, const std::array<std::uintptr_t, 3>& outputs, int threads,
+                       const std::string& instructions) {
+  const aime::StickInputs arguments = to_sticks(std::move(inputs));
+  const py::gil_scoped_release release;
+  aime::stick_log_weights(arguments, to_floats(outputs[0]), to_floats(outputs[1]), to_floats(outputs[2]), threads,
+                          instructions);
+}
+
+void stick_log_weights_backward(Sticks inputs, std::array<Whole, 3> upstream,
+                                const std::array<std::uintptr_t, 2>& gradients, int threads,
+                                const std::string& instructions) {
+  const aime::StickInputs arguments = to_sticks(std::move(inputs));
+  const aime::StickGradients results = {to_tensor(std::move(upstream[0])), to_tensor(std::move(upstream[1])),
+                                        to_tensor(std::move(upstream[2])), to_floats(gradients[0]),
+                                        to_floats(gradients[1])};
+  const py::gil_scoped_release release;
+  aime::stick_log_weights_backward(arguments, results, threads, instructions);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -49,4 +141,18 @@ PYBIND11_MODULE(_cpu, module) {
              py::arg("codes_head_stride"), py::arg("row_count"), py::arg("heads"), py::arg("code_count"),
              py::arg("width"), py::arg("indices"), py::arg("distance"), py::arg("threads"),
              py::arg("instructions") = "");
+  const auto inputs = py::arg("inputs");
+  const auto outputs = py::arg("outputs");
+  const auto saved = py::arg("saved");
+  const auto gradients = py::arg("gradients");
+  const auto threads = py::arg("threads");
+  const auto instructions = py::arg("instructions") = "";
+  module.def("mixture_logistics", &mixture_logistics, inputs, outputs, threads, instructions);
+  module.def("mixture_logistics_backward", &mixture_logistics_backward, inputs, saved, gradients, threads,
+             instructions);
+  module.def("mixture_density", &mixture_density, inputs, outputs, threads, instructions);
+  module.def("mixture_density_backward", &mixture_density_backward, inputs, saved, gradients, threads, instructions);
+  module.def("stick_log_weights", &stick_log_weights, inputs, outputs, threads, instructions);
+  module.def("stick_log_weights_backward", &stick_log_weights_backward, inputs, saved, gradients, threads,
+             instructions);
 }

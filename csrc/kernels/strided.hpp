@@ -28,6 +28,50 @@ inline float float16_to_float(std::uint16_t bits) {
   return sign != 0 ? -magnitude : magnitude;
 }
 
+// Copies `count` values, `stride` elements apart, from `start` elements into the data, as float32.
+inline void read_strided(const void* data, Dtype dtype, std::int64_t start, std::int64_t stride, std::int64_t count,
+                         float* to) {
+  switch (dtype) {
+    case Dtype::kFloat32: {
+      const float* from = static_cast<const float*>(data) + start;
+      if (stride == 1) {
+        std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
+      } else {
+        for (std::int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
+      }
+      break;
+    }
+    case Dtype::kBFloat16: {
+      const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + start;
+      for (std::int64_t i = 0; i < count; ++i) to[i] = bfloat16_to_float(from[i * stride]);
+      break;
+    }
+    case Dtype::kFloat16: {
+      const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + start;
+      for (std::int64_t i = 0; i < count; ++i) to[i] = float16_to_float(from[i * stride]);
+      break;
+    }
+  }
+}
+
+// A whole tensor; strides are in elements. No data: an optional tensor that is absent.
+struct Tensor {
+  const void* data;
+  Dtype dtype;
+  std::vector<std::int64_t> sizes;
+  std::vector<std::int64_t> strides;
+
+  std::int64_t size(std::size_t axis) const { return sizes[axis]; }
+  std::int64_t stride(std::size_t axis) const { return strides[axis]; }
+  // Where the values themselves lie, if they are float32.
+  const float* floats(std::int64_t start) const {
+    return dtype == Dtype::kFloat32 ? static_cast<const float*>(data) + start : nullptr;
+  }
+  void read(std::int64_t start, std::int64_t step, std::int64_t count, float* to) const {
+    read_strided(data, dtype, start, step, count, to);
+  }
+};
+
 // Rows of a tensor (leading axes..., width) of one head; strides are in elements.
 struct Rows {
   const void* data;
@@ -48,27 +92,7 @@ struct Rows {
 
   // Copies `width` values from `start` elements into the tensor, as float32.
   void read(std::int64_t start, std::int64_t width, float* to) const {
-    switch (dtype) {
-      case Dtype::kFloat32: {
-        const float* from = static_cast<const float*>(data) + start;
-        if (stride == 1) {
-          std::memcpy(to, from, static_cast<std::size_t>(width) * sizeof(float));
-        } else {
-          for (std::int64_t d = 0; d < width; ++d) to[d] = from[d * stride];
-        }
-        break;
-      }
-      case Dtype::kBFloat16: {
-        const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + start;
-        for (std::int64_t d = 0; d < width; ++d) to[d] = bfloat16_to_float(from[d * stride]);
-        break;
-      }
-      case Dtype::kFloat16: {
-        const std::uint16_t* from = static_cast<const std::uint16_t*>(data) + start;
-        for (std::int64_t d = 0; d < width; ++d) to[d] = float16_to_float(from[d * stride]);
-        break;
-      }
-    }
+    read_strided(data, dtype, start, stride, width, to);
   }
 };
 

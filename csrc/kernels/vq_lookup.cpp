@@ -1,17 +1,12 @@
 #include "vq_lookup.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <cstddef>
-#include <cstdlib>
-#include <exception>
 #include <limits>
 #include <memory>
-#include <mutex>
-#include <new>
 #include <stdexcept>
-#include <thread>
 
+#include "buffer.hpp"
+#include "parallel.hpp"
 #include "vq_assign.hpp"
 
 namespace aime {
@@ -36,25 +31,6 @@ const TileKernel& choose_kernel(const std::string& name) {
   }
   throw std::invalid_argument("vq_lookup: this processor cannot run instruction set '" + name + "'");
 }
-
-// 64-byte aligned floats, so that a vector load never crosses a cache line.
-class Buffer {
- public:
-  explicit Buffer(std::int64_t count) {
-    const std::size_t bytes =
-        (static_cast<std::size_t>(std::max<std::int64_t>(count, 1)) * sizeof(float) + 63) / 64 * 64;
-    data_ = static_cast<float*>(std::aligned_alloc(64, bytes));
-    if (data_ == nullptr) throw std::bad_alloc();
-  }
-  ~Buffer() { std::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-  float* data() { return data_; }
-  const float* data() const { return data_; }
-
- private:
-  float* data_;
-};
 
 // The codes of one head as the tile kernel reads them, and as rows for the distance.
 struct PackedCodes {
@@ -113,13 +89,7 @@ class Lookup {
   }
   std::int64_t tiles() const { return blocks_ * arguments_.heads; }
 
-  void work() {
-    Buffer rows(kMaxTileRows * arguments_.width);
-    for (std::int64_t tile = next_.fetch_add(1); tile < tiles(); tile = next_.fetch_add(1)) run(tile, rows.data());
-  }
-
- private:
-  void run(std::int64_t tile, float* rows) {
+  void run(std::int64_t tile, float* rows) const {
     const std::int64_t head = tile / blocks_;
     const std::int64_t first = (tile % blocks_) * kMaxTileRows;
     const std::int64_t count = std::min(kMaxTileRows, arguments_.row_count - first);
@@ -139,11 +109,11 @@ class Lookup {
     }
   }
 
+ private:
   const LookupArguments& arguments_;
   const TileKernel& kernel_;
   std::int64_t blocks_;
   std::vector<std::unique_ptr<PackedCodes>> codes_;
-  std::atomic<std::int64_t> next_{0};
 };
 
 }  // namespace
@@ -155,28 +125,14 @@ std::vector<std::string> instruction_sets() {
 }
 
 void vq_lookup(const LookupArguments& arguments, int threads, const std::string& instructions) {
-  Lookup lookup(arguments, choose_kernel(instructions));
-  // A thread costs some 20 us to start; one is worth it from about 4 M multiply-adds (60 us).
+  const Lookup lookup(arguments, choose_kernel(instructions));
   const double work = static_cast<double>(arguments.row_count) * static_cast<double>(arguments.heads) *
                       static_cast<double>(arguments.code_count) * static_cast<double>(arguments.width);
-  const std::int64_t useful = std::min<std::int64_t>(lookup.tiles(), 1 + static_cast<std::int64_t>(work / 4e6));
-  const std::int64_t helpers = std::max<std::int64_t>(std::min<std::int64_t>(threads, useful) - 1, 0);
-  std::exception_ptr failure;
-  std::mutex failure_mutex;
-  const auto guarded = [&] {
-    try {
-      lookup.work();
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(failure_mutex);
-      failure = std::current_exception();
-    }
-  };
-  std::vector<std::thread> pool;
-  pool.reserve(static_cast<std::size_t>(helpers));
-  for (std::int64_t i = 0; i < helpers; ++i) pool.emplace_back(guarded);
-  guarded();
-  for (std::thread& thread : pool) thread.join();
-  if (failure) std::rethrow_exception(failure);
+  constexpr double kNanoseconds = 0.015;  // a multiplication and an addition, AVX-512
+  run_tiles(lookup.tiles(), threads, work * kNanoseconds, [&] {
+    const auto rows = std::make_shared<Buffer>(kMaxTileRows * arguments.width);
+    return [&lookup, rows](std::int64_t tile) { lookup.run(tile, rows->data()); };
+  });
 }
 
 }  // namespace aime

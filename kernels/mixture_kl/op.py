@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend, triton_obstacle
+from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
 from .operators import kl_op, log_prob_op, sticks_op
 
@@ -18,12 +18,13 @@ def _obstacles(sizes: dict[str, int], *tensors: Tensor) -> dict[str, str | None]
         f"{axis} up to {limits[axis]}, found {size}" for axis, size in sizes.items() if size > limits.get(axis, size)
     ]
     reason = triton_obstacle(*tensors, allowed=TRITON_DTYPES)
-    return {"torch": None, "triton": reason or (f"it takes {', '.join(beyond)}" if beyond else None)}
+    triton = reason or (f"it takes {', '.join(beyond)}" if beyond else None)
+    return {"torch": None, "triton": triton, "cpp": extension_obstacle(*tensors)}
 
 
 def _common(dtype: torch.dtype, backend: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """One dtype for PyTorch's kernels and for float64; Triton reads half types itself and casts in registers."""
-    if backend == "triton" and dtype == torch.float32:
+    """One dtype for PyTorch's kernels and for float64; Triton and C++ read half types themselves."""
+    if backend != "torch" and dtype == torch.float32:
         return tensors
     return tuple(tensor.to(dtype) for tensor in tensors)
 
@@ -40,7 +41,7 @@ def stick_log_weights(
     Args:
         log_a, log_b: (N, K - 1), K - 1 >= 0.
         u: (N, K - 1) uniform noise in (0, 1), clamped to [2^-26, 1 - 2^-24]; no gradient flows into it.
-        backend: None, "torch" or "triton" (GPU).
+        backend: None, "torch", "cpp" (CPU, no float64) or "triton" (GPU).
 
     Returns:
         log_pi (N, K), whose exponentials sum to 1; log_v (N, K - 1); log_q_v (N, K - 1), the log density of v in nats.
@@ -79,7 +80,7 @@ def mixture_log_prob(
         z: (S, N, D), S samples for each of N rows.
         log_pi: (N, K) log weights; need not be normalised, -inf switches a component off.
         means, log_scales: (N, K, D), or (K, D) shared by all rows; log of standard deviations.
-        backend: None, "torch" or "triton" (GPU).
+        backend: None, "torch", "cpp" (CPU, no float64) or "triton" (GPU).
 
     Returns:
         (S, N), float32 whatever the autocast state (float64 if an input is). NaN in a row stays in that row.
@@ -117,7 +118,7 @@ def mixture_kl(
         mean_q, log_scale_q: (N, D) of the posterior; log of standard deviations.
         log_pi, means, log_scales: the mixture, as in `mixture_log_prob`.
         eps: (S, N, D) standard normal noise, S >= 1; no gradient flows into it.
-        backend: None, "torch" or "triton" (GPU).
+        backend: None, "torch", "cpp" (CPU, no float64) or "triton" (GPU).
 
     Returns:
         (N,) nats, float32 whatever the autocast state (float64 if an input is); unbiased, so single values may be

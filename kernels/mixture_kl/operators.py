@@ -11,7 +11,7 @@ from . import eager
 
 
 def _backend(name: str) -> Any:
-    return importlib.import_module(f"aime.kernels.mixture_kl.{'triton' if name == 'triton' else 'eager'}")
+    return importlib.import_module(f"aime.kernels.mixture_kl.{'eager' if name == 'torch' else name}")
 
 
 def _empty(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -59,7 +59,7 @@ StickLogWeightsFunction = attach_gradient(sticks_op, _sticks_context, _sticks_ba
 @torch.library.custom_op("aime::mixture_log_prob", mutates_args=())
 def log_prob_op(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     """(S, N) log-density of z (S, N, D)."""
-    if backend == "triton":
+    if backend != "torch":
         return _backend(backend).mixture_log_prob(z, log_pi, means, log_scales)[0]  # type: ignore[no-any-return]
     return eager.mixture_log_prob(z, log_pi, means, log_scales)
 
@@ -105,7 +105,7 @@ def kl_op(
     mean_q: Tensor, log_scale_q: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, eps: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
     """KL (N,), and log-densities (S, N) of the samples, which the backward pass needs."""
-    if backend == "triton":
+    if backend != "torch":
         posterior = (mean_q, log_scale_q)
         log_prob, kl = _backend(backend).mixture_log_prob(eps, log_pi, means, log_scales, posterior)
         return kl, log_prob
@@ -136,7 +136,7 @@ def kl_backward_op(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of mean_q, log_scale_q, log_pi, means and log_scales, in the dtype of `log_prob`."""
-    if backend == "triton":
+    if backend != "torch":
         function = _backend(backend).mixture_log_prob_backward
         posterior = (mean_q, log_scale_q)
         return function(gradient, log_prob, eps, log_pi, means, log_scales, posterior)  # type: ignore[no-any-return]

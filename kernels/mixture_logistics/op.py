@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend, triton_obstacle
+from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
 from . import eager
 from .operators import nll_op
@@ -33,7 +33,7 @@ def mixture_logistics_nll(
         log_scales: (B, M, 3, H, W), clamped from below at -7.
         coefficients: (B, M, 3, H, W) before the tanh.
         weights: (B, H, W) multiplies each pixel's term of the sum, a precision; no gradient flows into it.
-        backend: None, "torch" or "triton" (GPU).
+        backend: None, "torch", "cpp" (CPU, no float64) or "triton" (GPU).
 
     Returns:
         nll (B,) in nats, summed over channels and (weighted) pixels; mean (B, 3, H, W) of the mixture, channels coupled
@@ -58,13 +58,18 @@ def mixture_logistics_nll(
         check_shape(op, "weights", weights, ("B", "H", "W"), sizes)
         weights = weights.detach()
     parameters = (logits, means, log_scales, coefficients)
-    obstacles = {"torch": None, "triton": triton_obstacle(x, *parameters, allowed=TRITON_DTYPES)}
+    given = (x, *parameters) if weights is None else (x, *parameters, weights)
+    obstacles = {
+        "torch": None,
+        "triton": triton_obstacle(x, *parameters, allowed=TRITON_DTYPES),
+        "cpp": extension_obstacle(*given),
+    }
     chosen = choose_backend(op, backend, x.device.type, obstacles)
     dtype = accumulation_dtype(x, *parameters)
-    if chosen == "triton":
+    if chosen != "torch":
         wide = dtype == torch.float64  # half types are read as they are
         tensors = [tensor.to(dtype) if wide else tensor for tensor in (x.detach(), *parameters)]
-        nll, mean, *_ = nll_op(*tensors, weights)
+        nll, mean, *_ = nll_op(*tensors, weights, chosen)
         return nll, mean
     with torch.autocast(x.device.type, enabled=False):
         precision = None if weights is None else weights.to(dtype)

@@ -9,22 +9,34 @@ from torch import Tensor
 from ..autograd import attach_gradient
 
 
-def _triton() -> Any:
-    return importlib.import_module("aime.kernels.mixture_logistics.triton")
+def _backend(name: str) -> Any:
+    return importlib.import_module(f"aime.kernels.mixture_logistics.{name}")
 
 
 @torch.library.custom_op("aime::mixture_logistics_nll", mutates_args=())
 def nll_op(
-    x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor, coefficients: Tensor, weights: Tensor | None
+    x: Tensor,
+    logits: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    coefficients: Tensor,
+    weights: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """nll (B,), mean (B, 3, H, W), and log-sum-exps (B, H, W) of joint and logits, which the backward pass needs."""
     arguments = (x, logits, means, log_scales, coefficients, weights)
-    return _triton().mixture_logistics_nll(*arguments)  # type: ignore[no-any-return]
+    return _backend(backend).mixture_logistics_nll(*arguments)  # type: ignore[no-any-return]
 
 
 @nll_op.register_fake
 def _(
-    x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor, coefficients: Tensor, weights: Tensor | None
+    x: Tensor,
+    logits: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    coefficients: Tensor,
+    weights: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, _, height, width = logits.shape
     dtype = torch.promote_types(x.dtype, torch.float32)
@@ -46,11 +58,12 @@ def nll_backward_op(
     log_scales: Tensor,
     coefficients: Tensor,
     weights: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of logits, means, log_scales and coefficients, in the dtype of the mean."""
     saved = (mean, lse_joint, lse_logits)
     parameters = (logits, means, log_scales, coefficients)
-    return _triton().mixture_logistics_nll_backward(g_nll, g_mean, *saved, x, *parameters, weights)  # type: ignore[no-any-return]
+    return _backend(backend).mixture_logistics_nll_backward(g_nll, g_mean, *saved, x, *parameters, weights)  # type: ignore[no-any-return]
 
 
 @nll_backward_op.register_fake
@@ -66,6 +79,7 @@ def _(
     log_scales: Tensor,
     coefficients: Tensor,
     weights: Tensor | None,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     parameters = (logits, means, log_scales, coefficients)
     empty = (torch.empty(t.shape, dtype=mean.dtype, device=t.device) for t in parameters)
@@ -73,14 +87,15 @@ def _(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.backend = inputs
     ctx.mark_non_differentiable(*output[2:])
-    ctx.save_for_backward(*output[1:], *inputs)
+    ctx.save_for_backward(*output[1:], *tensors)
 
 
 def _backward(ctx: Any, g_nll: Tensor, g_mean: Tensor, *_: Tensor) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
-    gradients = nll_backward_op(g_nll, g_mean, *saved)
-    return None, *(g.to(tensor.dtype) for g, tensor in zip(gradients, saved[4:8], strict=True)), None
+    gradients = nll_backward_op(g_nll, g_mean, *saved, ctx.backend)
+    return None, *(g.to(tensor.dtype) for g, tensor in zip(gradients, saved[4:8], strict=True)), None, None
 
 
 MixtureLogisticsNLLFunction = attach_gradient(nll_op, _setup_context, _backward)

@@ -1,11 +1,9 @@
 """vq_lookup on CPU in C++: AVX-512, AVX2 or baseline by what the processor has, any strides, no copy of the input."""
 
-import importlib
-
 import torch
 from torch import Tensor
 
-DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # csrc/kernels/strided.hpp
+from ..extension import DTYPE_CODES, load
 
 
 def assign(x: Tensor, codebook: Tensor, instructions: str = "") -> tuple[Tensor, Tensor]:
@@ -13,12 +11,11 @@ def assign(x: Tensor, codebook: Tensor, instructions: str = "") -> tuple[Tensor,
 
     `instructions` names one of the extension's instruction_sets(), "" takes the best.
     """
-    extension = importlib.import_module("aime.kernels._cpu")
     heads, codes, width = codebook.shape
     leading = x.shape[:-2]
     indices = torch.empty(*leading, heads, dtype=torch.int32)
     distance = torch.empty(*leading, heads, dtype=torch.float32)
-    extension.vq_lookup(
+    load().vq_lookup(
         (x.data_ptr(), DTYPE_CODES[x.dtype], list(leading), list(x.stride()[:-2]), x.stride(-1)),
         x.stride(-2),
         (codebook.data_ptr(), DTYPE_CODES[codebook.dtype], [codes], [codebook.stride(1)], codebook.stride(2)),

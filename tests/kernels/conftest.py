@@ -22,9 +22,9 @@ collect_ignore = [] if importlib.util.find_spec("hypothesis") else ["test_shapes
 BACKENDS = {
     "vq_lookup": ("torch", "cpp", "triton"),
     "vq_statistics": ("torch", "triton"),
-    "mixture_kl": ("torch", "triton"),
+    "mixture_kl": ("torch", "cpp", "triton"),
     "slot_attention": ("torch", "triton"),
-    "mixture_logistics": ("torch", "triton"),
+    "mixture_logistics": ("torch", "cpp", "triton"),
 }
 
 

@@ -1,0 +1,98 @@
+// The vectorised kernels, once per instruction set (instruction_set_*.cpp) and chosen at run time by what the processor
+// reports, so that one binary serves every machine. A kernel works on rows in memory: float32, padded to whole vectors.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace aime {
+
+// Pixels of one image, `pixels` a multiple of the lanes; pointers lead to one float a pixel.
+struct LogisticsBlock {
+  std::int64_t components;
+  std::int64_t pixels;
+  const float* const* x;             // 3
+  const float* const* logits;        // components
+  const float* const* means;         // components x 3
+  const float* const* log_scales;    // components x 3
+  const float* const* coefficients;  // components x 3
+  float* scratch;                    // 2 components x pixels
+  // forward: out; backward: in
+  float* const* mean;  // 3
+  float* joint;
+  float* normaliser;
+  // backward only
+  const float* upstream;       // gradient of the likelihood times the pixel's weight
+  const float* const* g_mean;  // 3
+  float* const* g_logits;
+  float* const* g_means;
+  float* const* g_log_scales;
+  float* const* g_coefficients;
+};
+
+// One row of a mixture density; `width` is a multiple of the lanes, padded with zeros.
+struct DensityBlock {
+  std::int64_t samples;
+  std::int64_t components;
+  std::int64_t width;
+  float constant;           // width of the unpadded row times log(2 pi) / 2
+  const float* log_pi;      // components
+  const float* means;       // components x stride
+  const float* log_scales;  // components x stride
+  std::int64_t stride;
+  float* z;                  // samples x width; noise on entry where there is a posterior, else samples
+  const float* mean_q;       // width, or null
+  const float* log_scale_q;  // width, or null
+  float* spread;             // samples x width with a posterior: scale_q times noise, out
+  float* log_prob;           // samples; forward: out, backward: in
+  float* scratch;            // width + (components + 2) x samples, both padded to whole vectors
+  // backward only
+  const float* gradient;  // samples
+  float* g_z;             // samples x width, zero on entry
+  float* g_log_pi;        // components
+  float* g_means;         // components x g_stride
+  float* g_log_scales;    // components x g_stride
+  std::int64_t g_stride;
+  bool accumulate;  // add to g_means and g_log_scales instead of writing
+};
+
+// `count` sticks, a multiple of the lanes.
+struct StickBlock {
+  std::int64_t count;
+  const float* log_a;
+  const float* log_b;
+  const float* u;
+  float* log_v;     // forward: out
+  float* log_rest;  // forward: out
+  float* log_q;     // forward: out
+  // backward only
+  const float* g_log_v;  // of log v: from log_pi and log_v together
+  const float* g_rest;   // of log(1 - v)
+  const float* g_log_q;
+  float* g_log_a;
+  float* g_log_b;
+};
+
+struct InstructionSet {
+  const char* name;
+  std::int64_t lanes;
+  void (*logistics)(const LogisticsBlock& block);
+  void (*logistics_backward)(const LogisticsBlock& block);
+  void (*density)(const DensityBlock& block);
+  void (*density_backward)(const DensityBlock& block);
+  void (*sticks)(const StickBlock& block);
+  void (*sticks_backward)(const StickBlock& block);
+};
+
+extern const InstructionSet kBaselineSet;
+#if defined(__x86_64__)
+extern const InstructionSet kAvx2Set;
+extern const InstructionSet kAvx512Set;
+#endif
+
+// The named instruction set, or the best one for "".
+// Throws std::invalid_argument where the processor cannot run it.
+const InstructionSet& choose_instruction_set(const std::string& op, const std::string& name);
+
+}  // namespace aime

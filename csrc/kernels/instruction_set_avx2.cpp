@@ -1,0 +1,34 @@
+// AVX2 with FMA: 8 lanes.
+#if defined(__x86_64__)
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "instruction_set.hpp"
+
+#define AIME_TARGET __attribute__((target("avx2,fma")))
+#define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
+
+namespace aime {
+namespace {
+namespace avx2 {
+
+#include "vector_avx2.inl"
+// clang-format off: each needs the one before
+#include "elementary.inl"
+#include "mixture_logistics_block.inl"
+#include "mixture_density_block.inl"
+#include "stick_block.inl"
+// clang-format on
+
+}  // namespace avx2
+}  // namespace
+
+const InstructionSet kAvx2Set = {"avx2",        avx2::kLanes,           avx2::logistics, avx2::logistics_backward,
+                                 avx2::density, avx2::density_backward, avx2::sticks,    avx2::sticks_backward};
+
+}  // namespace aime
+
+#endif

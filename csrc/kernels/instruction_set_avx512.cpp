@@ -1,0 +1,44 @@
+// AVX-512F: 16 lanes.
+#if defined(__x86_64__)
+
+// GCC 12 takes the undefined operand of its own AVX-512 intrinsics for a mistake (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+#include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#include <algorithm>
+#include <limits>
+
+#include "instruction_set.hpp"
+
+#define AIME_TARGET __attribute__((target("avx512f")))
+#define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
+
+namespace aime {
+namespace {
+namespace avx512 {
+
+#include "vector_avx512.inl"
+// clang-format off: each needs the one before
+#include "elementary.inl"
+#include "mixture_logistics_block.inl"
+#include "mixture_density_block.inl"
+#include "stick_block.inl"
+// clang-format on
+
+}  // namespace avx512
+}  // namespace
+
+const InstructionSet kAvx512Set = {
+    "avx512",        avx512::kLanes,           avx512::logistics, avx512::logistics_backward,
+    avx512::density, avx512::density_backward, avx512::sticks,    avx512::sticks_backward};
+
+}  // namespace aime
+
+#endif

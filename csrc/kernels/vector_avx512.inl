@@ -1,0 +1,53 @@
+// 16 floats in an AVX-512 register; only AVX-512F instructions.
+// min and max give their second operand where either is NaN, so that NaN in the second propagates.
+
+constexpr int kLanes = 16;
+
+struct Vector {
+  __m512 value;
+};
+struct Mask {
+  __mmask16 value;
+};
+
+AIME_INLINE Vector load(const float* from) { return {_mm512_loadu_ps(from)}; }
+AIME_INLINE void store(float* to, Vector a) { _mm512_storeu_ps(to, a.value); }
+AIME_INLINE Vector constant(float a) { return {_mm512_set1_ps(a)}; }
+AIME_INLINE Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.value, b.value)}; }
+AIME_INLINE Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.value, b.value)}; }
+AIME_INLINE Vector operator*(Vector a, Vector b) { return {_mm512_mul_ps(a.value, b.value)}; }
+AIME_INLINE Vector operator/(Vector a, Vector b) { return {_mm512_div_ps(a.value, b.value)}; }
+AIME_INLINE Vector multiply_add(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.value, b.value, c.value)}; }
+AIME_INLINE Vector subtract_product(Vector c, Vector a, Vector b) {
+  return {_mm512_fnmadd_ps(a.value, b.value, c.value)};
+}
+AIME_INLINE Vector min(Vector a, Vector b) { return {_mm512_min_ps(a.value, b.value)}; }
+AIME_INLINE Vector max(Vector a, Vector b) { return {_mm512_max_ps(a.value, b.value)}; }
+AIME_INLINE Vector absolute(Vector a) { return {_mm512_abs_ps(a.value)}; }
+AIME_INLINE Vector round(Vector a) {
+  return {_mm512_roundscale_ps(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+
+AIME_INLINE Mask operator<(Vector a, Vector b) { return {_mm512_cmp_ps_mask(a.value, b.value, _CMP_LT_OQ)}; }
+AIME_INLINE Mask operator>=(Vector a, Vector b) { return {_mm512_cmp_ps_mask(a.value, b.value, _CMP_GE_OQ)}; }
+AIME_INLINE Mask operator|(Mask a, Mask b) { return {static_cast<__mmask16>(a.value | b.value)}; }
+AIME_INLINE Mask operator&(Mask a, Mask b) { return {static_cast<__mmask16>(a.value & b.value)}; }
+AIME_INLINE Mask operator!(Mask a) { return {static_cast<__mmask16>(~a.value)}; }
+AIME_INLINE Mask select(Mask m, Mask yes, Mask no) {
+  return {static_cast<__mmask16>((m.value & yes.value) | (~m.value & no.value))};
+}
+AIME_INLINE Vector select(Mask m, Vector yes, Vector no) {
+  return {_mm512_mask_blend_ps(m.value, no.value, yes.value)};
+}
+
+// a * 2^n for whole n; subnormal results are exact, overflow is infinite.
+AIME_INLINE Vector times_power_of_two(Vector a, Vector n) { return {_mm512_scalef_ps(a.value, n.value)}; }
+
+// a = mantissa * 2^exponent with a mantissa in [1, 2); 0 gives exponent -inf, a negative number mantissa NaN.
+AIME_INLINE void split(Vector a, Vector* mantissa, Vector* exponent) {
+  mantissa->value = _mm512_getmant_ps(a.value, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_nan);
+  exponent->value = _mm512_getexp_ps(a.value);
+}
+
+AIME_INLINE float sum(Vector a) { return _mm512_reduce_add_ps(a.value); }
+AIME_INLINE float largest(Vector a) { return _mm512_reduce_max_ps(a.value); }

@@ -1,0 +1,29 @@
+"""How CPU tensors are handed to the C++ kernels: address, dtype code, sizes, strides; nothing is copied."""
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # csrc/kernels/strided.hpp
+
+Description = tuple[int, int, list[int], list[int]]
+ABSENT: Description = (0, 0, [], [])
+
+
+def load() -> Any:
+    """The extension module."""
+    return importlib.import_module("aime.kernels._cpu")
+
+
+def describe(tensor: Tensor | None) -> Description:
+    """A tensor as csrc/kernels/module.cpp takes it; the caller keeps it alive."""
+    if tensor is None:
+        return ABSENT
+    return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], list(tensor.shape), list(tensor.stride())
+
+
+def addresses(*tensors: Tensor | None) -> list[int]:
+    """Where row-major float32 results are written; 0 for one that is not wanted."""
+    return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]

@@ -1,0 +1,234 @@
+"""What holds for every C++ kernel: each instruction set equals float64; threads and strides change no bit."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aime.kernels import dispatch, mixture_kl, mixture_log_prob, mixture_logistics_nll, stick_log_weights
+from aime.kernels.mixture_kl import cpp as mixture
+from aime.kernels.mixture_kl.reference import (
+    mixture_kl_reference,
+    mixture_log_prob_reference,
+    stick_log_weights_reference,
+)
+from aime.kernels.mixture_logistics import cpp as logistics
+from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_reference
+
+pytestmark = pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
+INSTRUCTIONS = ["avx512", "avx2", "baseline"]
+
+
+@pytest.fixture(params=INSTRUCTIONS)
+def instructions(request: pytest.FixtureRequest) -> str:
+    from aime.kernels import _cpu
+
+    if request.param not in _cpu.instruction_sets():
+        pytest.skip(f"this processor has no {request.param}")
+    return str(request.param)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+def exact_gradients(function: Callable[..., Any], leaves: list[Tensor], upstream: list[Tensor]) -> list[Tensor]:
+    doubles = [leaf.double().requires_grad_() for leaf in leaves]
+    outputs = function(*doubles)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return list(torch.autograd.grad(outputs, doubles, [tensor.double() for tensor in upstream]))
+
+
+def close(ours: Iterator[Tensor] | list[Tensor] | tuple[Tensor, ...], exact: list[Tensor], tolerance: float) -> None:
+    for mine, truth in zip(ours, exact, strict=True):
+        torch.testing.assert_close(mine.double(), truth, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("rows", "sticks"), [(0, 3), (1, 1), (5, 0), (7, 14), (700, 3), (3, 40)])
+def test_sticks_of_every_instruction_set(instructions: str, rows: int, sticks: int) -> None:
+    # beyond 1 the definition itself loses digits in float64; test_mixture_kl.py has the edges against 700 digits
+    log_a, log_b = normal(rows, sticks).tanh(), normal(rows, sticks, seed=1).tanh()
+    u = torch.rand(rows, sticks, generator=torch.Generator().manual_seed(2)) * 0.98 + 0.01
+    ours = mixture.stick_log_weights(log_a, log_b, u, instructions)
+    exact = stick_log_weights_reference(log_a.double(), log_b.double(), u.double())
+    for mine, truth in zip(ours, exact, strict=True):
+        torch.testing.assert_close(mine.double(), truth, rtol=2e-5, atol=2e-5)
+    upstream = [normal(*tensor.shape, seed=3) for tensor in ours]
+    gradients = mixture.stick_log_weights_backward(log_a, log_b, u, *upstream, instructions)
+    truths = exact_gradients(lambda a, b: stick_log_weights_reference(a, b, u.double()), [log_a, log_b], upstream)
+    close(gradients, truths, 3e-4)
+
+
+SIZES = [
+    (1, 1, 1, 1),
+    (2, 3, 1, 16),
+    (1, 5, 4, 5),
+    (8, 9, 6, 32),
+    (5, 4, 33, 18),
+    (17, 2, 3, 48),
+    (3, 0, 2, 4),
+    (0, 2, 3, 4),
+]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("samples", "rows", "components", "width"), SIZES)
+def test_densities_of_every_instruction_set(
+    instructions: str, samples: int, rows: int, components: int, width: int, shared: bool
+) -> None:
+    shape = (components, width) if shared else (rows, components, width)
+    z, log_pi = normal(samples, rows, width), normal(rows, components).log_softmax(-1)
+    tensors = [z, log_pi, normal(*shape, seed=1), 0.4 * normal(*shape, seed=2)]
+    ours, _ = mixture.mixture_log_prob(*tensors, None, instructions)
+    torch.testing.assert_close(
+        ours.double(), mixture_log_prob_reference(*(t.double() for t in tensors)), rtol=1e-5, atol=1e-4
+    )
+    upstream = normal(samples, rows, seed=3)
+    gradients = mixture.mixture_log_prob_backward(upstream, ours, *tensors, None, instructions)
+    close(gradients, exact_gradients(mixture_log_prob_reference, tensors, [upstream]), 2e-4)
+    if samples == 0:
+        return
+    posterior = (normal(rows, width, seed=4), 0.3 * normal(rows, width, seed=5))
+    ours, kl = mixture.mixture_log_prob(*tensors, posterior, instructions)
+    assert kl is not None
+    leaves = [*posterior, *tensors[1:]]
+    exact = mixture_kl_reference(*(t.double() for t in leaves), z.double())
+    torch.testing.assert_close(kl.double(), exact, rtol=1e-5, atol=1e-4)
+    gradients = mixture.mixture_log_prob_backward(upstream[0], ours, *tensors, posterior, instructions)
+    truths = exact_gradients(lambda *t: mixture_kl_reference(*t, z.double()), leaves, [upstream[0]])
+    close(gradients, truths, 2e-4)
+
+
+def pixels(batch: int, components: int, height: int, width: int) -> list[Tensor]:
+    """x with both open bins, logits, means, log scales down to below the clamp, coefficients."""
+    generator = torch.Generator().manual_seed(height)
+    x = torch.randint(-40, 296, (batch, 3, height, width), generator=generator).clamp(0, 255) / 127.5 - 1
+    shape = (batch, components, 3, height, width)
+    means, scales = 0.5 * normal(*shape, seed=1), normal(*shape, seed=2) - 2
+    if scales.numel():
+        scales.view(-1)[0] = -9.0
+        means.view(-1)[0] = x.view(-1)[0] + 0.01  # near, or the definition divides 0 by 0 in float64
+    return [x, normal(batch, components, height, width), means, scales, normal(*shape, seed=3)]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "components", "height", "width"),
+    [(1, 1, 1, 1), (2, 3, 5, 7), (1, 10, 16, 17), (2, 1, 16, 16), (0, 2, 3, 3)],
+)
+def test_logistics_of_every_instruction_set(
+    instructions: str, batch: int, components: int, height: int, width: int, weighted: bool
+) -> None:
+    x, *leaves = pixels(batch, components, height, width)
+    weights = torch.rand(batch, height, width, generator=torch.Generator().manual_seed(4)) if weighted else None
+    double = None if weights is None else weights.double()
+    nll, mean, *saved = logistics.mixture_logistics_nll(x, *leaves, weights, instructions)
+    exact, exact_mean = mixture_logistics_nll_reference(x.double(), *(t.double() for t in leaves), double)
+    torch.testing.assert_close(nll.double(), exact, rtol=2e-6, atol=1e-4)
+    torch.testing.assert_close(mean.double(), exact_mean, rtol=1e-5, atol=1e-5)
+    upstream = [normal(batch, seed=5), normal(batch, 3, height, width, seed=6)]
+    gradients = logistics.mixture_logistics_nll_backward(*upstream, mean, *saved, x, *leaves, weights, instructions)
+    truths = exact_gradients(lambda *t: mixture_logistics_nll_reference(x.double(), *t, double), leaves, upstream)
+    close(gradients, truths, 1e-3)  # x rounds to float32 and is divided by a scale down to e^-7
+
+
+def results(call: Callable[..., Any], leaves: list[Tensor]) -> list[Tensor]:
+    """Values and gradients."""
+    fresh = [leaf.detach().requires_grad_() for leaf in leaves]
+    outputs = call(*fresh)
+    outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
+    scalar = sum((output.double().sin().sum() for output in outputs), torch.zeros((), dtype=torch.float64))
+    return [*(output.detach() for output in outputs), *torch.autograd.grad(scalar, fresh)]
+
+
+def cases() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
+    x, *parameters = pixels(3, 4, 24, 20)
+    u, eps = torch.full((500, 9), 0.3), normal(4, 300, 12)
+    mixtures = [normal(300, 7), normal(300, 7, 12, seed=1), 0.3 * normal(300, 7, 12, seed=2)]
+    shared = [mixtures[0], mixtures[1][0], mixtures[2][0]]
+    options = {"backend": "cpp"}
+    posterior = [normal(300, 12, seed=6), 0.2 * normal(300, 12, seed=7)]
+    return {
+        "sticks": (lambda a, b: stick_log_weights(a, b, u, **options), [normal(500, 9), normal(500, 9, seed=1)]),
+        "density": (lambda *t: mixture_log_prob(*t, **options), [eps, *mixtures]),
+        "shared": (lambda *t: mixture_log_prob(*t, **options), [eps, *shared]),
+        "kl": (lambda *t: mixture_kl(*t, eps, **options), [*posterior, *mixtures]),
+        "logistics": (lambda *t: mixture_logistics_nll(x, *t, **options), parameters),
+    }
+
+
+CASES = list(cases())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_threads_change_no_bit(name: str) -> None:
+    call, leaves = cases()[name]
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(results(call, leaves))
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(itertools.starmap(torch.equal, zip(found[0], others, strict=True)))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_strides_change_no_bit(name: str) -> None:
+    call, leaves = cases()[name]
+    dense = results(call, leaves)
+    turned = results(call, [leaf.transpose(0, -1).contiguous().transpose(0, -1) for leaf in leaves])
+    gaps = results(call, [leaf.repeat_interleave(2, -1)[..., ::2] for leaf in leaves])
+    for first, second, third in zip(dense, turned, gaps, strict=True):
+        assert torch.equal(first, second) and torch.equal(first, third)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CASES)
+def test_half_types_are_read_as_they_are(name: str, dtype: torch.dtype) -> None:
+    call, leaves = cases()[name]
+    halves = [leaf.to(dtype) for leaf in leaves]
+    count = len(results(call, halves)) - len(halves)
+    for half, full in zip(
+        results(call, halves)[:count], results(call, [h.float() for h in halves])[:count], strict=True
+    ):
+        assert half.dtype == torch.float32
+        assert torch.equal(half, full)
+
+
+def test_a_nan_pixel_spoils_its_image_alone() -> None:
+    x, *parameters = pixels(3, 4, 6, 6)
+    expected, mean = mixture_logistics_nll(x, *parameters, backend="cpp")
+    for tensor in parameters:
+        tensor[1].view(-1)[0] = math.nan
+        nll, image = mixture_logistics_nll(x, *parameters, backend="cpp")
+        assert nll[1].isnan()
+        assert torch.equal(nll[::2], expected[::2]) and torch.equal(image[::2], mean[::2])
+
+
+def test_infinite_log_weights_switch_a_component_off() -> None:
+    x, logits, *rest = pixels(2, 3, 4, 4)
+    expected, mean = mixture_logistics_nll(x, logits, *rest, backend="cpp")
+    wider = [torch.cat((tensor, tensor[:, :1]), 1) for tensor in rest]
+    off = torch.cat((logits, torch.full_like(logits[:, :1], -math.inf)), 1)
+    nll, image = mixture_logistics_nll(x, off, *wider, backend="cpp")
+    torch.testing.assert_close(nll, expected, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(image, mean)
+
+
+def test_float64_is_refused_with_the_reason() -> None:
+    tensors = [tensor.double() for tensor in pixels(1, 2, 2, 2)]
+    with pytest.raises(RuntimeError, match="takes float32, bfloat16, float16, found torch.float64"):
+        mixture_logistics_nll(*tensors, backend="cpp")
+    assert mixture_logistics_nll(*tensors)[0].dtype == torch.float64  # left open, PyTorch's kernels take it
+
+
+def test_an_unknown_instruction_set_is_named() -> None:
+    sticks = torch.full((2, 3), 0.5)
+    with pytest.raises(ValueError, match="stick_log_weights: this processor cannot run instruction set 'mmx'"):
+        mixture.stick_log_weights(sticks, sticks, sticks, "mmx")
