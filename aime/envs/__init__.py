@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aime.envs.faces import registration
 from aime.envs.parallel_environment import ParallelEnvironment
-from aime.envs.time_step import EnvironmentState, Joint, StepType, TimeStep
+from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, StepType, TimeStep
 
 if TYPE_CHECKING:
     from aime.envs.faces.dm import DmEnvironment
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DmEnvironment",
     "EnvironmentState",
+    "FinalObservation",
     "GymnasiumEnvironment",
     "GymnasiumVectorEnvironment",
     "Joint",

@@ -7,6 +7,7 @@ import functools
 import math
 import weakref
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aime.envs import tasks
+from aime.envs.episodes import Episodes
 from aime.envs.extension import gl_displays, load_extension, probe_gl
-from aime.envs.time_step import EnvironmentState, Joint, StepType, TimeStep
+from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, TimeStep
 
 Quality = Literal["exact", "high", "fast"]
-Autoreset = Literal["next_step", "disabled"]
+Autoreset = Literal["next_step", "same_step", "disabled"]
 
 # Actions computed in float32 may pass a bound by its last bit.
 _RANGE_SLACK = 1e-6
@@ -28,13 +30,16 @@ class ParallelEnvironment:
     """N environments of one DeepMind Control Suite task, stepped by C++ threads with the GIL released.
 
     The numbers are dm_control's: with the same seed the same episode starts, states are equal bit for bit, rewards and
-    observations to 1e-12. dm_control compiles the model and initialises every episode; physics, rewards, observations
-    and pictures after that are C++ over the MuJoCo library.
+    observations to 1e-12. dm_control compiles the model and begins the episodes of tasks that C++ does not; physics,
+    rewards, observations and pictures after that are C++ over the MuJoCo library. The next episodes begin ahead, while
+    environments step.
 
     Args:
         domain, task: a pair of the suite, as `dm_control.suite.load` names it.
         num_envs: N.
-        num_threads: worker threads; 0 takes one per CPU core this process may use, at most N.
+        num_threads: threads that work, at most N; 0 takes one per CPU core this process may use. The calling thread is
+            one of them, except with pixels (an OpenGL context keeps to its thread) or `batch_size`.
+        batch_size: rows that `recv` returns; `step` always steps all N.
         action_repeat: control steps per action; rewards are summed, an episode's end stops the repeat.
         seed: an int: environment i draws its episodes from numpy's RandomState(seed + i); a sequence: one seed for each
             environment; None: fresh entropy.
@@ -43,10 +48,14 @@ class ParallelEnvironment:
         quality: "exact" is dm_control's picture bit for bit; "high" has a shadow map of 512 instead of 2048 texels
             (under .2 % of pixels differ); "fast" has one sample a pixel as well (edges differ by a few levels).
         segmentation: also give geom ids and the body mask of each pixel.
+        frame_stack: k > 1: pixels are (N, k, H, W, 3), the last k pictures, the newest last; an episode begins with k
+            times its first.
         autoreset: "next_step": the step after a LAST one ignores that environment's action and returns the FIRST step
-            of its new episode (reward 0, discount 1), as Gymnasium's NEXT_STEP mode does. "disabled": stepping a
-            finished environment raises; call `reset(ids)`.
+            of its new episode (reward 0, discount 1), as Gymnasium's NEXT_STEP mode does. "same_step": a LAST step has
+            the reward of the old episode and the first observation of the new one; `TimeStep.final` keeps the old
+            one's last. "disabled": stepping a finished environment raises; call `reset(ids)`.
         time_limit: seconds in an episode; None keeps the task's own (1000 control steps).
+        dtype: numpy.float64, or numpy.float32 for observation, qpos and qvel; physics is float64 always.
 
     Raises:
         ValueError: an unknown domain, task, camera or setting; near names are suggested.
@@ -68,59 +77,69 @@ class ParallelEnvironment:
         num_envs: int = 1,
         *,
         num_threads: int = 0,
+        batch_size: int | None = None,
         action_repeat: int = 1,
         seed: int | Sequence[int] | None = None,
         pixels: tuple[int, int] | None = None,
         camera: int | str = 0,
         quality: Quality = "exact",
         segmentation: bool = False,
+        frame_stack: int = 1,
         autoreset: Autoreset = "next_step",
         time_limit: float | None = None,
+        dtype: type[np.float32 | np.float64] = np.float64,
     ) -> None:
         self._batch: Any = None
         _check_settings(num_envs, num_threads, action_repeat, pixels, quality, segmentation, autoreset, time_limit)
+        _check_layout(num_envs, batch_size, frame_stack, pixels, dtype)
         self.domain, self.task = domain, task
         self.num_envs, self.action_repeat, self.autoreset = num_envs, action_repeat, autoreset
         self.num_threads = min(num_threads or tasks.usable_cores(), num_envs)
+        self.batch_size, self.frame_stack, self.dtype = batch_size, frame_stack, dtype
         self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
         self._extension = load_extension()
         if pixels is not None and not gl_displays():
             probe_gl()  # raises with what was tried and what to install
         self._environment = tasks.load(domain, task, time_limit)
-        self._physics = self._environment.physics
-        model = self._physics.model.ptr
-        self.camera = tasks.camera_index(self._physics, camera)
+        physics = self._environment.physics
+        model = physics.model.ptr
+        self.camera = tasks.camera_index(physics, camera)
         self.seeds = tasks.expand_seed(seed, num_envs)
-        self._random = [np.random.RandomState(value) for value in self.seeds]
+        specification = self._environment.action_spec()
+        self.action_size = int(specification.shape[0])
+        self.action_minimum = np.broadcast_to(specification.minimum, (self.action_size,)).astype(np.float64)
+        self.action_maximum = np.broadcast_to(specification.maximum, (self.action_size,)).astype(np.float64)
         height, width = pixels or (0, 0)
         self._batch = self._extension.Batch(
             model=model._address,
+            seeds=self.seeds,
             domain=domain,
             task=task,
-            num_envs=num_envs,
             num_threads=self.num_threads,
+            batch_size=batch_size or 0,
             substeps=self._environment._n_sub_steps,
             step_limit=self._environment._step_limit,
             action_repeat=action_repeat,
+            autoreset=autoreset,
+            frame_stack=frame_stack,
+            single_precision=dtype is np.float32,
             height=height,
             width=width,
             camera=self.camera,
             quality=quality,
             segmentation=segmentation,
+            minimum=self.action_minimum - _RANGE_SLACK,
+            maximum=self.action_maximum + _RANGE_SLACK,
         )
         _OPEN.add(self)
         _close_at_exit()
-        specification = self._environment.action_spec()
-        self.action_size = int(specification.shape[0])
-        self.action_minimum = np.broadcast_to(specification.minimum, (self.action_size,)).astype(np.float64)
-        self.action_maximum = np.broadcast_to(specification.maximum, (self.action_size,)).astype(np.float64)
         self.control_timestep = float(self._environment.control_timestep()) * action_repeat
         self.joints: tuple[Joint, ...] = tasks.joints(model)
         self._fields: list[tuple[str, tuple[int, ...]]] = self._batch.fields()
         self._mujoco_version = int(self._extension.mujoco_version())
+        self._episodes = Episodes(self._environment, self._batch, self.seeds)
         self._started = False
-        self._needs_reset = np.zeros(num_envs, dtype=np.bool_)
-        self._idle = np.zeros((num_envs, self.action_size))
+        self._steps: dict[tuple[int, bool], TimeStep] = {}  # of each block of the batch's memory
 
     @property
     def observation_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -153,15 +172,15 @@ class ParallelEnvironment:
         for env in chosen:
             if not 0 <= env < self.num_envs:
                 raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        if ids is None:
+            batch.drop_in_flight()
         if seed is not None:
             self._reseed(seed, chosen)
-        commands = np.full(self.num_envs, self._extension.OBSERVE, dtype=np.uint8)
-        for env in chosen:
-            self._initialise_episode(env)
-            commands[env] = self._extension.FIRST
-        batch.run(self._idle, commands)
+        self._episodes.load(batch.lacking(list(chosen), True))
+        batch.start_episodes(None if ids is None else list(chosen))
+        step = self._time_step(*batch.finish())
         self._started = True
-        return self._time_step()
+        return step
 
     def step(self, actions: ArrayLike) -> TimeStep:
         """Apply `actions` (num_envs, action_size) for `action_repeat` control steps.
@@ -169,37 +188,71 @@ class ParallelEnvironment:
         Raises:
             ValueError: wrong shape, or an entry that is not finite or outside its bounds; the message names the
                 environment and the entry.
-            RuntimeError: before the first reset, after `close`, or (autoreset "disabled") for a finished environment.
+            RuntimeError: before the first reset, after `close`, while results of `send` are outstanding, or (autoreset
+                "disabled") for a finished environment.
         """
         batch = self._open()
-        checked = self._check_actions(actions)
-        commands = np.full(self.num_envs, self._extension.STEP, dtype=np.uint8)
+        values = self._float_actions(actions, self.num_envs)
+        if not self._started or not self._episodes.in_cpp:
+            return self._step_with_dm_control(batch, values)
+        block, troubled = batch.step(values)
+        if block < 0:
+            raise self._wrong_action(values, -1 - block, range(self.num_envs))
+        return self._time_step(block, troubled)
+
+    def send(self, actions: ArrayLike, ids: Sequence[int] | None = None) -> None:
+        """Let the environments `ids` (all by default) step with `actions` (len(ids), action_size), and return at once.
+
+        An environment takes its next action after `recv` gave its result.
+
+        Raises:
+            ValueError: wrong actions, as in `step`; an environment that does not exist or is in flight.
+            RuntimeError: as in `step`, or without `batch_size`.
+        """
+        batch = self._open()
+        chosen = list(range(self.num_envs)) if ids is None else [int(env) for env in ids]
+        for env in chosen:
+            if not 0 <= env < self.num_envs:
+                raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        values = self._float_actions(actions, len(chosen))
+        wrong = batch.wrong_action(values)
+        if wrong >= 0:
+            raise self._wrong_action(values, wrong, chosen)
         self._require_started()
-        if self._needs_reset.any():
-            if self.autoreset == "disabled":
-                finished = np.flatnonzero(self._needs_reset).tolist()
-                raise RuntimeError(f"the episodes of environments {finished} have ended: call reset({finished})")
-            for env in np.flatnonzero(self._needs_reset).tolist():
-                self._initialise_episode(env)
-                commands[env] = self._extension.FIRST
-        batch.run(checked, commands)
-        return self._time_step()
+        self._episodes.load(batch.lacking(chosen, False))
+        batch.send(chosen, values)
+        if not self._episodes.in_cpp:
+            self._episodes.prepare_one()
+
+    def recv(self) -> TimeStep:
+        """The results of the first `batch_size` environments to finish, in that order; `env_id` tells which they are.
+
+        Raises:
+            RuntimeError: fewer than `batch_size` environments are in flight, or no `batch_size` was given.
+        """
+        block, troubled = self._open().receive()
+        return self._time_step(block, troubled, received=True)
 
     def state(self) -> EnvironmentState:
         """All that decides how the environments go on: restore it with `set_state`, here or in another process."""
         batch = self._open()
         self._require_started()
-        results = batch.results()
+        physics = batch.get_state()
+        reports = batch.reports()
+        frames = None
+        if self.pixels is not None and self.frame_stack > 1:
+            frames = reports["frames"].reshape(self.num_envs, self.frame_stack, *self.pixels, 3)
         return EnvironmentState(
             task=f"{self.domain} {self.task}",
             mujoco_version=self._mujoco_version,
-            physics=batch.get_state(),
+            physics=physics,
             model_changes=tuple(tuple(batch.model_changes(env)) for env in range(self.num_envs)),
-            random_states=tuple(random.get_state() for random in self._random),
-            step_count=np.array([batch.step_count(env) for env in range(self.num_envs)], dtype=np.int64),
-            reward=results["reward"].copy(),
-            discount=results["discount"].copy(),
-            step_type=results["step_type"].copy(),
+            random_states=self._episodes.random_states(),
+            step_count=reports["step_count"],
+            reward=reports["reward"],
+            discount=reports["discount"],
+            step_type=reports["step_type"],
+            frames=frames,
         )
 
     def set_state(self, state: EnvironmentState) -> TimeStep:
@@ -210,16 +263,22 @@ class ParallelEnvironment:
         """
         batch = self._open()
         self._check_state(state)
+        batch.drop_in_flight()
         for env in range(self.num_envs):
             batch.set_model_changes(env, list(state.model_changes[env]))
-            batch.set_step_count(env, int(state.step_count[env]))
-            self._random[env].set_state(state.random_states[env])
-        batch.set_state(state.physics)
-        for env in range(self.num_envs):
-            batch.set_report(env, state.reward[env], state.discount[env], int(state.step_type[env]))
-        batch.run(self._idle, np.full(self.num_envs, self._extension.OBSERVE, dtype=np.uint8))
+            self._episodes.forget(env, state.random_states[env])
+        step = self._time_step(
+            *batch.set_state(
+                physics=state.physics,
+                frames=state.frames,
+                reward=state.reward,
+                discount=state.discount,
+                step_type=state.step_type,
+                step_count=state.step_count,
+            )
+        )
         self._started = True
-        return self._time_step()
+        return step
 
     def sample_actions(self, generator: np.random.Generator) -> NDArray[np.float64]:
         """(num_envs, action_size) actions, uniform between the bounds."""
@@ -252,53 +311,76 @@ class ParallelEnvironment:
         else:
             seeds, chosen = tasks.expand_seed(seed, self.num_envs), set(ids)
         for env in chosen:
-            self._random[env] = np.random.RandomState(seeds[env])
+            self._episodes.reseed(env, seeds[env])
         self.seeds = tuple(seeds[env] if env in chosen else old for env, old in enumerate(self.seeds))
 
-    def _initialise_episode(self, env: int) -> None:
-        """Let dm_control begin an episode with this environment's random state, and take it over."""
-        self._environment.task._random = self._random[env]
-        self._environment.reset()
-        self._batch.load(env, self._physics.model.ptr._address, self._physics.data.ptr._address)
+    def _step_with_dm_control(self, batch: Any, values: NDArray[np.float64]) -> TimeStep:
+        wrong = batch.wrong_action(values)
+        if wrong >= 0:
+            raise self._wrong_action(values, wrong, range(self.num_envs))
+        self._require_started()
+        self._episodes.load(batch.lacking(None, False))
+        batch.start_steps(values)
+        try:
+            self._episodes.prepare_one()
+        finally:
+            block, troubled = batch.finish()
+        return self._time_step(block, troubled)
 
-    def _time_step(self) -> TimeStep:
-        results = self._batch.results()
-        flat = results["observation"]
-        observation: dict[str, NDArray[np.float64]] = {}
+    def _time_step(self, block: int, troubled: bool, received: bool = False) -> TimeStep:
+        # The arrays of a block are the same memory every time, and so is the time step that holds them.
+        step = self._steps.get((block, received))
+        if step is None:
+            step = self._steps[block, received] = self._view_block(block, received)
+        return replace(step, faults=self._batch.faults(block, received)) if troubled else step
+
+    def _view_block(self, block: int, received: bool) -> TimeStep:
+        views = self._batch.views(block, received)
+        final = None
+        if "has_final" in views:
+            final = FinalObservation(mask=views["has_final"].view(np.bool_), **self._observed(views, "final_"))
+        return TimeStep(
+            reward=views["reward"],
+            discount=views["discount"],
+            step_type=views["step_type"],
+            env_id=views["env_id"],
+            final=final,
+            **self._observed(views, ""),
+        )
+
+    def _observed(self, views: dict[str, Any], prefix: str) -> dict[str, Any]:
+        """What a time step and a final observation have in common."""
+        flat = views[prefix + "observation"]
+        observation: dict[str, NDArray[np.floating[Any]]] = {}
         start = 0
         for name, shape in self._fields:
             size = math.prod(shape)
-            observation[name] = flat[:, start : start + size].reshape(self.num_envs, *shape)  # a view: one axis splits
+            observation[name] = flat[:, start : start + size].reshape(len(flat), *shape)  # a view: one axis splits
             start += size
-        np.equal(results["step_type"], StepType.LAST, out=self._needs_reset)
-        mask = results.get("body_mask")
-        return TimeStep(
-            observation=observation,
-            reward=results["reward"],
-            discount=results["discount"],
-            step_type=results["step_type"],
-            qpos=results["qpos"],
-            qvel=results["qvel"],
-            pixels=results.get("pixels"),
-            segmentation=results.get("segmentation"),
-            body_mask=None if mask is None else mask.view(np.bool_),
-            faults=self._batch.faults(),
-        )
+        mask = views.get(prefix + "body_mask")
+        return {
+            "observation": observation,
+            "qpos": views[prefix + "qpos"],
+            "qvel": views[prefix + "qvel"],
+            "pixels": views.get(prefix + "pixels"),
+            "segmentation": views.get(prefix + "segmentation"),
+            "body_mask": None if mask is None else mask.view(np.bool_),
+        }
 
-    def _check_actions(self, actions: ArrayLike) -> NDArray[np.float64]:
+    def _float_actions(self, actions: ArrayLike, count: int) -> NDArray[np.float64]:
         values = np.ascontiguousarray(actions, dtype=np.float64)
-        expected = (self.num_envs, self.action_size)
-        if values.shape != expected:
-            raise ValueError(f"actions must have shape (num_envs, action_size) = {expected}, got {values.shape}")
-        low, high = self.action_minimum - _RANGE_SLACK, self.action_maximum + _RANGE_SLACK
-        sound = (values >= low) & (values <= high)
-        if not sound.all():
-            env, entry = (int(index) for index in np.argwhere(~sound)[0])
-            raise ValueError(
-                f"action of environment {env}, entry {entry} is {values[env, entry]}: "
-                f"it must be finite and within [{self.action_minimum[entry]}, {self.action_maximum[entry]}]"
-            )
+        if values.shape != (count, self.action_size):
+            rows = "num_envs" if count == self.num_envs else "len(ids)"
+            expected = (count, self.action_size)
+            raise ValueError(f"actions must have shape ({rows}, action_size) = {expected}, got {values.shape}")
         return values
+
+    def _wrong_action(self, values: NDArray[np.float64], index: int, ids: Sequence[int]) -> ValueError:
+        row, entry = divmod(index, self.action_size)
+        return ValueError(
+            f"action of environment {ids[row]}, entry {entry} is {values[row, entry]}: "
+            f"it must be finite and within [{self.action_minimum[entry]}, {self.action_maximum[entry]}]"
+        )
 
     def _require_started(self) -> None:
         if not self._started:
@@ -338,7 +420,7 @@ def _check_settings(
         raise ValueError(f"pixels must be (height, width), both at least 1, got {pixels}")
     for name, word, known in (
         ("quality", quality, ("exact", "high", "fast")),
-        ("autoreset", autoreset, ("next_step", "disabled")),
+        ("autoreset", autoreset, ("next_step", "same_step", "disabled")),
     ):
         if word not in known:
             raise ValueError(f"unknown {name} {word!r}: {tasks.near(word, known)}")
@@ -346,6 +428,19 @@ def _check_settings(
         raise ValueError("segmentation needs pixels=(height, width)")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
+
+
+def _check_layout(
+    num_envs: int, batch_size: int | None, frame_stack: int, pixels: tuple[int, ...] | None, dtype: Any
+) -> None:
+    if batch_size is not None and not 1 <= batch_size <= num_envs:
+        raise ValueError(f"batch_size must lie in [1, num_envs = {num_envs}], got {batch_size}")
+    if frame_stack < 1:
+        raise ValueError(f"frame_stack must be at least 1, got {frame_stack}")
+    if frame_stack > 1 and pixels is None:
+        raise ValueError("frame_stack needs pixels=(height, width)")
+    if dtype not in (np.float32, np.float64):
+        raise ValueError(f"dtype must be numpy.float32 or numpy.float64, got {dtype!r}")
 
 
 _OPEN: weakref.WeakSet[ParallelEnvironment] = weakref.WeakSet()

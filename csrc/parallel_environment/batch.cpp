@@ -3,257 +3,333 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <stdexcept>
+
+#include "episode.hpp"
 
 namespace aime {
 namespace {
 
-constexpr int kStateSignature = mjSTATE_INTEGRATION;
-
-mjModel* copy_model(const mjModel* source) {
-  mjModel* copy = nullptr;
-  guarded_or_throw([&] { copy = mujoco().mj_copyModel(nullptr, source); }, "cannot copy the model");
-  if (copy == nullptr) throw std::runtime_error("cannot copy the model: out of memory");
-  return copy;
-}
-
-const std::uint8_t* bytes_of(const mjModel* model) { return static_cast<const std::uint8_t*>(model->buffer); }
-
-// Where two models of the same layout differ, textures aside (they are most of the bytes, and no episode changes them).
-std::vector<ModelChange> compare(const mjModel* base, const mjModel* changed) {
-  if (base->nbuffer != changed->nbuffer) throw std::runtime_error("the model of an episode has another layout");
-  constexpr std::size_t kWord = 8;
-  const std::uint8_t* old_bytes = bytes_of(base);
-  const std::uint8_t* new_bytes = bytes_of(changed);
-  const auto size = static_cast<std::size_t>(base->nbuffer);
-  const auto texture_start = static_cast<std::size_t>(base->tex_data - old_bytes);
-  const std::size_t texture_end = texture_start + static_cast<std::size_t>(base->ntexdata);
-  std::vector<ModelChange> changes;
-  for (std::size_t offset = 0; offset < size; offset += kWord) {
-    if (offset >= texture_start && offset + kWord <= texture_end) {
-      offset = texture_end - texture_end % kWord;
-      if (offset >= size) break;
-    }
-    const std::size_t count = std::min(kWord, size - offset);
-    if (std::memcmp(old_bytes + offset, new_bytes + offset, count) == 0) continue;
-    if (!changes.empty() && changes.back().offset + changes.back().bytes.size() == offset) {
-      changes.back().bytes.insert(changes.back().bytes.end(), new_bytes + offset, new_bytes + offset + count);
-    } else {
-      changes.push_back({offset, {new_bytes + offset, new_bytes + offset + count}});
-    }
-  }
-  return changes;
+RowShape row_shape(const mjModel* model, const Task& task, const BatchSettings& settings) {
+  RowShape shape;
+  shape.observation = static_cast<std::size_t>(task.observation_size());
+  shape.qpos = static_cast<std::size_t>(model->nq);
+  shape.qvel = static_cast<std::size_t>(model->nv);
+  shape.area = static_cast<std::size_t>(settings.render.height) * static_cast<std::size_t>(settings.render.width);
+  shape.frame_stack = static_cast<std::size_t>(settings.frame_stack);
+  shape.segmentation = settings.render.segmentation;
+  shape.single = settings.single_precision;
+  return shape;
 }
 
 }  // namespace
 
-Batch::Batch(const mjModel* model, const BatchSettings& settings)
-    : settings_(settings), process_(static_cast<int>(getpid())) {
-  base_ = copy_model(model);
-  try {
-    task_ = make_task(settings.domain, settings.task, base_);
-    environments_.resize(static_cast<std::size_t>(settings.num_envs));
-    for (Environment& environment : environments_) {
-      guarded_or_throw([&] { environment.data = mujoco().mj_makeData(base_); }, "cannot make the simulation data");
-      if (environment.data == nullptr) throw std::runtime_error("cannot make the simulation data: out of memory");
-    }
-    workers_.resize(static_cast<std::size_t>(settings.num_threads));
-    for (Worker& worker : workers_) {
-      worker.model = copy_model(base_);
-      apply_render_settings(worker.model, settings_.render);
-    }
-    allocate();
-    pool_ = std::make_unique<WorkerPool>(settings.num_threads, [this](int worker) { finish(worker); });
-  } catch (...) {
-    for (Environment& environment : environments_) {
-      if (environment.data != nullptr) mujoco().mj_deleteData(environment.data);
-    }
-    for (Worker& worker : workers_) {
-      if (worker.model != nullptr) mujoco().mj_deleteModel(worker.model);
-    }
-    mujoco().mj_deleteModel(base_);
-    throw;
+Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vector<std::uint32_t>& seeds)
+    : settings_(settings),
+      base_(copy_model(model)),
+      task_(make_task(settings.domain, settings.task, base_.get())),
+      shape_(row_shape(base_.get(), *task_, settings)),
+      process_(static_cast<int>(getpid())) {
+  const auto envs = static_cast<std::size_t>(settings.num_envs);
+  if (seeds.size() != envs) throw std::invalid_argument("as many seeds as environments are needed");
+  for (std::size_t env = 0; env < envs; ++env) {
+    Environment& environment = environments_.emplace_back(shape_);
+    environment.current.make(base_.get());
+    environment.random = RandomState(seeds[env]);
+    environment.action.resize(static_cast<std::size_t>(base_->nu));
   }
+  workers_.resize(static_cast<std::size_t>(settings.num_threads));
+  for (Worker& worker : workers_) {
+    worker.model.copy(base_.get());
+    apply_render_settings(worker.model.get(), settings_.render);
+  }
+  const bool keeps_final = settings.autoreset == Autoreset::kSameStep;
+  for (int block = 0; block < 2; ++block) blocks_.push_back(std::make_shared<Results>(shape_, envs, keeps_final));
+  if (settings.batch_size > 0) {
+    // Two that the caller holds, and those that the environments in flight may be writing.
+    const std::size_t count = (envs - 1) / batch_size() + 3;
+    for (std::size_t block = 0; block < count; ++block) {
+      received_blocks_.push_back(std::make_shared<Results>(shape_, batch_size(), keeps_final));
+    }
+  }
+  // A GL context belongs to the thread it was made on, and the caller's thread may have contexts of its own. With
+  // send and receive the caller has something else to do.
+  const bool caller_takes_part = settings.render.height == 0 && settings.batch_size == 0;
+  PoolWork work;
+  work.job = [this](int worker, int env) { carry_out(worker, env); };
+  work.idle = [this](int worker) { return prepare(worker); };
+  work.finish = [this](int worker) { workers_[static_cast<std::size_t>(worker)].renderer.reset(); };
+  pool_ = std::make_unique<WorkerPool>(settings.num_threads, caller_takes_part, settings.num_envs, std::move(work));
 }
 
 Batch::~Batch() {
-  if (forked()) {
-    // The child of a fork has neither the threads nor their GL contexts: to join or free them would hang.
-    static_cast<void>(pool_.release());
-    for (Worker& worker : workers_) static_cast<void>(worker.renderer.release());
+  if (!forked()) {
+    pool_.reset();
     return;
   }
-  pool_.reset();
-  for (Environment& environment : environments_) mujoco().mj_deleteData(environment.data);
-  for (Worker& worker : workers_) mujoco().mj_deleteModel(worker.model);
-  mujoco().mj_deleteModel(base_);
+  // The child of a fork has neither the threads nor their GL contexts: to join or free them would hang.
+  static_cast<void>(pool_.release());
+  for (Worker& worker : workers_) static_cast<void>(worker.renderer.release());
 }
 
 bool Batch::forked() const { return static_cast<int>(getpid()) != process_; }
-
-void Batch::finish(int worker) { workers_[static_cast<std::size_t>(worker)].renderer.reset(); }
 
 std::size_t Batch::index(int env) const {
   if (env < 0 || env >= settings_.num_envs) throw std::out_of_range("no environment " + std::to_string(env));
   return static_cast<std::size_t>(env);
 }
 
-void Batch::allocate() {
-  const auto envs = static_cast<std::size_t>(settings_.num_envs);
-  const std::size_t area =
-      static_cast<std::size_t>(settings_.render.height) * static_cast<std::size_t>(settings_.render.width);
-  for (std::shared_ptr<Results>& shared : results_) {
-    shared = std::make_shared<Results>();
-    Results& results = *shared;
-    results.observation.resize(envs * static_cast<std::size_t>(task_->observation_size()));
-    results.reward.resize(envs);
-    results.discount.resize(envs, 1.0);
-    results.step_type.resize(envs, kFirst);
-    results.qpos.resize(envs * static_cast<std::size_t>(base_->nq));
-    results.qvel.resize(envs * static_cast<std::size_t>(base_->nv));
-    results.pixels.resize(envs * area * 3);
-    if (settings_.render.segmentation) {
-      results.segmentation.resize(envs * area);
-      results.body_mask.resize(envs * area);
-    }
-  }
+// --- handing out work ------------------------------------------------------------------------------------------------
+
+void Batch::require_settled() const {
+  if (in_flight() == 0) return;
+  throw std::runtime_error("results of " + std::to_string(in_flight()) + " environments are outstanding: receive them");
 }
 
-void Batch::load(int env, const mjModel* model, const mjData* data) {
-  Environment& environment = environments_[index(env)];
-  std::vector<ModelChange> changes = compare(base_, model);
-  guarded_or_throw([&] { mujoco().mj_copyData(environment.data, model, data); }, "cannot copy the episode's state");
-  set_model_changes(env, std::move(changes));
+void Batch::require_unfinished(const std::vector<int>* ids) const {
+  if (settings_.autoreset != Autoreset::kDisabled) return;
+  std::string ended;
+  const auto check = [&](int env) {
+    if (environments_[index(env)].report.type != kLast) return;
+    ended += (ended.empty() ? "" : ", ") + std::to_string(env);
+  };
+  if (ids != nullptr) {
+    for (const int env : *ids) check(env);
+  } else {
+    for (int env = 0; env < settings_.num_envs; ++env) check(env);
+  }
+  if (ended.empty()) return;
+  throw std::runtime_error("the episodes of environments [" + ended + "] have ended: call reset([" + ended + "])");
+}
+
+void Batch::start(bool together) {
+  if (together_ != together) together_ = together;  // others read it while some are in flight
+  if (!together) return;
+  current_ = 1 - current_;
+  blocks_[static_cast<std::size_t>(current_)]->clear();
+  pool_->post_all();
+}
+
+void Batch::start_steps(const double* actions) {
+  require_settled();
+  require_unfinished(nullptr);
+  for (Environment& environment : environments_) {
+    environment.command = Command::kStep;
+    std::copy_n(actions, environment.action.size(), environment.action.begin());
+    actions += environment.action.size();
+  }
+  start(true);
+}
+
+void Batch::start_episodes(const std::vector<int>* ids) {
+  require_settled();
+  for (Environment& environment : environments_) {
+    environment.command = ids == nullptr ? Command::kBegin : Command::kObserve;
+  }
+  if (ids != nullptr) {
+    for (const int env : *ids) environments_[index(env)].command = Command::kBegin;
+  }
+  start(true);
+}
+
+void Batch::finish() {
+  pool_->wait_all();
+  const Results& results = *blocks_[static_cast<std::size_t>(current_)];
+  if (!results.failure.empty()) throw std::runtime_error(results.failure);
+}
+
+void Batch::send(const std::vector<int>& ids, const double* actions) {
+  if (settings_.batch_size == 0) throw std::runtime_error("send needs an environment made with batch_size");
+  std::vector<bool> seen(environments_.size());
+  for (const int env : ids) {
+    if (environments_[index(env)].in_flight || seen[index(env)]) {
+      throw std::invalid_argument("environment " + std::to_string(env) +
+                                  (seen[index(env)] ? " is named twice" : " is in flight: receive its result first"));
+    }
+    seen[index(env)] = true;
+  }
+  require_unfinished(&ids);
+  const int count = static_cast<int>(ids.size());
+  for (int row = 0; row < count; ++row) {
+    Environment& environment = environments_[index(ids[static_cast<std::size_t>(row)])];
+    environment.command = Command::kStep;
+    environment.in_flight = true;
+    std::copy_n(actions + static_cast<std::size_t>(row) * environment.action.size(), environment.action.size(),
+                environment.action.begin());
+  }
+  sent_ += static_cast<std::uint64_t>(count);
+  start(false);
+  pool_->post(ids.data(), count);
+}
+
+int Batch::receive() {
+  if (settings_.batch_size == 0) throw std::runtime_error("recv needs an environment made with batch_size");
+  if (in_flight() < settings_.batch_size) {
+    throw std::runtime_error("recv waits for " + std::to_string(settings_.batch_size) + " environments, but " +
+                             std::to_string(in_flight()) + " are in flight: send actions first");
+  }
+  const std::size_t blocks = received_blocks_.size();
+  const std::size_t wanted = received_ % blocks;
+  Results& results = *received_blocks_[wanted];
+  pool_->wait([&] { return results.written.load() == settings_.batch_size; });
+  ++received_;
+  // The block before the last one is the caller's no more.
+  received_blocks_[(received_ + blocks - 3) % blocks]->clear();
+  for (const std::int32_t env : results.env_id) environments_[index(env)].in_flight = false;
+  if (!results.failure.empty()) throw std::runtime_error(results.failure);
+  return static_cast<int>(wanted);
+}
+
+void Batch::drop_in_flight() {
+  pool_->wait_all();
+  if (settings_.batch_size == 0) return;
+  const std::size_t blocks = received_blocks_.size();
+  for (std::size_t offset = 0; offset + 2 < blocks; ++offset) received_blocks_[(received_ + offset) % blocks]->clear();
+  sent_ = received_ * batch_size();
+  slots_.store(sent_);
+  for (Environment& environment : environments_) environment.in_flight = false;
+}
+
+// --- what a worker does
+// ------------------------------------------------------------------------------------------------
+
+void Batch::carry_out(int worker, int env) {
+  Environment& environment = environments_[static_cast<std::size_t>(env)];
+  std::string failure;
+  try {
+    switch (environment.command) {
+      case Command::kBegin:
+        begin(worker, environment);
+        break;
+      case Command::kStep:
+        if (environment.report.type == kLast) {
+          begin(worker, environment);  // without autoreset, ended environments are not stepped
+        } else {
+          step(worker, environment);
+        }
+        break;
+      case Command::kRestore:
+        restore(worker, environment, env);
+        break;
+      case Command::kObserve:
+        break;
+    }
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  publish(worker, env, failure);
+}
+
+void Batch::publish(int worker, int env, const std::string& failure) {
+  Environment& environment = environments_[static_cast<std::size_t>(env)];
+  Report& report = environment.report;
+  Results* results = nullptr;
+  auto row = static_cast<std::size_t>(env);
+  if (together_) {
+    results = blocks_[static_cast<std::size_t>(current_)].get();
+  } else {
+    const std::uint64_t slot = slots_.fetch_add(1);
+    results = received_blocks_[slot / batch_size() % received_blocks_.size()].get();
+    row = slot % batch_size();
+  }
+  const auto add_failure = [&](const std::string& reason) {
+    results->add_failure(settings_.domain + " " + settings_.task + ", environment " + std::to_string(env) + ": " +
+                         reason);
+  };
+  if (!failure.empty()) add_failure(failure);
+  if (!environment.fault.empty()) results->add_fault(env, environment.fault);
+  results->env_id[row] = env;
+  results->reward[row] = report.reward;
+  results->discount[row] = report.discount;
+  results->step_type[row] = report.type;
+  if (settings_.autoreset == Autoreset::kSameStep && environment.command == Command::kStep && report.type == kLast) {
+    results->final_rows.write(shape_, report, row);
+    results->has_final[row] = 1;
+    try {
+      begin(worker, environment);
+    } catch (const std::exception& error) {
+      add_failure(error.what());
+    }
+  }
+  results->rows.write(shape_, report, row);
+  results->written.fetch_add(1);
+}
+
+void Batch::begin(int worker, Environment& environment) {
+  {
+    NextEpisode next(environment);
+    if (!next.ready()) {
+      if (!task_->initialises()) throw std::runtime_error("no episode is loaded");
+      draw_next(worker, environment);
+    }
+    environment.current.swap(environment.next);
+    next.set_ready(false);
+  }
   environment.step_count = 0;
   environment.fault.clear();
+  environment.report.reward = 0.0;
+  environment.report.discount = 1.0;
+  environment.report.type = kFirst;
+  observe(worker, environment, true);
 }
 
-void Batch::set_model_changes(int env, std::vector<ModelChange> changes) {
-  Environment& environment = environments_[index(env)];
-  const auto size = static_cast<std::size_t>(base_->nbuffer);
-  for (const ModelChange& change : changes) {
-    if (change.bytes.size() > size || change.offset > size - change.bytes.size()) {
-      throw std::invalid_argument("a model change lies outside this model");
-    }
-  }
-  for (Worker& worker : workers_) {
-    if (worker.applied == &environment) unbind(worker);
-  }
-  environment.changes = std::move(changes);
-}
-
-void Batch::unbind(Worker& worker) {
-  if (worker.applied == nullptr) return;
-  for (const ModelChange& change : worker.applied->changes) {
-    std::memcpy(static_cast<std::uint8_t*>(worker.model->buffer) + change.offset, bytes_of(base_) + change.offset,
-                change.bytes.size());
-  }
-  worker.applied = nullptr;
-}
-
-void Batch::bind(Worker& worker, const Environment& environment) {
-  if (worker.applied == &environment) return;
-  unbind(worker);
-  for (const ModelChange& change : environment.changes) {
-    std::memcpy(static_cast<std::uint8_t*>(worker.model->buffer) + change.offset, change.bytes.data(),
-                change.bytes.size());
-  }
-  worker.applied = &environment;
-}
-
-void Batch::run(const double* actions, const std::vector<Command>& commands) {
-  current_ = 1 - current_;
-  const auto action_size = static_cast<std::size_t>(base_->nu);
-  pool_->run(settings_.num_envs, [&](int worker, int env) {
-    const auto row = static_cast<std::size_t>(env);
-    try {
-      carry_out(worker, env, commands[row], actions + row * action_size);
-    } catch (const std::exception& error) {
-      throw std::runtime_error(settings_.domain + " " + settings_.task + ", environment " + std::to_string(env) + ": " +
-                               error.what());
-    }
-  });
-}
-
-void Batch::carry_out(int worker_index, int env, Command command, const double* action) {
-  Environment& environment = environments_[index(env)];
-  Worker& worker = workers_[static_cast<std::size_t>(worker_index)];
-  Results& results = now();
-  const Results& previous = before();
-  const auto row = static_cast<std::size_t>(env);
-  bind(worker, environment);
-  switch (command) {
-    case Command::kFirst:
-      results.reward[row] = 0.0;
-      results.discount[row] = 1.0;
-      results.step_type[row] = kFirst;
-      break;
-    case Command::kObserve:
-      results.reward[row] = previous.reward[row];
-      results.discount[row] = previous.discount[row];
-      results.step_type[row] = previous.step_type[row];
-      if (!environment.fault.empty()) {
-        repeat_previous(env);
-        return;
-      }
-      break;
-    case Command::kStep:
-      step(worker.model, environment, env, action);
-      if (!environment.fault.empty()) {
-        repeat_previous(env);
-        return;
-      }
-      break;
-  }
-  report_state(worker, worker_index, environment, env);
-}
-
-void Batch::step(const mjModel* model, Environment& environment, int env, const double* action) {
-  Results& results = now();
-  const auto row = static_cast<std::size_t>(env);
-  double total = 0.0;
-  double discount = 1.0;
-  StepType type = kMid;
-  std::copy_n(action, model->nu, environment.data->ctrl);
+void Batch::step(int worker, Environment& environment) {
+  const mjModel* model = workers_[static_cast<std::size_t>(worker)].model.bind(environment.current.changes);
+  const mjData* data = environment.current.data;
+  Report& report = environment.report;
+  environment.fault.clear();
+  report.reward = 0.0;
+  report.discount = 1.0;
+  report.type = kMid;
+  std::copy(environment.action.begin(), environment.action.end(), data->ctrl);
   for (int repeat = 0; repeat < settings_.action_repeat; ++repeat) {
     if (!control_step(model, environment)) {
-      // The state is lost: no bootstrapping across it.
-      type = kLast;
-      discount = 0.0;
-      break;
+      // The state is lost, and MuJoCo's reset state belongs to no episode: no bootstrapping across it, and the last
+      // sound observation stands.
+      report.type = kLast;
+      report.discount = 0.0;
+      return;
     }
-    total += task_->reward(model, environment.data);
+    report.reward += task_->reward(model, data);
     ++environment.step_count;
     if (static_cast<double>(environment.step_count) >= settings_.step_limit) {
-      type = kLast;
+      report.type = kLast;
       break;
     }
-    if (const std::optional<double> end = task_->termination(model, environment.data)) {
-      type = kLast;
-      discount = *end;
+    if (const std::optional<double> end = task_->termination(model, data)) {
+      report.type = kLast;
+      report.discount = *end;
       break;
     }
   }
-  results.reward[row] = total;
-  results.discount[row] = discount;
-  results.step_type[row] = type;
+  observe(worker, environment, false);
 }
 
 // dm_control's legacy step: positions and velocities, and all that follows from them, are up to date afterwards.
+// They are so before it as well, so the first half of mj_step would compute the same numbers again and is left out.
 bool Batch::control_step(const mjModel* model, Environment& environment) {
   const MujocoApi& mj = mujoco();
-  mjData* data = environment.data;
+  mjData* data = environment.current.data;
   int before[mjNWARNING];
   for (int kind = 0; kind < mjNWARNING; ++kind) before[kind] = data->warning[kind].number;
   const bool runge_kutta = model->opt.integrator == mjINT_RK4;
-  const int full_steps = runge_kutta ? settings_.substeps : settings_.substeps - 1;
+  // dm_control computes the first state with actuation disabled; its first step with this integrator begins anew.
+  const bool fresh = runge_kutta && environment.step_count == 0;
   MujocoMessages messages;
   guarded(
       [&] {
-        if (!runge_kutta) mj.mj_step2(model, data);
-        for (int count = 0; count < full_steps; ++count) mj.mj_step(model, data);
-        mj.mj_step1(model, data);
+        for (int count = 0; count < settings_.substeps; ++count) {
+          if (fresh && count == 0) {
+            mj.mj_step(model, data);
+          } else if (runge_kutta) {
+            mj.mj_forwardSkip(model, data, mjSTAGE_VEL, 0);
+            mj.mj_checkAcc(model, data);
+            mj.mj_RungeKutta(model, data, 4);
+          } else {
+            mj.mj_step2(model, data);
+          }
+          mj.mj_step1(model, data);
+        }
       },
       messages);
   bool warned = false;
@@ -266,74 +342,20 @@ bool Batch::control_step(const mjModel* model, Environment& environment) {
   return false;
 }
 
-// After a fault the state is MuJoCo's reset state, which belongs to no episode: the last good report stands.
-void Batch::repeat_previous(int env) {
-  const Results& from = before();
-  Results& to = now();
-  const auto copy_row = [&](const auto& source, auto& target) {
-    const std::size_t width = source.size() / static_cast<std::size_t>(settings_.num_envs);
-    std::copy_n(source.data() + static_cast<std::size_t>(env) * width, width,
-                target.data() + static_cast<std::size_t>(env) * width);
-  };
-  copy_row(from.observation, to.observation);
-  copy_row(from.qpos, to.qpos);
-  copy_row(from.qvel, to.qvel);
-  copy_row(from.pixels, to.pixels);
-  copy_row(from.segmentation, to.segmentation);
-  copy_row(from.body_mask, to.body_mask);
-}
-
-void Batch::report_state(Worker& worker, int worker_index, Environment& environment, int env) {
-  Results& results = now();
-  const auto row = static_cast<std::size_t>(env);
-  const mjData* data = environment.data;
-  task_->observe(worker.model, data,
-                 results.observation.data() + row * static_cast<std::size_t>(task_->observation_size()));
-  std::copy_n(data->qpos, base_->nq, results.qpos.data() + row * static_cast<std::size_t>(base_->nq));
-  std::copy_n(data->qvel, base_->nv, results.qvel.data() + row * static_cast<std::size_t>(base_->nv));
-  const RenderSettings& render = settings_.render;
-  if (render.height == 0) return;
-  if (!worker.renderer) worker.renderer = std::make_unique<Renderer>(worker.model, render, worker_index);
-  const std::size_t area = static_cast<std::size_t>(render.height) * static_cast<std::size_t>(render.width);
-  worker.renderer->render(worker.model, environment.data, results.pixels.data() + row * area * 3,
-                          render.segmentation ? results.segmentation.data() + row * area : nullptr,
-                          render.segmentation ? results.body_mask.data() + row * area : nullptr);
-}
-
-int Batch::state_size() const { return mujoco().mj_stateSize(base_, kStateSignature); }
-
-void Batch::get_state(double* out) const {
-  const auto size = static_cast<std::size_t>(state_size());
-  for (std::size_t env = 0; env < environments_.size(); ++env) {
-    mujoco().mj_getState(base_, environments_[env].data, out + env * size, kStateSignature);
-  }
-}
-
-void Batch::set_state(const double* states) {
-  const MujocoApi& mj = mujoco();
-  const auto size = static_cast<std::size_t>(state_size());
-  pool_->run(settings_.num_envs, [&](int worker_index, int env) {
-    Worker& worker = workers_[static_cast<std::size_t>(worker_index)];
-    Environment& environment = environments_[index(env)];
-    bind(worker, environment);
-    guarded_or_throw(
-        [&] {
-          mj.mj_setState(worker.model, environment.data, states + static_cast<std::size_t>(env) * size,
-                         kStateSignature);
-          // What mj_step1 leaves behind is what the next step and the observation start from. (mj_forward would also
-          // overwrite the solver's warm start.)
-          mj.mj_step1(worker.model, environment.data);
-        },
-        "cannot restore the state");
-    environment.fault.clear();
-  });
-}
-
-void Batch::set_report(int env, double reward, double discount, StepType type) {
-  Results& results = now();
-  results.reward[index(env)] = reward;
-  results.discount[index(env)] = discount;
-  results.step_type[index(env)] = type;
+void Batch::observe(int worker_index, Environment& environment, bool first) {
+  Worker& worker = workers_[static_cast<std::size_t>(worker_index)];
+  const mjModel* model = worker.model.bind(environment.current.changes);
+  mjData* data = environment.current.data;
+  Report& report = environment.report;
+  task_->observe(model, data, report.observation.data());
+  std::copy_n(data->qpos, shape_.qpos, report.qpos.begin());
+  std::copy_n(data->qvel, shape_.qvel, report.qvel.begin());
+  if (shape_.area == 0) return;
+  if (!worker.renderer) worker.renderer = std::make_unique<Renderer>(model, settings_.render, worker_index);
+  const bool masks = shape_.segmentation;
+  worker.renderer->render(model, data, report.next_frame(shape_), masks ? report.segmentation.data() : nullptr,
+                          masks ? report.body_mask.data() : nullptr);
+  if (first) report.repeat_frame(shape_);
 }
 
 std::string Batch::renderer_description() const {

@@ -1,26 +1,24 @@
-// N environments of one task, stepped together by a pool of threads.
+// N environments of one task, stepped by a pool of threads: all together, or some at a time as they finish.
 #pragma once
 
-#include "model_change.hpp"
+#include "environment.hpp"
 #include "renderer.hpp"
+#include "results.hpp"
 #include "task.hpp"
 #include "worker_pool.hpp"
 
-#include <array>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace aime {
 
-enum StepType : std::int8_t { kFirst = 0, kMid = 1, kLast = 2 };  // dm_env's
-
-// What each environment is to do in one call of Batch::run.
-enum class Command : std::uint8_t {
-  kStep,     // apply the action for action_repeat control steps
-  kFirst,    // report the first time step of the episode just loaded
-  kObserve,  // report the current state again; reward, discount and step type stay
+enum class Autoreset : std::uint8_t {
+  kDisabled,
+  kNextStep,  // the step after a last one begins the new episode
+  kSameStep,  // the last step reports the first observation of the new episode, and the final one beside it
 };
 
 struct BatchSettings {
@@ -28,92 +26,124 @@ struct BatchSettings {
   std::string task;
   int num_envs = 1;
   int num_threads = 1;
+  int batch_size = 0;       // rows of `receive`; 0: environments step together only
   int substeps = 1;         // physics steps in one control step
   double step_limit = 0.0;  // control steps in one episode, as dm_control computes it (may be a fraction)
   int action_repeat = 1;
+  Autoreset autoreset = Autoreset::kNextStep;
+  int frame_stack = 1;
+  bool single_precision = false;  // of observation, qpos and qvel; physics is double
   RenderSettings render;
 };
 
-// One step's results, row per environment. Two sets alternate, so a result is valid until the second next step.
-struct Results {
-  std::vector<double> observation, reward, discount, qpos, qvel;
+// Where environments go on from, for Batch::set_state; rows per environment.
+struct RestoredState {
+  const double* physics = nullptr;       // (num_envs, state_size) in mjSTATE_INTEGRATION order
+  const std::uint8_t* frames = nullptr;  // (num_envs, frame_stack, height, width, 3), or null: the newest is repeated
+  std::vector<double> reward, discount;
   std::vector<std::int8_t> step_type;
-  std::vector<std::uint8_t> pixels, body_mask;
-  std::vector<std::int32_t> segmentation;
+  std::vector<std::int64_t> step_count;
 };
 
 class Batch {
  public:
-  // `model` is the pristine compiled model; it is copied.
-  Batch(const mjModel* model, const BatchSettings& settings);
+  // `model` is the pristine compiled model; it is copied. `seeds`: one for each environment.
+  Batch(const mjModel* model, const BatchSettings& settings, const std::vector<std::uint32_t>& seeds);
   ~Batch();
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
 
-  // Takes over an episode that dm_control initialised: the state and every changed field of the model.
+  // Episodes. Where the task `initialises()`, they begin in C++; else dm_control begins them and `load` takes them.
+  // Takes over the next episode of `env`: the state and every changed field of the model.
   void load(int env, const mjModel* model, const mjData* data);
+  // Environments among `ids` (null: all) that need an episode loaded before they can do what is asked next: `begin`,
+  // or a step with this autoreset.
+  std::vector<int> lacking(const std::vector<int>* ids, bool begin) const;
+  // An environment without a next episode, to load one while others step; -1 when there is none.
+  int unprepared();
+  // Forgets the next episode, which then is drawn again from `stream`, or from where the random stream stood.
+  void forget_next(int env, const RandomStream* stream);
+  // The random stream that the next episode is (or was) drawn from.
+  RandomStream stream(int env);
 
-  // Carries out one command per environment. Actions: (num_envs, action_size), read for kStep only. A physics fault
-  // ends that environment's episode (see fault) and nothing else.
-  void run(const double* actions, const std::vector<Command>& commands);
+  // All environments together. `start` returns at once, `finish` when all are done; row i is environment i. Actions:
+  // (num_envs, action_size). A physics fault ends that environment's episode and nothing else; an exception of a
+  // worker is thrown by `finish` with environment and task. Throws std::runtime_error while results are outstanding,
+  // and for a step of an ended episode with autoreset disabled.
+  void start_steps(const double* actions);
+  // The chosen environments (null: all) begin episodes; the others report their last step again.
+  void start_episodes(const std::vector<int>* ids);
+  void finish();
+  // The index of the block with the last results of `finish` or `set_state`, and the blocks of all.
+  int block() const { return current_; }
+  const std::vector<std::shared_ptr<Results>>& blocks() const { return blocks_; }
 
-  // Why the last step of `env` ended in a fault; empty when it did not.
-  const std::string& fault(int env) const { return environments_[index(env)].fault; }
+  // Some environments (batch_size > 0): actions (count, action_size), row i for environment ids[i].
+  // Throws std::invalid_argument for one that is in flight.
+  void send(const std::vector<int>& ids, const double* actions);
+  // Returns the block of the first batch_size environments to finish, as `received_blocks` holds it.
+  int receive();
+  const std::vector<std::shared_ptr<Results>>& received_blocks() const { return received_blocks_; }
+  int in_flight() const { return static_cast<int>(sent_ - received_ * batch_size()); }
+  // Waits for what is in flight and drops it.
+  void drop_in_flight();
 
-  // The results of the last run; shared, so that views of them outlive the batch.
-  std::shared_ptr<const Results> results() const { return results_[static_cast<std::size_t>(current_)]; }
+  const Report& report(int env) const { return environments_[index(env)].report; }
 
-  // Everything of the environments' physics: (num_envs, state_size) in mjSTATE_INTEGRATION order.
   int state_size() const;
-  void get_state(double* out) const;
-  // Restores states and recomputes what follows from them; reports come with the next run.
-  void set_state(const double* states);
-  const std::vector<ModelChange>& model_changes(int env) const { return environments_[index(env)].changes; }
-  void set_model_changes(int env, std::vector<ModelChange> changes);
+  void get_state(double* out);
+  // Restores states, recomputes what follows from them and reports them as the results of a step.
+  void set_state(const RestoredState& state);
+  const SharedChanges& model_changes(int env) const { return environments_[index(env)].current.changes; }
+  void set_model_changes(int env, ModelChanges changes);
   std::int64_t step_count(int env) const { return environments_[index(env)].step_count; }
-  void set_step_count(int env, std::int64_t count) { environments_[index(env)].step_count = count; }
-  // Puts the scalars of a time step where kObserve keeps them.
-  void set_report(int env, double reward, double discount, StepType type);
 
   const BatchSettings& settings() const { return settings_; }
+  const RowShape& shape() const { return shape_; }
   const Task& task() const { return *task_; }
   const mjModel& model() const { return *base_; }
   std::string renderer_description() const;
   bool forked() const;
 
  private:
-  struct Environment {
-    mjData* data = nullptr;
-    std::vector<ModelChange> changes;
-    std::int64_t step_count = 0;
-    std::string fault;
-  };
   struct Worker {
-    mjModel* model = nullptr;              // with the render settings, and one environment's changes
-    const Environment* applied = nullptr;  // the environment whose changes it carries
-    std::unique_ptr<Renderer> renderer;    // made on the worker's own thread, at its first picture
+    BoundModel model;                    // with the render settings, and one environment's changes
+    std::unique_ptr<Renderer> renderer;  // made on the worker's own thread, at its first picture
+  };
+  struct ModelDeleter {
+    void operator()(mjModel* model) const { mujoco().mj_deleteModel(model); }
   };
 
   std::size_t index(int env) const;
-  Results& now() { return *results_[static_cast<std::size_t>(current_)]; }
-  const Results& before() const { return *results_[static_cast<std::size_t>(1 - current_)]; }
-  void bind(Worker& worker, const Environment& environment);
-  void unbind(Worker& worker);
-  void carry_out(int worker, int env, Command command, const double* action);
-  void step(const mjModel* model, Environment& environment, int env, const double* action);
+  std::size_t batch_size() const { return static_cast<std::size_t>(settings_.batch_size); }
+  void require_settled() const;
+  void require_unfinished(const std::vector<int>* ids) const;
+  void carry_out(int worker, int env);
+  void publish(int worker, int env, const std::string& failure);
+  void begin(int worker, Environment& environment);
+  bool prepare(int worker);
+  void draw_next(int worker, Environment& environment);
+  void step(int worker, Environment& environment);
   bool control_step(const mjModel* model, Environment& environment);
-  void repeat_previous(int env);
-  void report_state(Worker& worker, int worker_index, Environment& environment, int env);
-  void allocate();
-  void finish(int worker);
+  void restore(int worker, Environment& environment, int env);
+  void observe(int worker, Environment& environment, bool first);
+  void start(bool together);
 
   BatchSettings settings_;
-  mjModel* base_ = nullptr;
+  std::unique_ptr<mjModel, ModelDeleter> base_;
   std::unique_ptr<Task> task_;
-  std::vector<Environment> environments_;
+  RowShape shape_;
+  std::deque<Environment> environments_;  // never moved
   std::vector<Worker> workers_;
-  std::array<std::shared_ptr<Results>, 2> results_;
+  std::vector<std::shared_ptr<Results>> blocks_;           // two that alternate
+  std::vector<std::shared_ptr<Results>> received_blocks_;  // a ring
   int current_ = 0;
+  bool together_ = true;                 // what the environments in flight do: rows of blocks_, or of received_blocks_
+  std::atomic<std::uint64_t> slots_{0};  // rows of received_blocks_ given out
+  std::uint64_t sent_ = 0;
+  std::uint64_t received_ = 0;  // blocks
+  std::atomic<int> prepare_cursor_{0};
+  const RestoredState* restored_ = nullptr;
   int process_ = 0;
   std::unique_ptr<WorkerPool> pool_;
 };

@@ -6,9 +6,12 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
+#include <utility>
 
 namespace py = pybind11;
 
@@ -29,16 +32,68 @@ Quality parse_quality(const std::string& name) {
   throw std::invalid_argument("quality must be 'exact', 'high' or 'fast', not '" + name + "'");
 }
 
-// A view without a copy; `owner` keeps the memory alive.
-template <typename Number>
-py::array view(const std::vector<Number>& values, std::vector<py::ssize_t> shape, const py::object& owner) {
-  return py::array_t<Number>(std::move(shape), values.data(), owner);
+Autoreset parse_autoreset(const std::string& name) {
+  if (name == "disabled") return Autoreset::kDisabled;
+  if (name == "next_step") return Autoreset::kNextStep;
+  if (name == "same_step") return Autoreset::kSameStep;
+  throw std::invalid_argument("autoreset must be 'disabled', 'next_step' or 'same_step', not '" + name + "'");
 }
 
-py::capsule owner_of(std::shared_ptr<const Results> results) {
-  auto* held = new std::shared_ptr<const Results>(std::move(results));  // NOLINT: the capsule deletes it
-  return py::capsule(held, [](void* pointer) { delete static_cast<std::shared_ptr<const Results>*>(pointer); });
-}
+// Views of a block without a copy; they keep its memory alive.
+class Views {
+ public:
+  Views(std::shared_ptr<const Results> results, const RowShape& shape, const RenderSettings& render)
+      : results_(*results), shape_(shape), rows_(static_cast<py::ssize_t>(results->reward.size())) {
+    auto* held = new std::shared_ptr<const Results>(std::move(results));  // NOLINT: the capsule deletes it
+    owner_ = py::capsule(held, [](void* at) { delete static_cast<std::shared_ptr<const Results>*>(at); });
+    picture_ = {rows_, render.height, render.width};
+    stack_ = picture_;
+    if (shape.frame_stack > 1) stack_.insert(stack_.begin() + 1, static_cast<py::ssize_t>(shape.frame_stack));
+    stack_.push_back(3);
+  }
+
+  py::dict all() {
+    add("reward", results_.reward, {rows_});
+    add("discount", results_.discount, {rows_});
+    add("step_type", results_.step_type, {rows_});
+    add("env_id", results_.env_id, {rows_});
+    add_rows("", results_.rows);
+    if (!results_.has_final.empty()) {
+      add("has_final", results_.has_final, {rows_});
+      add_rows("final_", results_.final_rows);
+    }
+    return out_;
+  }
+
+ private:
+  template <typename Number>
+  void add(const std::string& name, const std::vector<Number>& values, const std::vector<py::ssize_t>& shape) {
+    out_[py::str(name)] = py::array_t<Number>(shape, values.data(), owner_);
+  }
+
+  void add_state(const std::string& name, const std::vector<std::uint8_t>& bytes, std::size_t width) {
+    const std::vector<py::ssize_t> shape = {rows_, static_cast<py::ssize_t>(width)};
+    const py::dtype type = shape_.single ? py::dtype::of<float>() : py::dtype::of<double>();
+    out_[py::str(name)] = py::array(type, shape, bytes.data(), owner_);
+  }
+
+  void add_rows(const std::string& prefix, const Rows& rows) {
+    add_state(prefix + "observation", rows.observation, shape_.observation);
+    add_state(prefix + "qpos", rows.qpos, shape_.qpos);
+    add_state(prefix + "qvel", rows.qvel, shape_.qvel);
+    if (shape_.area > 0) add(prefix + "pixels", rows.pixels, stack_);
+    if (!shape_.segmentation) return;
+    add(prefix + "segmentation", rows.segmentation, picture_);
+    add(prefix + "body_mask", rows.body_mask, picture_);
+  }
+
+  const Results& results_;
+  RowShape shape_;
+  py::ssize_t rows_;
+  py::capsule owner_;
+  std::vector<py::ssize_t> picture_, stack_;
+  py::dict out_;
+};
 
 // Marks a batch as in use by one Python thread; a second one is an error instead of a race.
 class Use {
@@ -56,19 +111,28 @@ class Use {
 
 class PyBatch {
  public:
-  PyBatch(std::uintptr_t model, const std::string& domain, const std::string& task, int num_envs, int num_threads,
-          int substeps, double step_limit, int action_repeat, int height, int width, int camera,
-          const std::string& quality, bool segmentation) {
+  PyBatch(std::uintptr_t model, const std::vector<std::uint32_t>& seeds, const std::string& domain,
+          const std::string& task, int num_threads, int batch_size, int substeps, double step_limit, int action_repeat,
+          const std::string& autoreset, int frame_stack, bool single_precision, int height, int width, int camera,
+          const std::string& quality, bool segmentation, std::vector<double> minimum, std::vector<double> maximum)
+      : minimum_(std::move(minimum)), maximum_(std::move(maximum)) {
     BatchSettings settings;
     settings.domain = domain;
     settings.task = task;
-    settings.num_envs = num_envs;
+    settings.num_envs = static_cast<int>(seeds.size());
     settings.num_threads = num_threads;
+    settings.batch_size = batch_size;
     settings.substeps = substeps;
     settings.step_limit = step_limit;
     settings.action_repeat = action_repeat;
+    settings.autoreset = parse_autoreset(autoreset);
+    settings.frame_stack = frame_stack;
+    settings.single_precision = single_precision;
     settings.render = {height, width, camera, parse_quality(quality), segmentation};
-    batch_ = std::make_unique<Batch>(pointer<mjModel>(model), settings);
+    batch_ = std::make_unique<Batch>(pointer<mjModel>(model), settings, seeds);
+    if (minimum_.size() != static_cast<std::size_t>(batch_->model().nu) || maximum_.size() != minimum_.size()) {
+      throw std::invalid_argument("an action has a bound for each actuator");
+    }
   }
 
   Batch& batch() {
@@ -91,51 +155,91 @@ class PyBatch {
     batch().load(env, pointer<mjModel>(model), pointer<mjData>(data));
   }
 
-  void run(const Actions& actions, const py::array_t<std::uint8_t>& commands) {
+  // The flat index of the first number that is not within its bounds (not finite, for one), or -1.
+  py::ssize_t wrong_action(const Actions& actions) {
+    const std::size_t width = minimum_.size();
+    if (actions.ndim() != 2 || actions.shape(1) != static_cast<py::ssize_t>(width)) {
+      throw std::invalid_argument("actions must have shape (environments, action_size)");
+    }
+    const double* value = actions.data();
+    for (py::ssize_t row = 0; row < actions.shape(0); ++row) {
+      for (std::size_t entry = 0; entry < width; ++entry, ++value) {
+        if (!(*value >= minimum_[entry] && *value <= maximum_[entry])) return value - actions.data();
+      }
+    }
+    return -1;
+  }
+
+  // All environments step. (block, whether it has faults); the block is negative for a wrong action: -1 - its index.
+  std::pair<py::ssize_t, bool> step(const Actions& actions) {
+    if (const py::ssize_t wrong = wrong_action(actions); wrong >= 0) return {-1 - wrong, false};
+    start_steps(actions);
+    return finish();
+  }
+
+  void start_steps(const Actions& actions) {
     Batch& target = batch();
-    const auto envs = static_cast<py::ssize_t>(target.settings().num_envs);
-    const auto size = static_cast<py::ssize_t>(target.model().nu);
-    if (actions.ndim() != 2 || actions.shape(0) != envs || actions.shape(1) != size || commands.size() != envs) {
+    if (actions.shape(0) != target.settings().num_envs) {
       throw std::invalid_argument("actions must have shape (num_envs, action_size)");
     }
-    std::vector<Command> parsed(static_cast<std::size_t>(envs));
-    for (py::ssize_t env = 0; env < envs; ++env) {
-      parsed[static_cast<std::size_t>(env)] = static_cast<Command>(commands.at(env));
+    start([&] { target.start_steps(actions.data()); });
+  }
+
+  void start_episodes(const std::optional<std::vector<int>>& ids) {
+    Batch& target = batch();
+    start([&] { target.start_episodes(ids ? &*ids : nullptr); });
+  }
+
+  std::pair<py::ssize_t, bool> finish() {
+    Batch& target = batch();
+    const struct Unlock {
+      std::atomic<bool>& busy;
+      ~Unlock() { busy.store(false); }
+    } unlock{busy_};
+    {
+      const py::gil_scoped_release release;
+      target.finish();
     }
-    const double* values = actions.data();
+    const auto block = static_cast<std::size_t>(target.block());
+    return {static_cast<py::ssize_t>(block), target.blocks()[block]->troubled.load()};
+  }
+
+  void send(const std::vector<int>& ids, const Actions& actions) {
+    Batch& target = batch();
+    if (actions.ndim() != 2 || actions.shape(0) != static_cast<py::ssize_t>(ids.size()) ||
+        actions.shape(1) != static_cast<py::ssize_t>(minimum_.size())) {
+      throw std::invalid_argument("actions must have shape (len(ids), action_size)");
+    }
+    const Use use(busy_);
+    target.send(ids, actions.data());
+  }
+
+  std::pair<py::ssize_t, bool> receive() {
+    Batch& target = batch();
+    const Use use(busy_);
+    int block = 0;
+    {
+      const py::gil_scoped_release release;
+      block = target.receive();
+    }
+    return {block, target.received_blocks()[static_cast<std::size_t>(block)]->troubled.load()};
+  }
+
+  void drop_in_flight() {
+    Batch& target = batch();
     const Use use(busy_);
     const py::gil_scoped_release release;
-    target.run(values, parsed);
+    target.drop_in_flight();
   }
 
-  py::dict results() {
+  py::dict views(std::size_t block, bool received) {
     const Batch& source = batch();
-    const Results& from = *source.results();
-    const py::capsule self = owner_of(source.results());
-    const py::ssize_t envs = source.settings().num_envs;
-    const py::ssize_t height = source.settings().render.height;
-    const py::ssize_t width = source.settings().render.width;
-    py::dict out;
-    out["observation"] = view(from.observation, {envs, source.task().observation_size()}, self);
-    out["reward"] = view(from.reward, {envs}, self);
-    out["discount"] = view(from.discount, {envs}, self);
-    out["step_type"] = view(from.step_type, {envs}, self);
-    out["qpos"] = view(from.qpos, {envs, static_cast<py::ssize_t>(source.model().nq)}, self);
-    out["qvel"] = view(from.qvel, {envs, static_cast<py::ssize_t>(source.model().nv)}, self);
-    if (height > 0) out["pixels"] = view(from.pixels, {envs, height, width, 3}, self);
-    if (source.settings().render.segmentation) {
-      out["segmentation"] = view(from.segmentation, {envs, height, width}, self);
-      out["body_mask"] = view(from.body_mask, {envs, height, width}, self);
-    }
-    return out;
+    return Views(block_of(block, received), source.shape(), source.settings().render).all();
   }
 
-  py::dict faults() {
-    const Batch& source = batch();
+  py::dict faults(std::size_t block, bool received) {
     py::dict out;
-    for (int env = 0; env < source.settings().num_envs; ++env) {
-      if (!source.fault(env).empty()) out[py::int_(env)] = source.fault(env);
-    }
+    for (const auto& [env, reason] : block_of(block, received)->faults) out[py::int_(env)] = reason;
     return out;
   }
 
@@ -148,27 +252,78 @@ class PyBatch {
   }
 
   py::array_t<double> get_state() {
-    const Batch& source = batch();
+    Batch& source = batch();
+    const Use use(busy_);
     py::array_t<double> out({source.settings().num_envs, source.state_size()});
     source.get_state(out.mutable_data());
     return out;
   }
 
-  void set_state(const Actions& states) {
+  // The last time step of each environment: reward, discount, step type, control steps, pictures.
+  py::dict reports() {
+    const Batch& source = batch();
+    const auto envs = static_cast<py::ssize_t>(source.settings().num_envs);
+    const RowShape& shape = source.shape();
+    py::array_t<double> reward(envs), discount(envs);
+    py::array_t<std::int8_t> step_type(envs);
+    py::array_t<std::int64_t> step_count(envs);
+    const auto stack = static_cast<py::ssize_t>(shape.frame() * shape.frame_stack);
+    py::array_t<std::uint8_t> frames({envs, stack});
+    for (int env = 0; env < envs; ++env) {
+      const Report& report = source.report(env);
+      reward.mutable_at(env) = report.reward;
+      discount.mutable_at(env) = report.discount;
+      step_type.mutable_at(env) = report.type;
+      step_count.mutable_at(env) = source.step_count(env);
+      std::copy(report.frames.begin(), report.frames.end(), frames.mutable_data() + env * stack);
+    }
+    py::dict out;
+    out["reward"] = reward;
+    out["discount"] = discount;
+    out["step_type"] = step_type;
+    out["step_count"] = step_count;
+    out["frames"] = frames;
+    return out;
+  }
+
+  std::pair<py::ssize_t, bool> set_state(const Actions& physics,
+                                         const std::optional<py::array_t<std::uint8_t, py::array::c_style>>& frames,
+                                         std::vector<double> reward, std::vector<double> discount,
+                                         std::vector<std::int8_t> step_type, std::vector<std::int64_t> step_count) {
     Batch& target = batch();
-    if (states.ndim() != 2 || states.shape(0) != target.settings().num_envs || states.shape(1) != target.state_size()) {
-      throw std::invalid_argument("states must have shape (" + std::to_string(target.settings().num_envs) + ", " +
+    const auto envs = static_cast<std::size_t>(target.settings().num_envs);
+    if (physics.ndim() != 2 || physics.shape(0) != static_cast<py::ssize_t>(envs) ||
+        physics.shape(1) != target.state_size()) {
+      throw std::invalid_argument("physics must have shape (" + std::to_string(envs) + ", " +
                                   std::to_string(target.state_size()) + ")");
     }
-    const double* values = states.data();
+    const std::size_t stack = target.shape().frame() * target.shape().frame_stack;
+    if (frames && static_cast<std::size_t>(frames->size()) != envs * stack) {
+      throw std::invalid_argument("frames must have " + std::to_string(stack) + " numbers for each environment");
+    }
+    if (reward.size() != envs || discount.size() != envs || step_type.size() != envs || step_count.size() != envs) {
+      throw std::invalid_argument("reward, discount, step_type and step_count have one number for each environment");
+    }
+    RestoredState state;
+    state.physics = physics.data();
+    state.frames = frames ? frames->data() : nullptr;
+    state.reward = std::move(reward);
+    state.discount = std::move(discount);
+    state.step_type = std::move(step_type);
+    state.step_count = std::move(step_count);
     const Use use(busy_);
-    const py::gil_scoped_release release;
-    target.set_state(values);
+    {
+      const py::gil_scoped_release release;
+      target.set_state(state);
+    }
+    return {target.block(), false};
   }
 
   py::list model_changes(int env) {
     py::list out;
-    for (const ModelChange& change : batch().model_changes(env)) {
+    const SharedChanges& changes = batch().model_changes(env);
+    if (!changes) return out;
+    for (const ModelChange& change : *changes) {
       out.append(py::make_tuple(change.offset,
                                 py::bytes(reinterpret_cast<const char*>(change.bytes.data()), change.bytes.size())));
     }
@@ -176,18 +331,43 @@ class PyBatch {
   }
 
   void set_model_changes(int env, const std::vector<std::pair<std::size_t, std::string>>& changes) {
-    std::vector<ModelChange> parsed;
+    ModelChanges parsed;
     parsed.reserve(changes.size());
     for (const auto& [offset, bytes] : changes) parsed.push_back({offset, {bytes.begin(), bytes.end()}});
     batch().set_model_changes(env, std::move(parsed));
   }
 
-  void set_report(int env, double reward, double discount, int step_type) {
-    batch().set_report(env, reward, discount, static_cast<StepType>(step_type));
+  py::tuple random_state(int env) { return numpy_state(batch().stream(env)); }
+
+  void forget_next(int env, const std::optional<py::tuple>& stream) {
+    if (!stream) {
+      batch().forget_next(env, nullptr);
+      return;
+    }
+    const RandomStream parsed = parse_numpy_state(*stream);
+    batch().forget_next(env, &parsed);
   }
 
  private:
+  std::shared_ptr<const Results> block_of(std::size_t block, bool received) {
+    const Batch& source = batch();
+    return received ? source.received_blocks().at(block) : source.blocks().at(block);
+  }
+
+  // Busy until `finish`.
+  template <typename Start>
+  void start(const Start& operation) {
+    if (busy_.exchange(true)) throw std::runtime_error("another thread is using this environment");
+    try {
+      operation();
+    } catch (...) {
+      busy_.store(false);
+      throw;
+    }
+  }
+
   std::atomic<bool> busy_{false};
+  std::vector<double> minimum_, maximum_;
   std::unique_ptr<Batch> batch_;
 };
 
@@ -198,9 +378,6 @@ PYBIND11_MODULE(_parallel_environment, module) {
   using aime::PyBatch;
   module.doc() = "Batched stepping and rendering of dm_control tasks. Use aime.envs.ParallelEnvironment.";
   module.attr("MUJOCO_HEADER_VERSION") = mjVERSION_HEADER;
-  module.attr("STEP") = static_cast<int>(aime::Command::kStep);
-  module.attr("FIRST") = static_cast<int>(aime::Command::kFirst);
-  module.attr("OBSERVE") = static_cast<int>(aime::Command::kObserve);
   module.def("load_mujoco", &aime::load_mujoco, py::arg("path"));
   module.def("mujoco_version", [] { return aime::mujoco().mj_version(); });
   module.def("gl_displays", &aime::gl_displays);
@@ -208,27 +385,43 @@ PYBIND11_MODULE(_parallel_environment, module) {
   module.def("supported_tasks", &aime::supported_tasks);
   aime::bind_random_state(module);
   py::class_<PyBatch>(module, "Batch")
-      .def(py::init<std::uintptr_t, const std::string&, const std::string&, int, int, int, double, int, int, int, int,
-                    const std::string&, bool>(),
-           py::kw_only(), py::arg("model"), py::arg("domain"), py::arg("task"), py::arg("num_envs"),
-           py::arg("num_threads"), py::arg("substeps"), py::arg("step_limit"), py::arg("action_repeat"),
-           py::arg("height"), py::arg("width"), py::arg("camera"), py::arg("quality"), py::arg("segmentation"))
+      .def(py::init<std::uintptr_t, const std::vector<std::uint32_t>&, const std::string&, const std::string&, int, int,
+                    int, double, int, const std::string&, int, bool, int, int, int, const std::string&, bool,
+                    std::vector<double>, std::vector<double>>(),
+           py::kw_only(), py::arg("model"), py::arg("seeds"), py::arg("domain"), py::arg("task"),
+           py::arg("num_threads"), py::arg("batch_size"), py::arg("substeps"), py::arg("step_limit"),
+           py::arg("action_repeat"), py::arg("autoreset"), py::arg("frame_stack"), py::arg("single_precision"),
+           py::arg("height"), py::arg("width"), py::arg("camera"), py::arg("quality"), py::arg("segmentation"),
+           py::arg("minimum"), py::arg("maximum"))
       .def("close", &PyBatch::close)
+      .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))
-      .def("run", &PyBatch::run, py::arg("actions"), py::arg("commands"))
-      .def("results", &PyBatch::results)
-      .def("faults", &PyBatch::faults)
+      .def(
+          "lacking",
+          [](PyBatch& self, const std::optional<std::vector<int>>& ids, bool begin) {
+            return self.batch().lacking(ids ? &*ids : nullptr, begin);
+          },
+          py::arg("ids"), py::arg("begin"))
+      .def("unprepared", [](PyBatch& self) { return self.batch().unprepared(); })
+      .def("random_state", &PyBatch::random_state, py::arg("env"))
+      .def("forget_next", &PyBatch::forget_next, py::arg("env"), py::arg("random_state") = py::none())
+      .def("wrong_action", &PyBatch::wrong_action, py::arg("actions"))
+      .def("step", &PyBatch::step, py::arg("actions"))
+      .def("start_steps", &PyBatch::start_steps, py::arg("actions"))
+      .def("start_episodes", &PyBatch::start_episodes, py::arg("ids"))
+      .def("finish", &PyBatch::finish)
+      .def("send", &PyBatch::send, py::arg("ids"), py::arg("actions"))
+      .def("receive", &PyBatch::receive)
+      .def("in_flight", [](PyBatch& self) { return self.batch().in_flight(); })
+      .def("drop_in_flight", &PyBatch::drop_in_flight)
+      .def("views", &PyBatch::views, py::arg("block"), py::arg("received"))
+      .def("faults", &PyBatch::faults, py::arg("block"), py::arg("received"))
       .def("fields", &PyBatch::fields)
       .def("get_state", &PyBatch::get_state)
-      .def("set_state", &PyBatch::set_state, py::arg("states"))
+      .def("reports", &PyBatch::reports)
+      .def("set_state", &PyBatch::set_state, py::kw_only(), py::arg("physics"), py::arg("frames"), py::arg("reward"),
+           py::arg("discount"), py::arg("step_type"), py::arg("step_count"))
       .def("model_changes", &PyBatch::model_changes, py::arg("env"))
       .def("set_model_changes", &PyBatch::set_model_changes, py::arg("env"), py::arg("changes"))
-      .def(
-          "step_count", [](PyBatch& self, int env) { return self.batch().step_count(env); }, py::arg("env"))
-      .def(
-          "set_step_count", [](PyBatch& self, int env, std::int64_t count) { self.batch().set_step_count(env, count); },
-          py::arg("env"), py::arg("count"))
-      .def("set_report", &PyBatch::set_report, py::arg("env"), py::arg("reward"), py::arg("discount"),
-           py::arg("step_type"))
       .def("renderer", [](PyBatch& self) { return self.batch().renderer_description(); });
 }

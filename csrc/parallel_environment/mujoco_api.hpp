@@ -21,6 +21,9 @@ namespace aime {
   X(mj_deleteData)               \
   X(mj_resetData)                \
   X(mj_forward)                  \
+  X(mj_forwardSkip)              \
+  X(mj_checkAcc)                 \
+  X(mj_RungeKutta)               \
   X(mj_step)                     \
   X(mj_step1)                    \
   X(mj_step2)                    \

@@ -1,45 +1,79 @@
-// A fixed set of threads that share the items of one job after another.
+// Threads that share numbered items: all of them at once (a step of every environment), or some at a time as they come.
+//
+// One thread, the poster, posts and waits. Where the caller takes part, it works on items while it waits and counts as
+// the last worker. A helper that finds nothing to do spins for a while before it sleeps: the next step of a fast task
+// comes within microseconds, and waking a thread costs more than such a step.
 #pragma once
 
 #include <atomic>
 #include <condition_variable>
-#include <exception>
+#include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
 
 namespace aime {
 
+struct PoolWork {
+  std::function<void(int worker, int item)> job;  // must not throw
+  // Called by a helper without items, once after each that it did; false when there was nothing to do.
+  std::function<bool(int worker)> idle;
+  // Runs on each helper as it ends: what a thread owns (a GL context) must be freed on it.
+  std::function<void(int worker)> finish;
+};
+
 class WorkerPool {
  public:
-  // `finish(worker)` runs on each thread as it ends: what a thread owns (a GL context) must be freed on it.
-  WorkerPool(int threads, std::function<void(int)> finish);
+  // `workers` in total; the caller is one of them if it takes part. At most `items` items, numbered from 0.
+  WorkerPool(int workers, bool caller_takes_part, int items, PoolWork work);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
   WorkerPool& operator=(const WorkerPool&) = delete;
 
-  int size() const { return static_cast<int>(threads_.size()); }
+  // Hands out every item, each once. Nothing may be in flight.
+  void post_all();
+  // Hands out these items; none of them may be in flight.
+  void post(const int* items, int count);
+  // Returns when `done()`, which must become true once enough posted items are finished.
+  void wait(const std::function<bool()>& done);
+  // Returns when no item is in flight.
+  void wait_all();
 
-  // Calls job(worker, item) for item in [0, items), each once, and returns when all are done. The first exception of
-  // a job is thrown here; the other items still run.
-  void run(int items, const std::function<void(int worker, int item)>& job);
+  int in_flight() const { return static_cast<int>(posted_ - finished_.load(std::memory_order_acquire)); }
 
  private:
-  void work(int worker);
+  // A worker's own share of post_all: the next item and the end, packed so that claiming is one compare-and-swap.
+  struct alignas(64) Share {
+    std::atomic<std::uint64_t> span{0};
+  };
 
-  std::function<void(int)> finish_;
-  std::vector<std::thread> threads_;
+  void work(int worker);
+  bool run_one(int worker);
+  bool claim(int worker, int& item);
+  bool claim_from(Share& share, int& item);
+  bool has_items() const;
+  void announce();
+
+  PoolWork work_;
+  int workers_;
+  bool caller_takes_part_;
+  bool spins_;
+  std::uint64_t capacity_;
+  std::unique_ptr<Share[]> shares_;
+  std::unique_ptr<std::atomic<int>[]> queue_;  // a ring of `capacity_` items
+  alignas(64) std::atomic<std::uint64_t> head_{0};
+  std::atomic<std::uint64_t> tail_{0};
+  alignas(64) std::atomic<std::uint64_t> finished_{0};
+  std::uint64_t posted_ = 0;  // the poster's
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> waiting_{false};
+  std::atomic<bool> stopping_{false};
   std::mutex mutex_;
   std::condition_variable wake_;
   std::condition_variable done_;
-  const std::function<void(int, int)>* job_ = nullptr;
-  int items_ = 0;
-  std::atomic<int> next_{0};
-  int working_ = 0;
-  unsigned long generation_ = 0;
-  bool stopping_ = false;
-  std::exception_ptr failure_;
+  std::vector<std::thread> threads_;
 };
 
 }  // namespace aime

@@ -82,7 +82,7 @@ def test_pictures_follow_the_state_and_differ_between_environments() -> None:
 def test_the_target_of_reacher_is_not_a_moving_body() -> None:
     with ParallelEnvironment("reacher", "easy", 1, seed=2, pixels=(64, 64), segmentation=True) as env:
         step = env.reset()
-        target = env._physics.model.name2id("target", "geom")
+        target = env.suite_environment.physics.model.name2id("target", "geom")
         assert step.segmentation is not None and step.body_mask is not None
         assert (step.segmentation == target).any()
         assert not step.body_mask[step.segmentation == target].any()

@@ -1,0 +1,169 @@
+// The parts of Batch that begin, save and restore episodes.
+#include <algorithm>
+#include <stdexcept>
+
+#include "batch.hpp"
+#include "episode.hpp"
+
+namespace aime {
+namespace {
+
+constexpr int kStateSignature = mjSTATE_INTEGRATION;
+
+}  // namespace
+
+void Batch::load(int env, const mjModel* model, const mjData* data) {
+  Environment& environment = environments_[index(env)];
+  ModelChanges changes = compare_models(base_.get(), model);
+  NextEpisode next(environment);
+  next.set_ready(false);
+  mjData* target = environment.next.make(base_.get());
+  guarded_or_throw([&] { mujoco().mj_copyData(target, model, data); }, "cannot copy the episode's state");
+  environment.next.changes = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
+  next.set_ready(true);
+}
+
+std::vector<int> Batch::lacking(const std::vector<int>* ids, bool begin) const {
+  std::vector<int> found;
+  if (task_->initialises()) return found;
+  const auto check = [&](int env) {
+    const Environment& environment = environments_[index(env)];
+    if (environment.next_status.load() == Environment::kReady) return;
+    const bool needs = begin || settings_.autoreset == Autoreset::kSameStep ||
+                       (settings_.autoreset == Autoreset::kNextStep && environment.report.type == kLast);
+    if (needs) found.push_back(env);
+  };
+  if (ids != nullptr) {
+    for (const int env : *ids) check(env);
+  } else {
+    for (int env = 0; env < settings_.num_envs; ++env) check(env);
+  }
+  return found;
+}
+
+int Batch::unprepared() {
+  if (settings_.autoreset == Autoreset::kDisabled) return -1;
+  for (int count = 0; count < settings_.num_envs; ++count) {
+    const int env = prepare_cursor_.load() % settings_.num_envs;
+    if (environments_[static_cast<std::size_t>(env)].next_status.load() == Environment::kEmpty) return env;
+    prepare_cursor_.store(env + 1);
+  }
+  return -1;
+}
+
+// One episode each time, so that a helper is not away for long when the next step comes.
+bool Batch::prepare(int worker) {
+  if (!task_->initialises()) return false;
+  const int env = unprepared();
+  if (env < 0) return false;
+  Environment& environment = environments_[static_cast<std::size_t>(env)];
+  NextEpisode next(environment);
+  if (next.ready()) return true;
+  try {
+    draw_next(worker, environment);
+    next.set_ready(true);
+  } catch (const std::exception&) {
+    // Begun again when it is needed, where the caller hears of it.
+    environment.random.set_stream(environment.random_before_next);
+    return false;
+  }
+  return true;
+}
+
+// The caller owns the next episode.
+void Batch::draw_next(int worker_index, Environment& environment) {
+  BoundModel& bound = workers_[static_cast<std::size_t>(worker_index)].model;
+  environment.random_before_next = environment.random.stream();
+  mjData* data = environment.next.make(base_.get());
+  mjModel* model = bound.bind(environment.current.changes);
+  const std::vector<ModelRange>& ranges = task_->model_ranges();
+  SharedChanges changes;
+  const auto adopt = [&] {
+    if (ranges.empty()) return;
+    changes = std::make_shared<const ModelChanges>(read_ranges(model, ranges));
+    bound.adopt(changes);
+  };
+  try {
+    begin_episode(*task_, model, data, environment.random);
+  } catch (...) {
+    adopt();
+    throw;
+  }
+  adopt();
+  environment.next.changes = std::move(changes);
+}
+
+void Batch::forget_next(int env, const RandomStream* stream) {
+  Environment& environment = environments_[index(env)];
+  NextEpisode next(environment);
+  if (stream != nullptr) {
+    environment.random.set_stream(*stream);
+  } else if (next.ready()) {
+    environment.random.set_stream(environment.random_before_next);
+  }
+  next.set_ready(false);
+}
+
+RandomStream Batch::stream(int env) {
+  Environment& environment = environments_[index(env)];
+  const NextEpisode next(environment);
+  return next.ready() && task_->initialises() ? environment.random_before_next : environment.random.stream();
+}
+
+int Batch::state_size() const { return mujoco().mj_stateSize(base_.get(), kStateSignature); }
+
+void Batch::get_state(double* out) {
+  require_settled();
+  const auto size = static_cast<std::size_t>(state_size());
+  for (std::size_t env = 0; env < environments_.size(); ++env) {
+    mujoco().mj_getState(base_.get(), environments_[env].current.data, out + env * size, kStateSignature);
+  }
+}
+
+void Batch::set_model_changes(int env, ModelChanges changes) {
+  const auto size = static_cast<std::size_t>(base_->nbuffer);
+  for (const ModelChange& change : changes) {
+    if (change.bytes.size() > size || change.offset > size - change.bytes.size()) {
+      throw std::invalid_argument("a model change lies outside this model");
+    }
+  }
+  Environment& environment = environments_[index(env)];
+  const NextEpisode next(environment);  // nobody reads the changes to begin the next episode meanwhile
+  environment.current.changes = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
+}
+
+void Batch::set_state(const RestoredState& state) {
+  require_settled();
+  for (Environment& environment : environments_) environment.command = Command::kRestore;
+  restored_ = &state;
+  start(true);
+  finish();
+  restored_ = nullptr;
+}
+
+void Batch::restore(int worker, Environment& environment, int env) {
+  const MujocoApi& mj = mujoco();
+  const auto row = static_cast<std::size_t>(env);
+  const double* physics = restored_->physics + row * static_cast<std::size_t>(state_size());
+  const mjModel* model = workers_[static_cast<std::size_t>(worker)].model.bind(environment.current.changes);
+  guarded_or_throw(
+      [&] {
+        mj.mj_setState(model, environment.current.data, physics, kStateSignature);
+        // What mj_step1 leaves behind is what the next step and the observation start from. (mj_forward would also
+        // overwrite the solver's warm start.)
+        mj.mj_step1(model, environment.current.data);
+      },
+      "cannot restore the state");
+  environment.fault.clear();
+  environment.step_count = restored_->step_count[row];
+  Report& report = environment.report;
+  report.reward = restored_->reward[row];
+  report.discount = restored_->discount[row];
+  report.type = static_cast<StepType>(restored_->step_type[row]);
+  observe(worker, environment, restored_->frames == nullptr);
+  if (restored_->frames != nullptr) {
+    std::copy_n(restored_->frames + row * report.frames.size(), report.frames.size(), report.frames.begin());
+  }
+}
+
+}  // namespace aime
