@@ -12,7 +12,7 @@ from bench.kernels.cases import CASES, cases
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RUNS = [
     pytest.param(run, f"{case.op} {case.size}", id=f"{case.op}-{case.size}-{name}")
-    for case in cases(DEVICE, compiled=False, ops=list(CASES))
+    for case in cases(DEVICE, compiled=False, ops=list(CASES), large=False)
     for name, run in case.runs.items()
 ]
 

@@ -77,6 +77,8 @@ struct StickBlock {
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
+  double operations_per_iteration;                   // of multiply_adds
+  double (*multiply_adds)(std::int64_t iterations);  // returns a sum that depends on all of them
   void (*logistics)(const LogisticsBlock& block);
   void (*logistics_backward)(const LogisticsBlock& block);
   void (*density)(const DensityBlock& block);
@@ -94,5 +96,8 @@ extern const InstructionSet kAvx512Set;
 // The named instruction set, or the best one for "".
 // Throws std::invalid_argument where the processor cannot run it.
 const InstructionSet& choose_instruction_set(const std::string& op, const std::string& name);
+
+// float32 operations a second of this machine on `threads` threads: multiply-adds on registers for some 100 ms, the best of 60 tries.
+double peak_operations(int threads, const std::string& instructions);
 
 }  // namespace aime

@@ -21,13 +21,22 @@ namespace avx2 {
 #include "mixture_logistics_block.inl"
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
+#include "peak_block.inl"
 // clang-format on
 
 }  // namespace avx2
 }  // namespace
 
-const InstructionSet kAvx2Set = {"avx2",        avx2::kLanes,           avx2::logistics, avx2::logistics_backward,
-                                 avx2::density, avx2::density_backward, avx2::sticks,    avx2::sticks_backward};
+const InstructionSet kAvx2Set = {"avx2",
+                                 avx2::kLanes,
+                                 avx2::kOperationsPerIteration,
+                                 avx2::multiply_adds,
+                                 avx2::logistics,
+                                 avx2::logistics_backward,
+                                 avx2::density,
+                                 avx2::density_backward,
+                                 avx2::sticks,
+                                 avx2::sticks_backward};
 
 }  // namespace aime
 

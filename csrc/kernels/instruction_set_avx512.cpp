@@ -30,14 +30,22 @@ namespace avx512 {
 #include "mixture_logistics_block.inl"
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
+#include "peak_block.inl"
 // clang-format on
 
 }  // namespace avx512
 }  // namespace
 
-const InstructionSet kAvx512Set = {
-    "avx512",        avx512::kLanes,           avx512::logistics, avx512::logistics_backward,
-    avx512::density, avx512::density_backward, avx512::sticks,    avx512::sticks_backward};
+const InstructionSet kAvx512Set = {"avx512",
+                                   avx512::kLanes,
+                                   avx512::kOperationsPerIteration,
+                                   avx512::multiply_adds,
+                                   avx512::logistics,
+                                   avx512::logistics_backward,
+                                   avx512::density,
+                                   avx512::density_backward,
+                                   avx512::sticks,
+                                   avx512::sticks_backward};
 
 }  // namespace aime
 

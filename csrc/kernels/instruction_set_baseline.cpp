@@ -19,13 +19,21 @@ namespace baseline {
 #include "mixture_logistics_block.inl"
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
+#include "peak_block.inl"
 // clang-format on
 
 }  // namespace baseline
 }  // namespace
 
-const InstructionSet kBaselineSet = {
-    "baseline",        baseline::kLanes,           baseline::logistics, baseline::logistics_backward,
-    baseline::density, baseline::density_backward, baseline::sticks,    baseline::sticks_backward};
+const InstructionSet kBaselineSet = {"baseline",
+                                     baseline::kLanes,
+                                     baseline::kOperationsPerIteration,
+                                     baseline::multiply_adds,
+                                     baseline::logistics,
+                                     baseline::logistics_backward,
+                                     baseline::density,
+                                     baseline::density_backward,
+                                     baseline::sticks,
+                                     baseline::sticks_backward};
 
 }  // namespace aime

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "instruction_set.hpp"
 #include "mixture_density.hpp"
 #include "mixture_logistics.hpp"
 #include "vq_lookup.hpp"
@@ -137,6 +138,8 @@ void stick_log_weights_backward(Sticks inputs, std::array<Whole, 3> upstream,
 PYBIND11_MODULE(_cpu, module) {
   module.doc() = "CPU kernels of AIME.";
   module.def("instruction_sets", &aime::instruction_sets, "Instruction sets this processor can run, best first.");
+  module.def("peak_operations", &aime::peak_operations, py::arg("threads"), py::arg("instructions") = "",
+             py::call_guard<py::gil_scoped_release>(), "float32 multiplications and additions a second, measured.");
   module.def("vq_lookup", &vq_lookup, py::arg("rows"), py::arg("head_stride"), py::arg("codes"),
              py::arg("codes_head_stride"), py::arg("row_count"), py::arg("heads"), py::arg("code_count"),
              py::arg("width"), py::arg("indices"), py::arg("distance"), py::arg("threads"),

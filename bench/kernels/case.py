@@ -1,0 +1,75 @@
+"""One op at one size: the implementations to compare, and the work that none of them can avoid."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from aime.kernels import dispatch
+
+Run = Callable[[], object]
+Forward = Callable[..., Tensor]
+
+MOST_BYTES = 4e9
+"""An implementation that would hold more than this at once is left out, and the table says so."""
+
+TRANSCENDENTAL = 16.0
+"""Operations that an exponential, logarithm or tanh counts for: its polynomial and range reduction."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`runs` maps an implementation's name to a call that does the whole work once."""
+
+    op: str
+    size: str
+    runs: Mapping[str, Run]
+    flops: float  # additions and multiplications of the formula, counted for the fused form
+    moved: float  # bytes of inputs and outputs, once for each pass that must read or write them
+    held: float  # bytes of inputs and outputs that stand in memory together
+    inputs: float  # bytes of the inputs alone
+    left_out: Mapping[str, str] = field(default_factory=dict)  # implementation -> why it is not among the runs
+
+
+class Contestants:
+    """Collects implementations; one that would need too much memory is noted instead."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.runs: dict[str, Run] = {}
+        self.left_out: dict[str, str] = {}
+
+    def add(self, name: str, run: Run, needs: float = 0.0) -> None:
+        """A call that holds `needs` bytes at its peak."""
+        if needs > MOST_BYTES:
+            self.left_out[name] = f"would hold {needs / 1e9:.0f} GB"
+        else:
+            self.runs[name] = run
+
+
+def ours(
+    device: str, op: Callable[..., object], backends: tuple[str, ...]
+) -> Iterator[tuple[str, Callable[..., object]]]:
+    """The op by each backend that can run on the device, under the names of the tables."""
+    possible = {
+        "torch": True,
+        "cpp": device == "cpu" and dispatch.EXTENSION_BUILT,
+        "triton": device == "cuda" and dispatch.TRITON_INSTALLED,
+    }
+    for backend in backends:
+        if possible[backend]:
+            yield f"aime {backend}", lambda *args, backend=backend, **options: op(*args, backend=backend, **options)
+
+
+def nbytes(*tensors: Tensor) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def training(function: Forward, leaves: list[Tensor]) -> Run:
+    """Forward and backward of a scalar function of leaves that require gradients."""
+
+    def run() -> object:
+        return torch.autograd.grad(function(*leaves), leaves)
+
+    return run
