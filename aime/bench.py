@@ -60,7 +60,10 @@ class KernelBenchmark:
 
 @dataclass(frozen=True)
 class StepBenchmark:
-    """Training step: the time-parallel pass against the per-frame oracle; writes bench/results/step-cpu-DATE.json."""
+    """Training step: the time-parallel pass against the per-frame oracle; writes bench/results/step-cpu-DATE.json.
+
+    With --profile: the share of each kernel in a step; writes bench/results/step-profile-cpu.json.
+    """
 
     rounds: int = 5
     """Times that both are measured; the median ratio counts."""
@@ -68,11 +71,16 @@ class StepBenchmark:
     """Sequences in a batch."""
     frames: int = 16
     """Frames in a sequence."""
+    profile: bool = False
+    """Time the kernels within whole steps of the laptop and tier1 presets, at their own sizes, instead."""
     out: Path | None = None
     """Where the figures go."""
 
     def run(self) -> int:
         """Measure, print and store."""
+        if self.profile:
+            chosen = [f"--rounds={self.rounds}", *([f"--out={self.out}"] if self.out else [])]
+            return int(load("bench.step_profile").main(chosen))
         flags = [f"--rounds={self.rounds}", f"--batch={self.batch}", f"--frames={self.frames}"]
         return int(load("bench.step").main([*flags, *([f"--out={self.out}"] if self.out else [])]))
 

@@ -220,6 +220,25 @@ def step_text() -> str:
     return table(header, rows)
 
 
+def step_profile_text() -> str:
+    """Share of the kernels in a training step, on PyTorch's own and on the chosen backends."""
+    found = stored("step-profile")
+    if not found:
+        return missing("the kernels' share of a training step", "aime bench step --profile")
+    rows = []
+    for name, record in found:
+        for profile in record["profiles"]:
+            times = profile["step_seconds"]
+            ratio = f"{times['torch'] / times['chosen']:.2f}x"
+            title = f"**{profile['preset']}, whole step** (`{name}`, {record['threads']} threads)"
+            rows.append((title, f"{times['torch']:.3f} s", f"{times['chosen']:.3f} s", ratio))
+            for op in profile["ops"]:
+                cells = [f"{1e3 * op['seconds'][way]:.2f} ms ({op['share'][way]:.1%})" for way in ("torch", "chosen")]
+                ratio = f"{op['seconds']['torch'] / op['seconds']['chosen']:.2f}x"
+                rows.append((f"{op['op']} x {op['calls']}", *cells, ratio))
+    return table(("training step", "PyTorch's kernels", "chosen backends", "ratio"), rows)
+
+
 def kernel_rows(record: Any) -> list[dict[str, Any]]:
     """The measurements of a kernel benchmark's file: a list, or under `results`; none for another kind of file."""
     rows = record if isinstance(record, list) else record.get("results", [])
@@ -246,6 +265,7 @@ FROM_MEASUREMENTS: dict[str, Callable[[], str]] = {
     "runs": runs_text,
     "environments": environments_text,
     "step": step_text,
+    "step-profile": step_profile_text,
     "kernels": kernels_text,
 }
 FROM_CODE: dict[str, Callable[[], str]] = {

@@ -64,6 +64,7 @@ def test_python_m_aime_is_the_same_command() -> None:
 @pytest.mark.parametrize(
     ("name", "module", "flags"),
     [
+        ("step --profile", "bench.step_profile", ["--rounds=2"]),
         ("env", "bench.env", ["--rounds=2", "--seconds=1.0", "--num-envs=32", "--threads=0"]),
         ("kernels", "bench.kernels.__main__", ["--rounds=2"]),
         ("step", "bench.step", ["--rounds=2", "--batch=16", "--frames=16"]),
@@ -79,7 +80,7 @@ def test_bench_runs_the_chosen_benchmark_of_the_checkout(
         return 3
 
     monkeypatch.setattr(importlib.import_module(module), "main", record)
-    assert cli.main(["bench", name, "--rounds", "2"]) == 3
+    assert cli.main(["bench", *name.split(), "--rounds", "2"]) == 3
     assert given == [flags]
 
 
