@@ -67,8 +67,8 @@ def extensions() -> list[Extension]:
     # Floating point stays as written: results must equal dm_control's, also where the compiler could use FMA.
     environment = Extension(
         "aime.envs._parallel_environment",
-        sources("parallel_environment"),
-        depends=headers("parallel_environment"),
+        sources("parallel_environment") + sources("raycaster"),
+        depends=headers("parallel_environment") + headers("raycaster"),
         extra_compile_args=["-ffp-contract=off", "-pthread"],
         extra_link_args=["-ldl", "-pthread"],
     )

@@ -20,6 +20,7 @@ from aime.envs.extension import gl_displays, load_extension, probe_gl
 from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, TimeStep
 
 Quality = Literal["exact", "high", "fast"]
+Renderer = Literal["gl", "raycast"]
 Autoreset = Literal["next_step", "same_step", "disabled"]
 
 # Actions computed in float32 may pass a bound by its last bit.
@@ -47,6 +48,9 @@ class ParallelEnvironment:
         camera: index or name of a camera of the model; -1 is MuJoCo's free camera.
         quality: "exact" is dm_control's picture bit for bit; "high" has a shadow map of 512 instead of 2048 texels
             (under .2 % of pixels differ); "fast" has one sample a pixel as well (edges differ by a few levels).
+        renderer: "gl" is MuJoCo's own picture, through an OpenGL library; "raycast" is this project's ray caster, near
+            to it (docs/raycaster.md), many times as fast, and without any GL library.
+        samples: rays a pixel of the ray caster: 1, 2, 4 or 8. "gl" takes the model's own number (4 in the suite).
         segmentation: also give geom ids and the body mask of each pixel.
         frame_stack: k > 1: pixels are (N, k, H, W, 3), the last k pictures, the newest last; an episode begins with k
             times its first.
@@ -83,6 +87,8 @@ class ParallelEnvironment:
         pixels: tuple[int, int] | None = None,
         camera: int | str = 0,
         quality: Quality = "exact",
+        renderer: Renderer = "gl",
+        samples: int = 4,
         segmentation: bool = False,
         frame_stack: int = 1,
         autoreset: Autoreset = "next_step",
@@ -91,6 +97,7 @@ class ParallelEnvironment:
     ) -> None:
         self._batch: Any = None
         _check_settings(num_envs, num_threads, action_repeat, pixels, quality, segmentation, autoreset, time_limit)
+        _check_renderer(renderer, samples)
         _check_layout(num_envs, batch_size, frame_stack, pixels, dtype)
         self.domain, self.task = domain, task
         self.num_envs, self.action_repeat, self.autoreset = num_envs, action_repeat, autoreset
@@ -98,7 +105,7 @@ class ParallelEnvironment:
         self.batch_size, self.frame_stack, self.dtype = batch_size, frame_stack, dtype
         self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
         self._extension = load_extension()
-        if pixels is not None and not gl_displays():
+        if pixels is not None and renderer == "gl" and not gl_displays():
             probe_gl()  # raises with what was tried and what to install
         self._environment = tasks.load(domain, task, time_limit)
         physics = self._environment.physics
@@ -128,6 +135,8 @@ class ParallelEnvironment:
             camera=self.camera,
             quality=quality,
             segmentation=segmentation,
+            renderer=renderer,
+            samples=samples,
             minimum=self.action_minimum - _RANGE_SLACK,
             maximum=self.action_maximum + _RANGE_SLACK,
         )
@@ -153,7 +162,7 @@ class ParallelEnvironment:
 
     @property
     def renderer(self) -> str:
-        """The GL display of each thread that has drawn, e.g. "EGL device 0 (software), EGL surfaceless (software)"."""
+        """What each thread draws with: a GL display, e.g. "EGL device 0 (software)", or the ray caster."""
         return str(self._open().renderer())
 
     def reset(self, ids: Sequence[int] | None = None, *, seed: int | Sequence[int | None] | None = None) -> TimeStep:
@@ -428,6 +437,13 @@ def _check_settings(
         raise ValueError("segmentation needs pixels=(height, width)")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
+
+
+def _check_renderer(renderer: str, samples: int) -> None:
+    if renderer not in ("gl", "raycast"):
+        raise ValueError(f"unknown renderer {renderer!r}: {tasks.near(renderer, ('gl', 'raycast'))}")
+    if samples not in (1, 2, 4, 8):
+        raise ValueError(f"samples must be 1, 2, 4 or 8, got {samples}")
 
 
 def _check_layout(

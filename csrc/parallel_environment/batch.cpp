@@ -28,6 +28,7 @@ Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vec
     : settings_(settings),
       base_(copy_model(model)),
       task_(make_task(settings.domain, settings.task, base_.get())),
+      assets_(make_render_assets(base_.get(), settings.render)),
       shape_(row_shape(base_.get(), *task_, settings)),
       process_(static_cast<int>(getpid())) {
   const auto envs = static_cast<std::size_t>(settings.num_envs);
@@ -351,10 +352,14 @@ void Batch::observe(int worker_index, Environment& environment, bool first) {
   std::copy_n(data->qpos, shape_.qpos, report.qpos.begin());
   std::copy_n(data->qvel, shape_.qvel, report.qvel.begin());
   if (shape_.area == 0) return;
-  if (!worker.renderer) worker.renderer = std::make_unique<Renderer>(model, settings_.render, worker_index);
-  const bool masks = shape_.segmentation;
-  worker.renderer->render(model, data, report.next_frame(shape_), masks ? report.segmentation.data() : nullptr,
-                          masks ? report.body_mask.data() : nullptr);
+  if (!worker.renderer) worker.renderer = make_renderer(model, settings_.render, assets_, worker_index);
+  Picture picture;
+  picture.pixels = report.next_frame(shape_);
+  if (shape_.segmentation) {
+    picture.segmentation = report.segmentation.data();
+    picture.body_mask = report.body_mask.data();
+  }
+  worker.renderer->render(model, data, picture);
   if (first) report.repeat_frame(shape_);
 }
 

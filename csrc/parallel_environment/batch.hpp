@@ -132,6 +132,7 @@ class Batch {
   BatchSettings settings_;
   std::unique_ptr<mjModel, ModelDeleter> base_;
   std::unique_ptr<Task> task_;
+  RenderAssets assets_;  // shared by the workers' renderers
   RowShape shape_;
   std::deque<Environment> environments_;  // never moved
   std::vector<Worker> workers_;

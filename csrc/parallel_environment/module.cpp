@@ -1,5 +1,6 @@
 // The Python face of the batch: thin, typed, and with the GIL released while environments run.
 #include "batch.hpp"
+#include "gl_context.hpp"
 #include "random_module.hpp"
 
 #include <pybind11/numpy.h>
@@ -30,6 +31,12 @@ Quality parse_quality(const std::string& name) {
   if (name == "high") return Quality::kHigh;
   if (name == "fast") return Quality::kFast;
   throw std::invalid_argument("quality must be 'exact', 'high' or 'fast', not '" + name + "'");
+}
+
+RendererKind parse_renderer(const std::string& name) {
+  if (name == "gl") return RendererKind::kGl;
+  if (name == "raycast") return RendererKind::kRaycast;
+  throw std::invalid_argument("renderer must be 'gl' or 'raycast', not '" + name + "'");
 }
 
 Autoreset parse_autoreset(const std::string& name) {
@@ -114,7 +121,8 @@ class PyBatch {
   PyBatch(std::uintptr_t model, const std::vector<std::uint32_t>& seeds, const std::string& domain,
           const std::string& task, int num_threads, int batch_size, int substeps, double step_limit, int action_repeat,
           const std::string& autoreset, int frame_stack, bool single_precision, int height, int width, int camera,
-          const std::string& quality, bool segmentation, std::vector<double> minimum, std::vector<double> maximum)
+          const std::string& quality, bool segmentation, const std::string& renderer, int samples,
+          std::vector<double> minimum, std::vector<double> maximum)
       : minimum_(std::move(minimum)), maximum_(std::move(maximum)) {
     BatchSettings settings;
     settings.domain = domain;
@@ -128,7 +136,7 @@ class PyBatch {
     settings.autoreset = parse_autoreset(autoreset);
     settings.frame_stack = frame_stack;
     settings.single_precision = single_precision;
-    settings.render = {height, width, camera, parse_quality(quality), segmentation};
+    settings.render = {height, width, camera, parse_quality(quality), segmentation, parse_renderer(renderer), samples};
     batch_ = std::make_unique<Batch>(pointer<mjModel>(model), settings, seeds);
     if (minimum_.size() != static_cast<std::size_t>(batch_->model().nu) || maximum_.size() != minimum_.size()) {
       throw std::invalid_argument("an action has a bound for each actuator");
@@ -387,12 +395,12 @@ PYBIND11_MODULE(_parallel_environment, module) {
   py::class_<PyBatch>(module, "Batch")
       .def(py::init<std::uintptr_t, const std::vector<std::uint32_t>&, const std::string&, const std::string&, int, int,
                     int, double, int, const std::string&, int, bool, int, int, int, const std::string&, bool,
-                    std::vector<double>, std::vector<double>>(),
+                    const std::string&, int, std::vector<double>, std::vector<double>>(),
            py::kw_only(), py::arg("model"), py::arg("seeds"), py::arg("domain"), py::arg("task"),
            py::arg("num_threads"), py::arg("batch_size"), py::arg("substeps"), py::arg("step_limit"),
            py::arg("action_repeat"), py::arg("autoreset"), py::arg("frame_stack"), py::arg("single_precision"),
            py::arg("height"), py::arg("width"), py::arg("camera"), py::arg("quality"), py::arg("segmentation"),
-           py::arg("minimum"), py::arg("maximum"))
+           py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"))
       .def("close", &PyBatch::close)
       .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))

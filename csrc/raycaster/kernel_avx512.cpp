@@ -1,0 +1,44 @@
+// AVX-512: all sixteen lanes in one vector, masks in their own registers.
+#if defined(__x86_64__)
+
+#include "kernel.hpp"
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include <immintrin.h>
+
+#define AIME_AVX512
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f")
+#endif
+
+namespace aime::raycaster {
+namespace {
+
+constexpr int kNative = 16;
+
+#include "block.inl"
+#include "intersect.inl"
+#include "shade.inl"
+#include "simd.inl"
+#include "texture.inl"
+
+}  // namespace
+
+const Kernel kAvx512Kernel = {"avx512", draw};
+
+}  // namespace aime::raycaster
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif
