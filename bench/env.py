@@ -1,18 +1,22 @@
-"""Control steps and pictures per second of `aime.envs.ParallelEnvironment` against dm_control, in one run.
+"""Control steps and pictures per second of `aime.envs.ParallelEnvironment` and its peers, in one run.
 
-    python bench/env.py [--rounds 3] [--seconds 1] [--tasks cartpole/swingup walker/walk] [--out FILE]
+    aime bench env [TASK ...] [--rounds 3] [--seconds 0.8] [--minutes 5.5] [--out FILE]
 
-Every contestant of a task is measured in turn, `rounds` times, so that a machine whose speed drifts treats all alike;
-the median round counts. Rates are per second of wall clock and per second of CPU time of the whole process (all
-threads, those of the software renderer included): on a machine that others use as well, compare the second.
+Contestants of a task take turns, round after round, each in a process of its own, so that a machine whose speed
+drifts treats all alike. A figure is the median of its rounds; a ratio is the median of the rounds' ratios. Rates are
+per second of wall clock, and per second of CPU time of the contestant's processes: on a machine that others use as
+well, the second is the one that compares.
 
-States: agent steps with `action_repeat` control steps each, random actions, autoreset, counted as control steps.
-    ours         ParallelEnvironment, all environments in one call
-    dm_control   suite environments, one after another in one thread, as its users run it
-    mj_step      mujoco.rollout on as many threads: physics alone, without reward, observation or reset
-Pictures: one 64 x 64 picture after each such agent step.
-    exact | high | fast     ParallelEnvironment at these qualities; exact is dm_control's picture bit for bit
-    dm_control              physics.render
+Control steps: random actions, each held for `action_repeat` control steps, new episodes where one ends.
+    ours             ParallelEnvironment, all environments in one call
+    EnvPool          the same with EnvPool
+    AsyncVectorEnv   Gymnasium's, one process for each dm_control environment
+    dm_control       suite environments, one after another in one thread
+    mujoco.rollout   MuJoCo's own threaded rollout: physics alone, states written down
+    mj_step          mj_step called from C++ threads and nothing else: the floor
+Pictures: one 64 x 64 picture after each such action. "ours, exact" is dm_control's picture bit for bit.
+
+A peer that is not installed is named with the command that installs it. A run ends within `minutes`.
 """
 
 from __future__ import annotations
@@ -20,162 +24,108 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import importlib.metadata
 import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from aime.envs import ParallelEnvironment
-from aime.envs.extension import gl_displays, load_suite
+from aime.envs.extension import gl_displays
 from aime.envs.tasks import usable_cores
+from bench.environments.chart import chart
+from bench.environments.contestants import KINDS
+from bench.environments.processes import ContestantProcess, Measurement
+from bench.environments.settings import TASKS, Settings
 
-TASKS = ("cartpole/swingup", "reacher/easy", "walker/walk", "cheetah/run", "humanoid/walk")
 RESULTS = Path(__file__).parent / "results"
+CHART = Path(__file__).parents[1] / "docs" / "benchmark_environments.svg"
+LEAST_SECONDS = 0.15  # of a measurement; a run that cannot afford this leaves the task out
+UNITS = {"control_steps": "control steps/s", "pictures": "pictures/s"}
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run measures, stored with its results."""
+class Clock:
+    """Shares out the time that a run may take among the measurements still to come."""
 
-    rounds: int = 3
-    seconds: float = 1.0
-    num_envs: int = 32
-    pixel_envs: int = 8
-    threads: int = 0
-    action_repeat: int = 2
-    size: int = 64
+    def __init__(self, minutes: float, tasks: int) -> None:
+        self._end = time.monotonic() + 60.0 * minutes
+        self._tasks = tasks
 
-
-@dataclass(frozen=True)
-class Rate:
-    """Medians over the rounds."""
-
-    per_second: float
-    per_cpu_second: float
+    def seconds(self, measurements: int, most: float, overhead: float) -> float:
+        """Length of each of the measurements of the next task; 0 where there is no time left for them."""
+        share = (self._end - time.monotonic()) / self._tasks - overhead
+        self._tasks -= 1
+        seconds = min(most, share / measurements)
+        return seconds if seconds >= LEAST_SECONDS else 0.0
 
 
-Advance = Callable[[], int]  # does some work and returns how many steps or pictures it was
+def measure(
+    kind: str, tasks: list[str], settings: Settings, clock: Clock
+) -> tuple[dict[str, dict[str, list[Measurement]]], dict[str, str], list[str]]:
+    """All rounds of all tasks; reasons of the contestants that are absent; the tasks there was no time for."""
+    absent = {name: command for name, one in KINDS[kind].items() if (command := one.lacks())}
+    found: dict[str, dict[str, list[Measurement]]] = {}
+    left_out: list[str] = []
+    overhead = 0.0
+    processes = [ContestantProcess(kind, name, settings) for name in KINDS[kind] if name not in absent]
+    try:
+        for text in tasks:
+            seconds = clock.seconds(settings.rounds * len(processes), settings.seconds, overhead)
+            if not seconds:
+                left_out.append(text)
+                continue
+            begin = time.monotonic()
+            found[text] = take_turns(processes, text, settings.rounds, seconds)
+            overhead = max(0.0, time.monotonic() - begin - settings.rounds * len(processes) * seconds)
+            medians = {name: statistics.median(one.per_second for one in rates) for name, rates in found[text].items()}
+            line = "  ".join(f"{name} {value:,.0f}" for name, value in medians.items())
+            print(f"{text} {UNITS[kind]}: {line}", flush=True)
+    finally:
+        for process in processes:
+            process.end()
+    return found, absent, left_out
 
 
-@contextlib.contextmanager
-def ours(domain: str, task: str, settings: Settings, quality: str | None) -> Iterator[Advance]:
-    """Steps of one batch: control steps, or pictures when a quality is given."""
-    count = settings.num_envs if quality is None else settings.pixel_envs
-    options: dict[str, Any] = {} if quality is None else {"pixels": (settings.size, settings.size), "quality": quality}
-    with ParallelEnvironment(
-        domain,
-        task,
-        count,
-        num_threads=settings.threads,
-        action_repeat=settings.action_repeat,
-        seed=1,
-        **options,
-    ) as env:
-        generator = np.random.default_rng(0)
-        actions = [env.sample_actions(generator) for _ in range(64)]
-        env.reset()
-        turn = 0
-
-        def advance() -> int:
-            nonlocal turn
-            turn += 1
-            env.step(actions[turn % len(actions)])
-            return count if quality else count * settings.action_repeat
-
-        yield advance
+def take_turns(
+    processes: list[ContestantProcess], text: str, rounds: int, seconds: float
+) -> dict[str, list[Measurement]]:
+    """The rounds of one task; a contestant that cannot run it is left out with its reason printed."""
+    domain, task = text.split("/")
+    running = []
+    for process in processes:
+        try:
+            process.open(domain, task)
+            running.append(process)
+        except RuntimeError as error:
+            print(f"{text}: {error}", flush=True)
+    rates: dict[str, list[Measurement]] = {process.name: [] for process in running}
+    for turn in range(rounds):
+        for process in running if turn % 2 == 0 else reversed(running):
+            rates[process.name].append(process.measure(seconds))
+    for process in running:
+        process.shut()
+    return rates
 
 
-@contextlib.contextmanager
-def dm_control(domain: str, task: str, settings: Settings, pixels: bool) -> Iterator[Advance]:
-    """The same work with dm_control, one environment after another."""
-    count = settings.pixel_envs if pixels else settings.num_envs
-    suite = load_suite()
-    environments = [suite.load(domain, task, task_kwargs={"random": 1 + index}) for index in range(count)]
-    specification = environments[0].action_spec()
-    generator = np.random.default_rng(0)
-    actions = generator.uniform(specification.minimum, specification.maximum, (64, *specification.shape))
-    turn = 0
-    for environment in environments:
-        environment.reset()
-        if pixels:  # makes its GL context, which takes longer than many pictures
-            environment.physics.render(settings.size, settings.size, camera_id=0)
-
-    def advance() -> int:
-        nonlocal turn
-        turn += 1
-        environment = environments[turn % count]
-        for _ in range(settings.action_repeat):
-            environment.step(actions[turn % len(actions)])
-        if not pixels:
-            return settings.action_repeat
-        environment.physics.render(settings.size, settings.size, camera_id=0)
-        return 1
-
-    yield advance
-    for environment in environments:
-        environment.physics.free()
-
-
-@contextlib.contextmanager
-def physics_alone(domain: str, task: str, settings: Settings) -> Iterator[Advance]:
-    """The ceiling: MuJoCo's own threaded rollout of the same model from the same starts, nothing else."""
-    mujoco = importlib.import_module("mujoco")
-    rollout = importlib.import_module("mujoco.rollout")
-    environment = load_suite().load(domain, task, task_kwargs={"random": 1})
-    model = environment.physics.model.ptr
-    signature = mujoco.mjtState.mjSTATE_FULLPHYSICS
-    starts = np.empty((settings.num_envs, mujoco.mj_stateSize(model, signature)))
-    for start in starts:
-        environment.reset()
-        mujoco.mj_getState(model, environment.physics.data.ptr, start, signature)
-    threads = settings.threads or usable_cores()
-    control_steps = 20
-    generator = np.random.default_rng(0)
-    substeps = environment._n_sub_steps
-    actions = generator.uniform(-1, 1, (settings.num_envs, control_steps, model.nu)).repeat(substeps, axis=1)
-    data = [mujoco.MjData(model) for _ in range(threads)]
-    with rollout.Rollout(nthread=threads) as runner:
-
-        def advance() -> int:
-            states, _ = runner.rollout(model, data, starts, actions)
-            starts[:] = states[:, -1]  # go on from there: fallen bodies have more contacts than fresh ones
-            return settings.num_envs * control_steps
-
-        yield advance
-
-
-def measure(advance: Advance, seconds: float) -> tuple[float, float]:
-    """Rates of one round: per second, per CPU second."""
-    done, start, cpu = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - start < seconds:
-        done += advance()
-    return done / (time.perf_counter() - start), done / (time.process_time() - cpu)
-
-
-def compare(
-    contestants: Mapping[str, contextlib.AbstractContextManager[Advance]], settings: Settings
-) -> dict[str, Rate]:
-    """Measure all contestants in turn, round after round."""
-    with contextlib.ExitStack() as stack:
-        running = {name: stack.enter_context(contestant) for name, contestant in contestants.items()}
-        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in running}
-        for advance in running.values():
-            advance()
-        for _ in range(settings.rounds):
-            for name, advance in running.items():
-                rates[name].append(measure(advance, settings.seconds))
-    return {
-        name: Rate(statistics.median(wall for wall, _ in found), statistics.median(cpu for _, cpu in found))
-        for name, found in rates.items()
-    }
+def summary(rates: dict[str, list[Measurement]], own: str) -> dict[str, dict[str, Any]]:
+    """Medians of each contestant, and how many times faster than it ours is, by wall clock and by CPU time."""
+    rows = {}
+    for name, rounds in rates.items():
+        pairs = list(zip(rates[own], rounds, strict=True)) if own in rates else []
+        rows[name] = {
+            "per_second": statistics.median(one.per_second for one in rounds),
+            "per_cpu_second": statistics.median(one.per_cpu_second for one in rounds),
+            "ours_over": statistics.median(a.per_second / b.per_second for a, b in pairs) if pairs else None,
+            "ours_over_cpu": statistics.median(a.per_cpu_second / b.per_cpu_second for a, b in pairs)
+            if pairs
+            else None,
+            "rounds": [one.per_second for one in rounds],
+        }
+    return rows
 
 
 def machine() -> dict[str, Any]:
@@ -184,8 +134,10 @@ def machine() -> dict[str, Any]:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    versions = {name: importlib.import_module(name).__version__ for name in ("numpy", "mujoco")}
-    versions["dm_control"] = importlib.import_module("importlib.metadata").version("dm_control")
+    versions = {}
+    for name in ("numpy", "mujoco", "dm_control", "gymnasium", "envpool"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
     return {
         "cpu": model,
         "cores": usable_cores(),
@@ -197,68 +149,76 @@ def machine() -> dict[str, Any]:
     }
 
 
-def table(title: str, results: dict[str, dict[str, Rate]], baseline: str) -> str:
-    """Rates, and in brackets the CPU-time ratio to the baseline."""
-    names = list(next(iter(results.values())))
-    rows = [[title, *(f"{name}" for name in names)]]
+def run(tasks: tuple[str, ...], settings: Settings, kinds: tuple[str, ...]) -> dict[str, Any]:
+    """Measure `tasks` ("domain/task") and return everything that is stored."""
+    known = set(importlib.import_module("aime.envs.tasks").supported())
+    tasks_run = [text for text in tasks if tuple(text.split("/")) in known]
+    record: dict[str, Any] = {"benchmark": "env", "machine": machine(), "settings": asdict(settings)}
+    record["unknown_tasks"] = [text for text in tasks if text not in tasks_run]
+    clock = Clock(settings.minutes, len(kinds) * len(tasks_run))
+    start = time.monotonic()
+    for kind in kinds:
+        found, absent, left_out = measure(kind, tasks_run, settings, clock)
+        own = "ours" if kind == "control_steps" else "ours, exact"
+        record[kind] = {text: summary(rates, own) for text, rates in found.items()}
+        record.setdefault("absent", {}).update(absent)
+        record.setdefault("left_out", {})[kind] = left_out
+    record["run_seconds"] = round(time.monotonic() - start)
+    return record
+
+
+def table(title: str, results: dict[str, dict[str, Any]]) -> str:
+    """Rates of the contestants, and in brackets how many times faster ours is."""
+    names = list(dict.fromkeys(name for rates in results.values() for name in rates))
+    rows = [[title, *names]]
     for task, rates in results.items():
-        reference = rates[baseline].per_cpu_second
-        cells = [f"{rate.per_second:,.0f} ({rate.per_cpu_second / reference:.1f}x)" for rate in rates.values()]
+        cells = []
+        for name in names:
+            rate = rates.get(name)
+            ratio = "" if rate is None or rate["ours_over"] is None else f" ({rate['ours_over']:.2f}x)"
+            cells.append("-" if rate is None else f"{rate['per_second']:,.0f}{ratio}")
         rows.append([task, *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-
-
-def run(tasks: tuple[str, ...] = TASKS, settings: Settings | None = None) -> dict[str, Any]:
-    """Measure `tasks` ("domain/task"), print the tables, and return everything that is stored."""
-    settings = settings or Settings()
-    origin = machine()
-    states: dict[str, dict[str, Rate]] = {}
-    pictures: dict[str, dict[str, Rate]] = {}
-    for name in tasks:
-        domain, task = name.split("/")
-        states[name] = compare(
-            {
-                "ours": ours(domain, task, settings, None),
-                "dm_control": dm_control(domain, task, settings, pixels=False),
-                "mj_step": physics_alone(domain, task, settings),
-            },
-            settings,
-        )
-        pictures[name] = compare(
-            {quality: ours(domain, task, settings, quality) for quality in ("exact", "high", "fast")}
-            | {"dm_control": dm_control(domain, task, settings, pixels=True)},
-            settings,
-        )
-    print("per second of wall clock; in brackets the ratio to dm_control per second of CPU time")
-    print(table("control steps/s", states, "dm_control"))
-    print(table(f"pictures/s, {settings.size} x {settings.size}", pictures, "dm_control"))
-    return {
-        "benchmark": "env",
-        "machine": origin,
-        "settings": asdict(settings),
-        "control_steps": {name: {key: asdict(rate) for key, rate in rates.items()} for name, rates in states.items()},
-        "pictures": {name: {key: asdict(rate) for key, rate in rates.items()} for name, rates in pictures.items()},
-    }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; also what `aime bench env` calls."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="domain/task pairs")
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS), help="what is measured")
     parser.add_argument("--rounds", type=int, default=Settings.rounds)
-    parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of one round of one contestant")
+    parser.add_argument("--seconds", type=float, default=Settings.seconds, help="of one measurement, at most")
+    parser.add_argument("--minutes", type=float, default=Settings.minutes, help="of the whole run, at most")
     parser.add_argument("--num-envs", type=int, default=Settings.num_envs)
-    parser.add_argument("--threads", type=int, default=Settings.threads, help="0: one per core")
+    parser.add_argument("--pixel-envs", type=int, default=Settings.pixel_envs)
+    parser.add_argument("--size", type=int, default=Settings.size, help="height and width of the pictures")
+    parser.add_argument("--threads", type=int, default=0, help="0: one per core")
     parser.add_argument("--out", type=Path, default=RESULTS / "env.json")
     options = parser.parse_args(arguments)
     settings = Settings(
-        rounds=options.rounds, seconds=options.seconds, num_envs=options.num_envs, threads=options.threads
+        rounds=options.rounds,
+        seconds=options.seconds,
+        minutes=options.minutes,
+        num_envs=options.num_envs,
+        pixel_envs=options.pixel_envs,
+        threads=options.threads or usable_cores(),
+        size=options.size,
     )
-    results = run(tuple(options.tasks), settings)
+    results = run(tuple(options.tasks), settings, tuple(options.kinds))
+    print("per second of wall clock, median of the rounds; in brackets how many times faster ours (exact) is")
+    for kind in options.kinds:
+        print(table(UNITS[kind], results[kind]))
+    for name, command in results["absent"].items():
+        print(f"absent: {name} ({command})")
+    if any(results["left_out"].values()) or results["unknown_tasks"]:
+        print(f"not measured: no time {results['left_out']}, unknown {results['unknown_tasks']}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print(f"stored in {options.out}")
+    if options.out == RESULTS / "env.json":
+        CHART.write_text(chart(results))
+        print(f"drawn in {CHART}")
     return 0
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import re
 import statistics
@@ -30,6 +31,7 @@ from aime.world_model.config import ALIASES, PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench" / "results"
+CHART = ROOT / "docs" / "benchmark_environments.svg"
 SERIES = {
     "model": "AIME, mean of 16 rollouts",
     "model_single": "AIME, one rollout",
@@ -169,32 +171,40 @@ def environment_section(name: str, record: dict[str, Any]) -> str:
     machine, settings = record["machine"], record["settings"]
     versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
     shared = machine["load_average"] > machine["cores"]
+    clock = "CPU time" if shared else "wall clock"
     lines = [
         f"Environments on {machine['cores']} cores ({machine['cpu']}; {versions}; `{name}`):",
         f"{settings['num_envs']} environments for control steps, {settings['pixel_envs']} for pictures.",
-        f"Action repeat {settings['action_repeat']}.",
-        "Per second of wall clock; in brackets the ratio to dm_control per second of CPU time.",
-        "dm_control runs its environments one after another.",
+        f"Action repeat {settings['action_repeat']}. Per second of {clock}; in brackets, how many times faster the",
+        "first column is, the median of the ratios of interleaved rounds.",
+        "dm_control runs its environments one after another; mj_step and mujoco.rollout are physics alone.",
     ]
     if shared:
-        lines.append(
-            f"The machine was shared (load average {machine['load_average']:.0f} on {machine['cores']} cores): only "
-            "the ratios in brackets compare."
-        )
+        lines.append(f"The machine was shared: load average {machine['load_average']:.0f}.")
     for key, title in (
         ("control_steps", "control steps/s"),
         ("pictures", f"{settings['size']}x{settings['size']} pictures/s"),
     ):
-        contestants = list(next(iter(record[key].values())))
-        rows = []
-        for task, rates in record[key].items():
-            base = rates["dm_control"]["per_cpu_second"]
-            cells = (
-                f"{rates[one]['per_second']:,.0f} ({rates[one]['per_cpu_second'] / base:.1f}x)" for one in contestants
-            )
-            rows.append((task, *cells))
+        contestants = list(dict.fromkeys(one for rates in record[key].values() for one in rates))
+        rows = [
+            (task, *(environment_cell(rates.get(one), rates[contestants[0]], shared) for one in contestants))
+            for task, rates in record[key].items()
+        ]
         lines += ["", table((title, *contestants), rows)]
+    for contestant, command in record.get("absent", {}).items():
+        lines += ["", f"Not measured: {contestant} (`{command}`)."]
+    if CHART.exists() and "absent" in record:
+        lines += ["", f"![Control steps and pictures of each task and peer]({CHART.relative_to(ROOT)})"]
     return "\n".join(lines)
+
+
+def environment_cell(rate: dict[str, Any] | None, own: dict[str, Any], shared: bool) -> str:
+    """A rate and how many times faster our own is; a hyphen where it was not measured."""
+    if rate is None:
+        return "-"
+    key = "per_cpu_second" if shared else "per_second"
+    ratio = rate.get("ours_over_cpu" if shared else "ours_over") or own[key] / rate[key]
+    return f"{rate[key]:,.0f}" + ("" if rate is own else f" ({ratio:.2f}x)")
 
 
 def environments_text() -> str:
@@ -299,6 +309,15 @@ def rewritten(text: str, sections: Mapping[str, Callable[[], str]] = SECTIONS) -
     return MARKED.sub(section, text)
 
 
+def draw_charts() -> None:
+    """Draw the environments' benchmark anew from its stored run."""
+    sys.path.insert(0, str(ROOT))
+    chart = importlib.import_module("bench.environments.chart").chart
+    for _, record in stored("env"):
+        if "absent" in record:  # not a run of an older version
+            CHART.write_text(chart(record))
+
+
 def pages() -> list[Path]:
     """The files that may have marked sections."""
     return [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -321,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for run in options.runs:
         print(f"stored {store_run(run).relative_to(ROOT)}")
+    if not options.check:
+        draw_charts()
     stale = [page for page in pages() if rewritten(page.read_text()) != page.read_text()]
     for page in stale:
         if not options.check:

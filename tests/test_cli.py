@@ -65,7 +65,7 @@ def test_python_m_aime_is_the_same_command() -> None:
     ("name", "module", "flags"),
     [
         ("step --profile", "bench.step_profile", ["--rounds=2"]),
-        ("env", "bench.env", ["--rounds=2", "--seconds=1.0", "--num-envs=32", "--threads=0"]),
+        ("env", "bench.env", ["--rounds=2", "--seconds=0.8", "--num-envs=32", "--minutes=5.5", "--threads=0"]),
         ("kernels", "bench.kernels.__main__", ["--rounds=2"]),
         ("step", "bench.step", ["--rounds=2", "--batch=16", "--frames=16"]),
     ],

@@ -1,0 +1,1 @@
+"""The environments' benchmark, `aime bench env`: contestants, their processes, and the chart."""
