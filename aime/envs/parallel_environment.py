@@ -107,11 +107,12 @@ class ParallelEnvironment:
         self._extension = load_extension()
         if pixels is not None and renderer == "gl" and not gl_displays():
             probe_gl()  # raises with what was tried and what to install
-        self._environment = tasks.load(domain, task, time_limit)
+        self.seeds = tasks.expand_seed(seed, num_envs)
+        load = functools.partial(tasks.load, domain, task, time_limit)
+        self._environment = load(np.random.RandomState(self.seeds[0]))
         physics = self._environment.physics
         model = physics.model.ptr
         self.camera = tasks.camera_index(physics, camera)
-        self.seeds = tasks.expand_seed(seed, num_envs)
         specification = self._environment.action_spec()
         self.action_size = int(specification.shape[0])
         self.action_minimum = np.broadcast_to(specification.minimum, (self.action_size,)).astype(np.float64)
@@ -146,7 +147,7 @@ class ParallelEnvironment:
         self.joints: tuple[Joint, ...] = tasks.joints(model)
         self._fields: list[tuple[str, tuple[int, ...]]] = self._batch.fields()
         self._mujoco_version = int(self._extension.mujoco_version())
-        self._episodes = Episodes(self._environment, self._batch, self.seeds)
+        self._episodes = Episodes(self._environment, load, self._batch, self.seeds)
         self._started = False
         self._steps: dict[tuple[int, bool], TimeStep] = {}  # of each block of the batch's memory
 

@@ -34,8 +34,8 @@ def supported() -> tuple[tuple[str, str], ...]:
     return tuple((domain, task) for domain, task in load_extension().supported_tasks())
 
 
-def load(domain: str, task: str, time_limit: float | None) -> Any:
-    """A dm_control environment of the pair; its random state is set before each episode.
+def load(domain: str, task: str, time_limit: float | None, random: np.random.RandomState) -> Any:
+    """A dm_control environment of the pair that draws from `random`.
 
     Raises:
         ValueError: the pair is not supported; near names are suggested.
@@ -47,7 +47,7 @@ def load(domain: str, task: str, time_limit: float | None) -> Any:
     known = [name for owner, name in pairs if owner == domain]
     if task not in known:
         raise ValueError(f"unknown task {task!r} of domain {domain!r}: {near(task, known)}")
-    options: dict[str, Any] = {"random": 0}
+    options: dict[str, Any] = {"random": random}
     if time_limit is not None:
         options["time_limit"] = time_limit
     return load_suite().load(domain, task, task_kwargs=options)

@@ -56,6 +56,8 @@ class Batch {
   // Episodes. Where the task `initialises()`, they begin in C++; else dm_control begins them and `load` takes them.
   // Takes over the next episode of `env`: the state and every changed field of the model.
   void load(int env, const mjModel* model, const mjData* data);
+  // Puts what the present episode of `env` changed into `model`, dm_control's, which may carry another one's changes.
+  void lend_model(int env, mjModel* model) const { write_changes(base_.get(), model, model_changes(env)); }
   // Environments among `ids` (null: all) that need an episode loaded before they can do what is asked next: `begin`,
   // or a step with this autoreset.
   std::vector<int> lacking(const std::vector<int>* ids, bool begin) const;
@@ -96,6 +98,8 @@ class Batch {
   void set_state(const RestoredState& state);
   const SharedChanges& model_changes(int env) const { return environments_[index(env)].current.changes; }
   void set_model_changes(int env, ModelChanges changes);
+  // The environment's own model from now on; a task draws it from the seed.
+  void set_model(int env, const mjModel* model) { set_model_changes(env, compare_models(base_.get(), model)); }
   std::int64_t step_count(int env) const { return environments_[index(env)].step_count; }
 
   const BatchSettings& settings() const { return settings_; }

@@ -45,6 +45,16 @@ ModelChanges compare_models(const mjModel* base, const mjModel* changed) {
   return changes;
 }
 
+void write_changes(const mjModel* base, mjModel* model, const SharedChanges& changes) {
+  for (const ModelChange& change : compare_models(base, model)) {
+    std::memcpy(bytes_of(model) + change.offset, bytes_of(base) + change.offset, change.bytes.size());
+  }
+  if (!changes) return;
+  for (const ModelChange& change : *changes) {
+    std::memcpy(bytes_of(model) + change.offset, change.bytes.data(), change.bytes.size());
+  }
+}
+
 BoundModel::~BoundModel() {
   if (model_ != nullptr) mujoco().mj_deleteModel(model_);
 }

@@ -22,6 +22,9 @@ mjModel* copy_model(const mjModel* source);
 // Where two models of the same layout differ, textures aside (most of the bytes, and no episode changes them).
 ModelChanges compare_models(const mjModel* base, const mjModel* changed);
 
+// Makes `model`, of the layout of `base`, differ from it by `changes` (null: not at all), textures aside.
+void write_changes(const mjModel* base, mjModel* model, const SharedChanges& changes);
+
 // A worker's private model, and the changes of one environment in it.
 class BoundModel {
  public:

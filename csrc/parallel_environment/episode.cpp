@@ -5,8 +5,6 @@
 namespace aime {
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
-
 // Runs `operation` and throws when MuJoCo reports an error or counts a warning, as Physics.check_invalid_state does.
 template <typename Operation>
 void checked(mjData* data, const char* what, Operation&& operation) {

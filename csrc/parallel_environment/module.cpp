@@ -163,6 +163,12 @@ class PyBatch {
     batch().load(env, pointer<mjModel>(model), pointer<mjData>(data));
   }
 
+  void lend_model(int env, std::uintptr_t model) {
+    batch().lend_model(env, const_cast<mjModel*>(pointer<mjModel>(model)));  // NOLINT: dm_control's own
+  }
+
+  void set_model(int env, std::uintptr_t model) { batch().set_model(env, pointer<mjModel>(model)); }
+
   // The flat index of the first number that is not within its bounds (not finite, for one), or -1.
   py::ssize_t wrong_action(const Actions& actions) {
     const std::size_t width = minimum_.size();
@@ -404,6 +410,8 @@ PYBIND11_MODULE(_parallel_environment, module) {
       .def("close", &PyBatch::close)
       .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))
+      .def("lend_model", &PyBatch::lend_model, py::arg("env"), py::arg("model"))
+      .def("set_model", &PyBatch::set_model, py::arg("env"), py::arg("model"))
       .def(
           "lacking",
           [](PyBatch& self, const std::optional<std::vector<int>>& ids, bool begin) {

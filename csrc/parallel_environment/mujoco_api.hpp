@@ -24,6 +24,8 @@ namespace aime {
   X(mj_forwardSkip)              \
   X(mj_checkAcc)                 \
   X(mj_RungeKutta)               \
+  X(mj_kinematics)               \
+  X(mj_objectVelocity)           \
   X(mj_step)                     \
   X(mj_step1)                    \
   X(mj_step2)                    \

@@ -45,12 +45,26 @@ class Task {
   std::vector<ModelRange> model_ranges_;
 };
 
-// One maker for each domain; a null pointer when the domain has no such task.
+// One maker for each domain, called with the names of its tasks only.
+std::unique_ptr<Task> make_acrobot(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_ball_in_cup(const std::string& task, const mjModel* model);
 std::unique_ptr<Task> make_cartpole(const std::string& task, const mjModel* model);
-std::unique_ptr<Task> make_reacher(const std::string& task, const mjModel* model);
-std::unique_ptr<Task> make_walker(const std::string& task, const mjModel* model);
 std::unique_ptr<Task> make_cheetah(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_dog(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_finger(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_fish(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_hopper(const std::string& task, const mjModel* model);
 std::unique_ptr<Task> make_humanoid(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_humanoid_cmu(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_lqr(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_manipulator(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_pendulum(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_point_mass(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_quadruped(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_reacher(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_stacker(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_swimmer(const std::string& task, const mjModel* model);
+std::unique_ptr<Task> make_walker(const std::string& task, const mjModel* model);
 
 // Throws std::invalid_argument for a pair that is not in supported_tasks().
 std::unique_ptr<Task> make_task(const std::string& domain, const std::string& task, const mjModel* model);
@@ -63,7 +77,12 @@ int object_id(const mjModel* model, mjtObj type, const char* name);
 // Where a sensor's numbers start in mjData.sensordata.
 int sensor_address(const mjModel* model, const char* name);
 
+// The mean over the actuators of how little each is used: 1 for no control, 0 at its bound of 1.
+double mean_small_control(const mjModel* model, const mjData* data);
+
 // Row-major index into a 3 x 3 rotation, by dm_control's names.
-enum MatrixEntry { kXX = 0, kXZ = 2, kZX = 6, kZZ = 8 };
+enum MatrixEntry { kXX = 0, kXZ = 2, kZX = 6, kZY = 7, kZZ = 8 };
+
+constexpr double kPi = 3.14159265358979323846;
 
 }  // namespace aime

@@ -5,7 +5,7 @@
 
 namespace aime {
 
-enum class Sigmoid { kGaussian, kLinear, kQuadratic };
+enum class Sigmoid { kGaussian, kLinear, kQuadratic, kLongTail, kReciprocal };
 
 struct Tolerance {
   double lower = 0.0;
@@ -27,6 +27,12 @@ struct Tolerance {
         const double scaled = distance * std::sqrt(1.0 - value_at_margin);
         return std::abs(scaled) < 1.0 ? 1.0 - scaled * scaled : 0.0;
       }
+      case Sigmoid::kLongTail: {
+        const double scaled = distance * std::sqrt(1.0 / value_at_margin - 1.0);
+        return 1.0 / (scaled * scaled + 1.0);
+      }
+      case Sigmoid::kReciprocal:
+        return 1.0 / (distance * (1.0 / value_at_margin - 1.0) + 1.0);
       case Sigmoid::kGaussian:
         break;
     }

@@ -6,24 +6,8 @@ from typing import Any
 
 from aime.envs.extension import load_suite
 
-TASKS = (
-    ("cartpole", "balance"),
-    ("cartpole", "balance_sparse"),
-    ("cartpole", "swingup"),
-    ("cartpole", "swingup_sparse"),
-    ("cartpole", "two_poles"),
-    ("cartpole", "three_poles"),
-    ("cheetah", "run"),
-    ("humanoid", "stand"),
-    ("humanoid", "walk"),
-    ("humanoid", "run"),
-    ("humanoid", "run_pure_state"),
-    ("reacher", "easy"),
-    ("reacher", "hard"),
-    ("walker", "stand"),
-    ("walker", "walk"),
-    ("walker", "run"),
-)
+TASKS: tuple[tuple[str, str], ...] = load_suite().ALL_TASKS
+# What tests of pictures, states and threads use.
 ONE_TASK_PER_DOMAIN = (
     ("cartpole", "swingup"),
     ("cheetah", "run"),

@@ -2,71 +2,74 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from aime.envs import ParallelEnvironment, StepType, TimeStep
-from tests.envs.reference import ONE_TASK_PER_DOMAIN, TASKS, suite_environment
+from aime.envs.tasks import supported
+from bench.alignment import compare
+from tests.envs.reference import TASKS, suite_environment
 
 TOLERANCE = 1e-12
 
 
-def assert_same(step: TimeStep, references: list[Any], expected: list[Any]) -> None:
-    """Each environment's row equals its dm_control twin's time step."""
-    for env, (reference, twin) in enumerate(zip(references, expected, strict=True)):
-        assert step.step_type[env] == int(twin.step_type)
-        np.testing.assert_array_equal(step.qpos[env], reference.physics.data.qpos)
-        np.testing.assert_array_equal(step.qvel[env], reference.physics.data.qvel)
-        assert step.reward[env] == pytest.approx(twin.reward or 0.0, abs=TOLERANCE)
-        assert step.discount[env] == (1.0 if twin.discount is None else twin.discount)
-        assert list(step.observation) == list(twin.observation)
-        for name, value in twin.observation.items():
-            assert step.observation[name][env].shape == np.shape(value)
-            np.testing.assert_allclose(step.observation[name][env], value, rtol=0, atol=TOLERANCE)
+# The cheapest and the most telling one of each domain runs a whole episode.
+WHOLE_EPISODES = tuple({domain: (domain, task) for domain, task in TASKS}.values())
 
 
 @pytest.mark.parametrize(("domain", "task"), TASKS)
-def test_500_steps_of_3_seeds_equal_dm_control(domain: str, task: str, generator: np.random.Generator) -> None:
-    seeds = (1, 2, 2026)
-    references = [suite_environment(domain, task, seed) for seed in seeds]
-    with ParallelEnvironment(domain, task, len(seeds), num_threads=2, seed=seeds) as env:
-        assert_same(env.reset(), references, [reference.reset() for reference in references])
-        for _ in range(500):
-            actions = env.sample_actions(generator)
-            step = env.step(actions)
-            assert_same(
-                step,
-                references,
-                [reference.step(action) for reference, action in zip(references, actions, strict=True)],
-            )
+def test_three_episodes_of_every_task_equal_dm_control(domain: str, task: str) -> None:
+    found = compare(domain, task, seeds=(1, 2026), steps=3 * 45 + 5, episode_steps=45)
+    assert found.exact(TOLERANCE), found
+    assert found.resets == 2 * 3
 
 
-@pytest.mark.parametrize(("domain", "task"), ONE_TASK_PER_DOMAIN)
-def test_episodes_after_the_first_equal_dm_control(domain: str, task: str, generator: np.random.Generator) -> None:
-    # Ends after different fractions of the limit: the step limit of dm_control need not be a whole number.
-    limit = 0.33
-    references = [suite_environment(domain, task, seed, time_limit=limit) for seed in (7, 8)]
-    firsts = 0
-    with ParallelEnvironment(domain, task, 2, seed=7, time_limit=limit) as env:
-        assert_same(env.reset(), references, [reference.reset() for reference in references])
-        for _ in range(100):
-            actions = env.sample_actions(generator)
-            step = env.step(actions)
-            firsts += int(step.first().sum())
-            assert_same(
-                step,
-                references,
-                [reference.step(action) for reference, action in zip(references, actions, strict=True)],
-            )
-    assert firsts >= 4
+@pytest.mark.parametrize(("domain", "task"), WHOLE_EPISODES)
+def test_whole_episodes_with_strong_actions_equal_dm_control(domain: str, task: str) -> None:
+    found = compare(
+        domain, task, seeds=(7,), steps=1003, episode_steps=1000 if domain == "lqr" else None, bang_bang=True
+    )
+    assert found.exact(TOLERANCE), found
+    assert found.resets == 1
 
 
-def test_every_supported_task_is_tested() -> None:
-    from aime.envs.tasks import supported
-
+def test_every_task_of_the_suite_is_supported() -> None:
     assert sorted(supported()) == sorted(TASKS)
+
+
+def test_lqr_ends_with_discount_0_where_dm_control_ends_it() -> None:
+    """At rest in the goal the episode is over; each seed has springs of its own, and a reseed draws new ones."""
+    twin = suite_environment("lqr", "lqr_2_1", 4)
+    with ParallelEnvironment("lqr", "lqr_2_1", 2, seed=[9, 4]) as env:
+        env.reset()
+        twin.reset()
+        state = env.state()
+        physics = state.physics.copy()
+        physics[1, 1:5] = 1e-9
+        env.set_state(replace(state, physics=physics))
+        twin.physics.set_state(np.full(4, 1e-9))
+        twin.physics.forward()
+        ours, theirs = env.step(np.zeros((2, 1))), twin.step(np.zeros(1))
+        assert theirs.last() and theirs.discount == 0.0
+        assert ours.step_type.tolist() == [StepType.MID, StepType.LAST]
+        assert ours.discount.tolist() == [1.0, 0.0]
+        assert ours.reward[1] == pytest.approx(theirs.reward, abs=TOLERANCE)
+        begun, expected = env.step(np.zeros((2, 1))), twin.step(np.zeros(1))
+        np.testing.assert_array_equal(begun.qpos[1], expected.observation["position"])
+
+
+def test_a_task_that_draws_its_model_is_reseeded_with_it() -> None:
+    twin = suite_environment("lqr", "lqr_6_2", 11)
+    first = twin.reset()
+    with ParallelEnvironment("lqr", "lqr_6_2", 2, seed=1) as env:
+        env.reset()
+        step = env.reset(seed=[11, 12])
+        np.testing.assert_array_equal(step.qpos[0], first.observation["position"])
+        for _ in range(20):
+            step, expected = env.step(np.full((2, 2), 0.5)), twin.step(np.full(2, 0.5))
+        np.testing.assert_array_equal(step.qpos[0], expected.observation["position"])
 
 
 @pytest.mark.parametrize("repeat", [2, 3])

@@ -58,11 +58,7 @@ class Cartpole final : public Task {
 }  // namespace
 
 std::unique_ptr<Task> make_cartpole(const std::string& task, const mjModel* model) {
-  if (task == "balance_sparse" || task == "swingup_sparse") return std::make_unique<Cartpole>(model, true);
-  if (task == "balance" || task == "swingup" || task == "two_poles" || task == "three_poles") {
-    return std::make_unique<Cartpole>(model, false);
-  }
-  return nullptr;
+  return std::make_unique<Cartpole>(model, task == "balance_sparse" || task == "swingup_sparse");
 }
 
 }  // namespace aime

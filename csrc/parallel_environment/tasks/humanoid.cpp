@@ -1,4 +1,5 @@
-// dm_control/suite/humanoid.py: Humanoid.
+// dm_control/suite/humanoid.py: Humanoid, and humanoid_CMU.py: HumanoidCMU, the same task of another body.
+#include "../geometry.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
 
@@ -13,16 +14,30 @@ constexpr double kStandHeight = 1.4;
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr int kRootPositions = 7;  // of the free joint
 
+// How each of the two models calls its parts; "upright" is the entry of the torso's rotation that is 1 when standing.
+struct Names {
+  const char* torso;
+  const char* velocity;
+  std::array<const char*, 4> limbs;
+  MatrixEntry upright;
+};
+
+constexpr Names kHumanoid = {
+    "torso", "torso_subtreelinvel", {"left_hand", "left_foot", "right_hand", "right_foot"}, kZZ};
+constexpr Names kHumanoidCmu = {"thorax", "thorax_subtreelinvel", {"lhand", "lfoot", "rhand", "rfoot"}, kZY};
+
 class Humanoid final : public Task {
  public:
-  Humanoid(const mjModel* model, double move_speed, bool pure_state)
+  Humanoid(const mjModel* model, const Names& names, double move_speed, bool pure_state)
       : move_speed_(move_speed),
         pure_state_(pure_state),
-        torso_(object_id(model, mjOBJ_BODY, "torso")),
+        upright_(names.upright),
+        torso_(object_id(model, mjOBJ_BODY, names.torso)),
         head_(object_id(model, mjOBJ_BODY, "head")),
-        velocity_(sensor_address(model, "torso_subtreelinvel")),
-        limbs_{object_id(model, mjOBJ_BODY, "left_hand"), object_id(model, mjOBJ_BODY, "left_foot"),
-               object_id(model, mjOBJ_BODY, "right_hand"), object_id(model, mjOBJ_BODY, "right_foot")} {
+        velocity_(sensor_address(model, names.velocity)) {
+    for (std::size_t limb = 0; limb < limbs_.size(); ++limb) {
+      limbs_[limb] = object_id(model, mjOBJ_BODY, names.limbs[limb]);
+    }
     const int nq = static_cast<int>(model->nq);
     const int nv = static_cast<int>(model->nv);
     if (pure_state) {
@@ -52,12 +67,9 @@ class Humanoid final : public Task {
 
   double reward(const mjModel* model, const mjData* data) const override {
     const double standing = Tolerance{kStandHeight, kInfinity, kStandHeight / 4.0}(data->xpos[3 * head_ + 2]);
-    const double upright = Tolerance{0.9, kInfinity, 1.9, Sigmoid::kLinear, 0.0}(data->xmat[9 * torso_ + kZZ]);
+    const double upright = Tolerance{0.9, kInfinity, 1.9, Sigmoid::kLinear, 0.0}(data->xmat[9 * torso_ + upright_]);
     const double stand_reward = standing * upright;
-    const Tolerance control{0.0, 0.0, 1.0, Sigmoid::kQuadratic, 0.0};
-    double small_control = 0.0;
-    for (int actuator = 0; actuator < model->nu; ++actuator) small_control += control(data->ctrl[actuator]);
-    small_control = (4.0 + small_control / static_cast<double>(model->nu)) / 5.0;
+    const double small_control = (4.0 + mean_small_control(model, data)) / 5.0;
     const double x = data->sensordata[velocity_];
     const double y = data->sensordata[velocity_ + 1];
     if (move_speed_ == 0.0) {
@@ -71,33 +83,31 @@ class Humanoid final : public Task {
  private:
   // Hands and feet relative to the torso, in the torso's frame.
   double* extremities(const mjData* data, double* out) const {
-    const double* frame = data->xmat + 9 * torso_;
     for (const int limb : limbs_) {
-      double offset[3];
-      for (int axis = 0; axis < 3; ++axis) offset[axis] = data->xpos[3 * limb + axis] - data->xpos[3 * torso_ + axis];
-      for (int axis = 0; axis < 3; ++axis) {
-        *out++ = offset[0] * frame[axis] + offset[1] * frame[3 + axis] + offset[2] * frame[6 + axis];
-      }
+      out = write(in_frame(difference(data->xpos + 3 * limb, data->xpos + 3 * torso_), data->xmat + 9 * torso_), out);
     }
     return out;
   }
 
   double move_speed_;
   bool pure_state_;
+  MatrixEntry upright_;
   int torso_;
   int head_;
   int velocity_;
-  std::array<int, 4> limbs_;
+  std::array<int, 4> limbs_{};
 };
 
 }  // namespace
 
 std::unique_ptr<Task> make_humanoid(const std::string& task, const mjModel* model) {
-  if (task == "stand") return std::make_unique<Humanoid>(model, 0.0, false);
-  if (task == "walk") return std::make_unique<Humanoid>(model, 1.0, false);
-  if (task == "run") return std::make_unique<Humanoid>(model, 10.0, false);
-  if (task == "run_pure_state") return std::make_unique<Humanoid>(model, 10.0, true);
-  return nullptr;
+  const double speed = task == "stand" ? 0.0 : task == "walk" ? 1.0 : 10.0;
+  return std::make_unique<Humanoid>(model, kHumanoid, speed, task == "run_pure_state");
+}
+
+std::unique_ptr<Task> make_humanoid_cmu(const std::string& task, const mjModel* model) {
+  const double speed = task == "stand" ? 0.0 : task == "walk" ? 1.0 : 10.0;
+  return std::make_unique<Humanoid>(model, kHumanoidCmu, speed, false);
 }
 
 }  // namespace aime
