@@ -15,11 +15,13 @@ namespace {
 
 constexpr int kNative = 4;
 
-#include "block.inl"
-#include "intersect.inl"
-#include "shade.inl"
+// clang-format off: each builds on those before it
 #include "simd.inl"
+#include "intersect.inl"
 #include "texture.inl"
+#include "shade.inl"
+#include "block.inl"
+// clang-format on
 
 }  // namespace
 
