@@ -31,6 +31,7 @@ PREFERRED: dict[str, dict[str, str]] = {
     "stick_log_weights": {"cpu": "cpp"},
     "mixture_log_prob": {"cpu": "cpp"},
     "mixture_kl": {"cpu": "cpp"},
+    "slot_attention": {"cpu": "cpp"},
     "mixture_logistics_nll": {"cpu": "cpp"},
 }
 

@@ -27,3 +27,10 @@ def describe(tensor: Tensor | None) -> Description:
 def addresses(*tensors: Tensor | None) -> list[int]:
     """Where row-major float32 results are written; 0 for one that is not wanted."""
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+
+
+def describe_mask(mask: Tensor | None) -> Description:
+    """A mask of one byte an entry; the kernel that takes it knows that it is no number."""
+    if mask is None:
+        return ABSENT
+    return mask.data_ptr(), 0, list(mask.shape), list(mask.stride())

@@ -182,7 +182,7 @@ def slot_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
             contestants.add("torch.compile", training(function, leaves))
         if importlib.util.find_spec("slot_attention"):
             contestants.add("lucidrains", lucidrains(inputs, slots, iters), 8 * nbytes(inputs))
-        for name, op in ours(device, slot_attention, ("torch", "triton")):
+        for name, op in ours(device, slot_attention, ("torch", "cpp", "triton")):
             contestants.add(name, training(slot_loss(op, iters), leaves))
         flops = 3 * iters * 4.0 * batch * count * slots * width  # backward twice forward
         size = f"B {batch}, N {count}, S {slots}, D {width}, {iters} iterations"

@@ -74,6 +74,33 @@ struct StickBlock {
   float* g_log_b;
 };
 
+// As many inputs of one batch entry as there are lanes; `width` is a multiple of the lanes, padded with zeros.
+struct SlotBlock {
+  std::int64_t slots;
+  std::int64_t width;
+  std::int64_t channels;  // of the width, what is no padding
+  float eps;
+  const float* x;  // lanes x x_stride
+  std::int64_t x_stride;
+  const float* keep;    // lanes: 1, or 0 for an input that takes no part
+  const float* seen;    // slots x width
+  const float* offset;  // slots
+  float* normal;        // lanes x width, scratch
+  float* attention;     // slots x lanes, out
+  float* coefficients;  // slots x lanes, scratch
+  // forward, added to
+  float* sums;    // slots x width
+  float* totals;  // slots x lanes
+  // backward
+  const float* g_sums;       // slots x width
+  const float* g_totals;     // slots
+  const float* g_attention;  // slots x lanes, or null
+  float* g_logits;           // slots x lanes, scratch
+  float* g_x;                // lanes x width, out
+  float* g_seen;             // slots x width, added to
+  float* g_offset;           // slots x lanes, added to
+};
+
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
@@ -85,6 +112,8 @@ struct InstructionSet {
   void (*density_backward)(const DensityBlock& block);
   void (*sticks)(const StickBlock& block);
   void (*sticks_backward)(const StickBlock& block);
+  void (*slot_attend)(const SlotBlock& block);
+  void (*slot_attend_backward)(const SlotBlock& block);
 };
 
 extern const InstructionSet kBaselineSet;
@@ -97,7 +126,8 @@ extern const InstructionSet kAvx512Set;
 // Throws std::invalid_argument where the processor cannot run it.
 const InstructionSet& choose_instruction_set(const std::string& op, const std::string& name);
 
-// float32 operations a second of this machine on `threads` threads: multiply-adds on registers for some 100 ms, the best of 60 tries.
+// float32 operations a second of this machine on `threads` threads: multiply-adds on registers for some 100 ms, the
+// best of 60 tries.
 double peak_operations(int threads, const std::string& instructions);
 
 }  // namespace aime

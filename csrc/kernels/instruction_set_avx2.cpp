@@ -21,6 +21,7 @@ namespace avx2 {
 #include "mixture_logistics_block.inl"
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
+#include "slot_attend_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -36,7 +37,9 @@ const InstructionSet kAvx2Set = {"avx2",
                                  avx2::density,
                                  avx2::density_backward,
                                  avx2::sticks,
-                                 avx2::sticks_backward};
+                                 avx2::sticks_backward,
+                                 avx2::slot_attend,
+                                 avx2::slot_attend_backward};
 
 }  // namespace aime
 

@@ -30,6 +30,7 @@ namespace avx512 {
 #include "mixture_logistics_block.inl"
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
+#include "slot_attend_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -45,7 +46,9 @@ const InstructionSet kAvx512Set = {"avx512",
                                    avx512::density,
                                    avx512::density_backward,
                                    avx512::sticks,
-                                   avx512::sticks_backward};
+                                   avx512::sticks_backward,
+                                   avx512::slot_attend,
+                                   avx512::slot_attend_backward};
 
 }  // namespace aime
 

@@ -1,5 +1,6 @@
 // Any processor: 4 lanes.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -19,6 +20,7 @@ namespace baseline {
 #include "mixture_logistics_block.inl"
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
+#include "slot_attend_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -34,6 +36,8 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::density,
                                      baseline::density_backward,
                                      baseline::sticks,
-                                     baseline::sticks_backward};
+                                     baseline::sticks_backward,
+                                     baseline::slot_attend,
+                                     baseline::slot_attend_backward};
 
 }  // namespace aime

@@ -12,6 +12,7 @@
 #include "instruction_set.hpp"
 #include "mixture_density.hpp"
 #include "mixture_logistics.hpp"
+#include "slot_attention.hpp"
 #include "vq_lookup.hpp"
 
 namespace py = pybind11;
@@ -133,6 +134,32 @@ void stick_log_weights_backward(Sticks inputs, std::array<Whole, 3> upstream,
   aime::stick_log_weights_backward(arguments, results, threads, instructions);
 }
 
+using Slots = std::array<Whole, 4>;
+
+aime::SlotInputs to_slots(Slots inputs, float eps) {
+  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2])),
+          to_tensor(std::move(inputs[3])), eps};
+}
+
+void slot_attend(Slots inputs, float eps, const std::array<std::uintptr_t, 3>& outputs, int threads,
+                 const std::string& instructions) {
+  const aime::SlotInputs arguments = to_slots(std::move(inputs), eps);
+  const py::gil_scoped_release release;
+  aime::slot_attend(arguments, {to_floats(outputs[0]), to_floats(outputs[1]), to_floats(outputs[2])}, threads,
+                    instructions);
+}
+
+void slot_attend_backward(Slots inputs, float eps, std::array<Whole, 3> upstream,
+                          const std::array<std::uintptr_t, 3>& gradients, int threads,
+                          const std::string& instructions) {
+  const aime::SlotInputs arguments = to_slots(std::move(inputs), eps);
+  const aime::SlotGradients results = {to_tensor(std::move(upstream[0])), to_tensor(std::move(upstream[1])),
+                                       to_tensor(std::move(upstream[2])), to_floats(gradients[0]),
+                                       to_floats(gradients[1]),           to_floats(gradients[2])};
+  const py::gil_scoped_release release;
+  aime::slot_attend_backward(arguments, results, threads, instructions);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -158,4 +185,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("stick_log_weights", &stick_log_weights, inputs, outputs, threads, instructions);
   module.def("stick_log_weights_backward", &stick_log_weights_backward, inputs, saved, gradients, threads,
              instructions);
+  const auto eps = py::arg("eps");
+  module.def("slot_attend", &slot_attend, inputs, eps, outputs, threads, instructions);
+  module.def("slot_attend_backward", &slot_attend_backward, inputs, eps, saved, gradients, threads, instructions);
 }

@@ -24,6 +24,7 @@ AIME_INLINE Vector subtract_product(Vector c, Vector a, Vector b) {
 AIME_INLINE Vector min(Vector a, Vector b) { return {_mm256_min_ps(a.value, b.value)}; }
 AIME_INLINE Vector max(Vector a, Vector b) { return {_mm256_max_ps(a.value, b.value)}; }
 AIME_INLINE Vector absolute(Vector a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0F), a.value)}; }
+AIME_INLINE Vector square_root(Vector a) { return {_mm256_sqrt_ps(a.value)}; }
 AIME_INLINE Vector round(Vector a) { return {_mm256_round_ps(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 
 AIME_INLINE Mask operator<(Vector a, Vector b) { return {_mm256_cmp_ps(a.value, b.value, _CMP_LT_OQ)}; }
@@ -65,4 +66,21 @@ AIME_INLINE float largest(Vector a) {
   __m128 part = _mm_max_ps(_mm256_castps256_ps128(a.value), _mm256_extractf128_ps(a.value, 1));
   part = _mm_max_ps(part, _mm_movehl_ps(part, part));
   return _mm_cvtss_f32(_mm_max_ss(part, _mm_shuffle_ps(part, part, 1)));
+}
+
+// Lane r of the result is the sum of rows[r].
+AIME_INLINE Vector sum_each(const Vector* rows) {
+  __m256 half[2];  // four rows side by side in every 128 bits
+  for (int i = 0; i < 2; ++i) {
+    const Vector* row = rows + 4 * i;
+    const __m256 ab =
+        _mm256_add_ps(_mm256_unpacklo_ps(row[0].value, row[1].value), _mm256_unpackhi_ps(row[0].value, row[1].value));
+    const __m256 cd =
+        _mm256_add_ps(_mm256_unpacklo_ps(row[2].value, row[3].value), _mm256_unpackhi_ps(row[2].value, row[3].value));
+    const __m256d low = _mm256_unpacklo_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+    const __m256d high = _mm256_unpackhi_pd(_mm256_castps_pd(ab), _mm256_castps_pd(cd));
+    half[i] = _mm256_add_ps(_mm256_castpd_ps(low), _mm256_castpd_ps(high));
+  }
+  return {
+      _mm256_add_ps(_mm256_permute2f128_ps(half[0], half[1], 0x20), _mm256_permute2f128_ps(half[0], half[1], 0x31))};
 }

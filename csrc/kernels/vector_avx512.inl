@@ -24,6 +24,7 @@ AIME_INLINE Vector subtract_product(Vector c, Vector a, Vector b) {
 AIME_INLINE Vector min(Vector a, Vector b) { return {_mm512_min_ps(a.value, b.value)}; }
 AIME_INLINE Vector max(Vector a, Vector b) { return {_mm512_max_ps(a.value, b.value)}; }
 AIME_INLINE Vector absolute(Vector a) { return {_mm512_abs_ps(a.value)}; }
+AIME_INLINE Vector square_root(Vector a) { return {_mm512_sqrt_ps(a.value)}; }
 AIME_INLINE Vector round(Vector a) {
   return {_mm512_roundscale_ps(a.value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
@@ -51,3 +52,23 @@ AIME_INLINE void split(Vector a, Vector* mantissa, Vector* exponent) {
 
 AIME_INLINE float sum(Vector a) { return _mm512_reduce_add_ps(a.value); }
 AIME_INLINE float largest(Vector a) { return _mm512_reduce_max_ps(a.value); }
+
+// Lane r of the result is the sum of rows[r].
+AIME_INLINE Vector sum_each(const Vector* rows) {
+  __m512 quarter[4];  // four rows side by side in every 128 bits
+  for (int i = 0; i < 4; ++i) {
+    const Vector* row = rows + 4 * i;
+    const __m512 ab =
+        _mm512_add_ps(_mm512_unpacklo_ps(row[0].value, row[1].value), _mm512_unpackhi_ps(row[0].value, row[1].value));
+    const __m512 cd =
+        _mm512_add_ps(_mm512_unpacklo_ps(row[2].value, row[3].value), _mm512_unpackhi_ps(row[2].value, row[3].value));
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    quarter[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
+  }
+  const __m512 first = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[0], quarter[1], 0x88),
+                                     _mm512_shuffle_f32x4(quarter[0], quarter[1], 0xDD));
+  const __m512 second = _mm512_add_ps(_mm512_shuffle_f32x4(quarter[2], quarter[3], 0x88),
+                                      _mm512_shuffle_f32x4(quarter[2], quarter[3], 0xDD));
+  return {_mm512_add_ps(_mm512_shuffle_f32x4(first, second, 0x88), _mm512_shuffle_f32x4(first, second, 0xDD))};
+}

@@ -68,9 +68,18 @@ AIME_INLINE void split(Vector a, Vector* mantissa, Vector* exponent) {
   *exponent = select(normal, {__builtin_convertvector((bits >> 23) - 127, Float4)}, constant(0.0F));
 }
 
+AIME_INLINE Vector square_root(Vector a) {
+  return {Float4{std::sqrt(a.value[0]), std::sqrt(a.value[1]), std::sqrt(a.value[2]), std::sqrt(a.value[3])}};
+}
+
 AIME_INLINE float sum(Vector a) { return (a.value[0] + a.value[2]) + (a.value[1] + a.value[3]); }
 AIME_INLINE float largest(Vector a) {
   const float even = a.value[0] > a.value[2] ? a.value[0] : a.value[2];
   const float odd = a.value[1] > a.value[3] ? a.value[1] : a.value[3];
   return even > odd ? even : odd;
+}
+
+// Lane r of the result is the sum of rows[r].
+AIME_INLINE Vector sum_each(const Vector* rows) {
+  return {Float4{sum(rows[0]), sum(rows[1]), sum(rows[2]), sum(rows[3])}};
 }

@@ -70,8 +70,8 @@ class AttendInputs:
 class AttendInputsFused:
     """The same in one kernel a pass: the affine part of the LayerNorm moves to the slot side. One head."""
 
-    def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, mask: Tensor | None) -> None:
-        self.inputs, self.eps, self.mask = inputs, eps, mask
+    def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, mask: Tensor | None, backend: str) -> None:
+        self.inputs, self.eps, self.mask, self.backend = inputs, eps, mask, backend
         self.scale, self.shift = w.norm_inputs_weight.float(), w.norm_inputs_bias.float()
 
     def __call__(self, seen: Tensor, offset: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,8 @@ class AttendInputsFused:
         moved = seen @ self.shift  # (B, S)
         if offset is not None:
             moved = moved + offset.squeeze(-1)
-        sums, totals, attention = attend_op(self.inputs, seen * self.scale, moved, self.mask, self.eps, last)
+        arguments = (self.inputs, seen * self.scale, moved, self.mask, self.eps, last, self.backend)
+        sums, totals, attention = attend_op(*arguments)
         return sums / totals.unsqueeze(-1) * self.scale + self.shift, attention
 
 

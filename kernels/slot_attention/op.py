@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend, triton_obstacle
+from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import check_floating, check_shape
 from . import eager
 from .reference import ACTIVATIONS
@@ -67,9 +67,11 @@ def _triton_obstacle(inputs: Tensor, slots: Tensor, heads: int, mask: Tensor | N
         return f"it takes {ranges}, found S={count}, C={channels}"
     if mask is not None and channels > TRITON_MASKED_CHANNELS:
         return f"it takes masks with C up to {TRITON_MASKED_CHANNELS}, found C={channels}"
-    if heads != 1:
-        return f"it takes one head, found {heads}"
-    return triton_obstacle(inputs, slots)
+    return _one_head(heads) or triton_obstacle(inputs, slots)
+
+
+def _one_head(heads: int) -> str | None:
+    return None if heads == 1 else f"it takes one head, found {heads}"
 
 
 def slot_attention(
@@ -100,7 +102,8 @@ def slot_attention(
         heads: D is split; each head competes by itself; the heads' updates are concatenated.
         mask: (B, N) bool, False = this input takes no part; every row needs a True.
         implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
-        backend: None, "torch" or "triton" (GPU, one head; the pass over the inputs is one kernel each way).
+        backend: None, "torch", "cpp" (CPU) or "triton" (GPU); the latter two take one head and make the pass over the
+            inputs one kernel each way.
 
     Returns:
         slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider,
@@ -115,11 +118,15 @@ def slot_attention(
         if mask.dtype != torch.bool:
             raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
-    obstacles = {"torch": None, "triton": _triton_obstacle(inputs, slots, heads, mask)}
+    obstacles = {
+        "torch": None,
+        "triton": _triton_obstacle(inputs, slots, heads, mask),
+        "cpp": _one_head(heads) or extension_obstacle(inputs, slots),
+    }
     chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles)
     attend: eager.AttendInputs | eager.AttendInputsFused
-    if chosen == "triton":
-        attend = eager.AttendInputsFused(inputs, weights, eps, mask)
+    if chosen != "torch":
+        attend = eager.AttendInputsFused(inputs, weights, eps, mask, chosen)
     else:
         attend = eager.AttendInputs(inputs, weights, eps, heads, mask)
     return eager.slot_attention(slots, weights, attend, iters, activation, heads, implicit)

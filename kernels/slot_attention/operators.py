@@ -9,13 +9,13 @@ from torch import Tensor
 from ..autograd import attach_gradient
 
 
-def _triton() -> Any:
-    return importlib.import_module("aime.kernels.slot_attention.triton")
+def _backend(name: str) -> Any:
+    return importlib.import_module(f"aime.kernels.slot_attention.{name}")
 
 
 @torch.library.custom_op("aime::slot_attend", mutates_args=())
 def attend_op(
-    inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool
+    inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slots compete for normalised inputs xn = LayerNorm(inputs) without affine part.
 
@@ -28,12 +28,12 @@ def attend_op(
         float32 sums over inputs of coefficient times xn (B, S, C), of coefficients (B, S), and the attention (B, S,
         N), empty unless wanted.
     """
-    return _triton().attend(inputs, seen, offset, mask, eps, want_attention)  # type: ignore[no-any-return]
+    return _backend(backend).attend(inputs, seen, offset, mask, eps, want_attention)  # type: ignore[no-any-return]
 
 
 @attend_op.register_fake
 def _(
-    inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool
+    inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, count, _ = inputs.shape
     attention = (batch, seen.shape[1], count) if want_attention else (0,)
@@ -51,10 +51,11 @@ def attend_backward_op(
     offset: Tensor,
     mask: Tensor | None,
     eps: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of inputs in their dtype, of seen and offset in float32; the attention is made again."""
     gradients = (g_sums, g_totals, g_attention)
-    return _triton().attend_backward(*gradients, inputs, seen, offset, mask, eps)  # type: ignore[no-any-return]
+    return _backend(backend).attend_backward(*gradients, inputs, seen, offset, mask, eps)  # type: ignore[no-any-return]
 
 
 @attend_backward_op.register_fake
@@ -67,13 +68,14 @@ def _(
     offset: Tensor,
     mask: Tensor | None,
     eps: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     g_inputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
     return g_inputs, *(torch.empty(t.shape, dtype=torch.float32, device=t.device) for t in (seen, offset))  # type: ignore[return-value]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.eps, ctx.want_attention = inputs
+    *tensors, ctx.eps, ctx.want_attention, ctx.backend = inputs
     if not ctx.want_attention:
         ctx.mark_non_differentiable(output[2])
     ctx.save_for_backward(*tensors)
@@ -82,8 +84,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, g_sums: Tensor, g_totals: Tensor, g_attention: Tensor) -> tuple[Any, ...]:
     inputs, seen, offset, mask = ctx.saved_tensors
     upstream = g_attention if ctx.want_attention else None
-    g_inputs, g_seen, g_offset = attend_backward_op(g_sums, g_totals, upstream, inputs, seen, offset, mask, ctx.eps)
-    return g_inputs, g_seen.to(seen.dtype), g_offset.to(offset.dtype), None, None, None
+    arguments = (g_sums, g_totals, upstream, inputs, seen, offset, mask, ctx.eps, ctx.backend)
+    g_inputs, g_seen, g_offset = attend_backward_op(*arguments)
+    return g_inputs, g_seen.to(seen.dtype), g_offset.to(offset.dtype), None, None, None, None
 
 
 SlotAttendFunction = attach_gradient(attend_op, _setup_context, _backward)

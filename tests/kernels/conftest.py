@@ -23,7 +23,7 @@ BACKENDS = {
     "vq_lookup": ("torch", "cpp", "triton"),
     "vq_statistics": ("torch", "triton"),
     "mixture_kl": ("torch", "cpp", "triton"),
-    "slot_attention": ("torch", "triton"),
+    "slot_attention": ("torch", "cpp", "triton"),
     "mixture_logistics": ("torch", "cpp", "triton"),
 }
 

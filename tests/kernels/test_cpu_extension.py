@@ -18,6 +18,8 @@ from aime.kernels.mixture_kl.reference import (
 )
 from aime.kernels.mixture_logistics import cpp as logistics
 from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_reference
+from aime.kernels.slot_attention import cpp as slots
+from aime.kernels.slot_attention.operators import attend_op
 
 pytestmark = pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
 INSTRUCTIONS = ["avx512", "avx2", "baseline"]
@@ -136,6 +138,36 @@ def test_logistics_of_every_instruction_set(
     close(gradients, truths, 1e-3)  # x rounds to float32 and is divided by a scale down to e^-7
 
 
+def attend_reference(inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
+    normed = torch.nn.functional.layer_norm(inputs, inputs.shape[-1:])
+    attention = (seen @ normed.transpose(1, 2) + offset[..., None]).softmax(1)
+    coefficients = attention + 1e-8
+    if mask is not None:
+        coefficients = coefficients * mask[:, None, :]
+    return coefficients @ normed, coefficients.sum(-1), attention
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    ("batch", "count", "width", "number"),
+    [(1, 1, 4, 1), (2, 7, 6, 3), (1, 16, 16, 4), (2, 33, 20, 5), (1, 1100, 32, 9), (0, 3, 4, 2)],
+)
+def test_slot_passes_of_every_instruction_set(
+    instructions: str, batch: int, count: int, width: int, number: int, masked: bool
+) -> None:
+    leaves = [3 + normal(batch, count, width), normal(batch, number, width, seed=1), normal(batch, number, seed=2)]
+    mask = (torch.arange(count) % 3 != 1).expand(batch, count) if masked else None
+    ours = slots.attend(*leaves, mask, 1e-8, True, instructions)
+    exact = attend_reference(*(t.double() for t in leaves), mask)
+    close(ours, list(exact), 2e-5 * max(1.0, count**0.5))
+    upstream = [normal(*tensor.shape, seed=3 + index) for index, tensor in enumerate(ours)]
+    gradients = slots.attend_backward(*upstream, *leaves, mask, 1e-8, instructions)
+    close(gradients, exact_gradients(lambda *t: attend_reference(*t, mask), leaves, upstream), 5e-4)
+    without = slots.attend_backward(*upstream[:2], None, *leaves, mask, 1e-8, instructions)
+    truths = exact_gradients(lambda *t: attend_reference(*t, mask)[:2], leaves, upstream[:2])
+    close(without, truths, 5e-4)
+
+
 def results(call: Callable[..., Any], leaves: list[Tensor]) -> list[Tensor]:
     """Values and gradients."""
     fresh = [leaf.detach().requires_grad_() for leaf in leaves]
@@ -157,6 +189,10 @@ def cases() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
         "density": (lambda *t: mixture_log_prob(*t, **options), [eps, *mixtures]),
         "shared": (lambda *t: mixture_log_prob(*t, **options), [eps, *shared]),
         "kl": (lambda *t: mixture_kl(*t, eps, **options), [*posterior, *mixtures]),
+        "slots": (
+            lambda *t: attend_op(*t, None, 1e-8, True, "cpp"),
+            [normal(3, 1050, 32), normal(3, 4, 32, seed=1), normal(3, 4, seed=2)],
+        ),
         "logistics": (lambda *t: mixture_logistics_nll(x, *t, **options), parameters),
     }
 

@@ -11,7 +11,10 @@ from aime.kernels import dispatch, use_backend
 from tests.world_model.conftest import sequences, small_model
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # on the CPU Triton's kernels are interpreted
-CPP_OPS = ("vq_lookup", "stick_log_weights", "mixture_log_prob", "mixture_kl", "mixture_logistics_nll")
+CPP_OPS = (
+    *("vq_lookup", "stick_log_weights", "mixture_log_prob", "mixture_kl"),
+    *("slot_attention", "mixture_logistics_nll"),
+)
 FUSED = [
     pytest.param(
         ("triton",),
