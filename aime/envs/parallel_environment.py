@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -40,6 +40,9 @@ class ParallelEnvironment:
         num_envs: N.
         num_threads: threads that work, at most N; 0 takes one per CPU core this process may use. The calling thread is
             one of them, except with pixels (an OpenGL context keeps to its thread) or `batch_size`.
+        num_processes: 1 keeps all environments in this process; more split them, and the threads, over as many worker
+            processes, with the same numbers; 0 splits only pictures of software OpenGL that ask for more threads than
+            it can draw with at once (see docs/environment.md).
         batch_size: rows that `recv` returns; `step` always steps all N.
         action_repeat: control steps per action; rewards are summed, an episode's end stops the repeat.
         seed: an int: environment i draws its episodes from numpy's RandomState(seed + i); a sequence: one seed for each
@@ -74,6 +77,15 @@ class ParallelEnvironment:
         ((4, 64, 64, 3), (4,))
     """
 
+    def __new__(cls, domain: str, task: str, num_envs: int = 1, **options: Any) -> Self:  # noqa: ARG004
+        """An environment of this class, or of the one that splits it over processes; arguments as in `__init__`."""
+        if cls is ParallelEnvironment:
+            from aime.envs.process_environment import ProcessEnvironment, choose_processes
+
+            if choose_processes(num_envs, **options) > 1:
+                return cast(Self, super().__new__(ProcessEnvironment))
+        return super().__new__(cls)
+
     def __init__(
         self,
         domain: str,
@@ -81,6 +93,7 @@ class ParallelEnvironment:
         num_envs: int = 1,
         *,
         num_threads: int = 0,
+        num_processes: int = 0,  # noqa: ARG002 - `__new__` has chosen the class by it
         batch_size: int | None = None,
         action_repeat: int = 1,
         seed: int | Sequence[int] | None = None,
@@ -102,6 +115,7 @@ class ParallelEnvironment:
         self.domain, self.task = domain, task
         self.num_envs, self.action_repeat, self.autoreset = num_envs, action_repeat, autoreset
         self.num_threads = min(num_threads or tasks.usable_cores(), num_envs)
+        self.num_processes = 1
         self.batch_size, self.frame_stack, self.dtype = batch_size, frame_stack, dtype
         self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
         self._extension = load_extension()
@@ -176,18 +190,15 @@ class ParallelEnvironment:
             ValueError: no such environment, or a seed outside numpy's range; nothing has changed then.
         """
         batch = self._open()
-        chosen = range(self.num_envs) if ids is None else sorted(set(ids))
-        if ids is not None:
-            self._require_started()
-        for env in chosen:
-            if not 0 <= env < self.num_envs:
-                raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        chosen = self._chosen(ids)
+        seeds = self._new_seeds(seed, chosen)
         if ids is None:
             batch.drop_in_flight()
-        if seed is not None:
-            self._reseed(seed, chosen)
-        self._episodes.load(batch.lacking(list(chosen), True))
-        batch.start_episodes(None if ids is None else list(chosen))
+        for env, value in seeds.items():
+            self._episodes.reseed(env, value)
+        self.seeds = tuple(seeds.get(env, old) for env, old in enumerate(self.seeds))
+        self._episodes.load(batch.lacking(chosen, True))
+        batch.start_episodes(None if ids is None else chosen)
         step = self._time_step(*batch.finish())
         self._started = True
         return step
@@ -314,15 +325,24 @@ class ParallelEnvironment:
             raise RuntimeError(f"the environment {self.domain} {self.task} is closed")
         return self._batch
 
-    def _reseed(self, seed: int | Sequence[int | None], ids: Iterable[int]) -> None:
-        if isinstance(seed, Sequence):
-            seeds = tasks.expand_seed([0 if entry is None else entry for entry in seed], self.num_envs)
-            chosen = {env for env in ids if seed[env] is not None}
-        else:
-            seeds, chosen = tasks.expand_seed(seed, self.num_envs), set(ids)
-        for env in chosen:
-            self._episodes.reseed(env, seeds[env])
-        self.seeds = tuple(seeds[env] if env in chosen else old for env, old in enumerate(self.seeds))
+    def _chosen(self, ids: Sequence[int] | None) -> list[int]:
+        if ids is None:
+            return list(range(self.num_envs))
+        self._require_started()
+        for env in ids:
+            if not 0 <= env < self.num_envs:
+                raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        return sorted(set(ids))
+
+    def _new_seeds(self, seed: int | Sequence[int | None] | None, ids: Iterable[int]) -> dict[int, int]:
+        """The seeds that a reset of `ids` gives, by environment."""
+        if seed is None:
+            return {}
+        if not isinstance(seed, Sequence):
+            seeds = tasks.expand_seed(seed, self.num_envs)
+            return {env: seeds[env] for env in ids}
+        seeds = tasks.expand_seed([0 if entry is None else entry for entry in seed], self.num_envs)
+        return {env: seeds[env] for env in ids if seed[env] is not None}
 
     def _step_with_dm_control(self, batch: Any, values: NDArray[np.float64]) -> TimeStep:
         wrong = batch.wrong_action(values)
