@@ -55,8 +55,13 @@ class EpisodeSpec:
     """Seconds between two stored frames (action repeat included)."""
     camera: int = 0
     renderer: str = ""
+    """What drew the frames: gl or raycast."""
+    renderer_details: str = ""
+    """The GL displays, or the ray caster's instruction set, on which they were drawn."""
     quality: str = ""
-    """Rendering quality of the environment: exact, high or fast."""
+    """Rendering quality of the GL renderer: exact, high or fast."""
+    samples: int | None = None
+    """Rays a pixel of the ray caster."""
     action_minimum: tuple[float, ...] = ()
     action_maximum: tuple[float, ...] = ()
     joints: tuple[JointSpec, ...] = ()
@@ -108,6 +113,13 @@ class EpisodeSpec:
         """Joint name of each qvel entry, (nv,)."""
         return tuple(joint.name for joint in self.joints for _ in range(joint.qvel_size))
 
+    @property
+    def drawn_by(self) -> str:
+        """Renderer and its setting in words, such as "gl, quality high"; empty where the source does not tell."""
+        parts = [self.renderer, self.quality and f"quality {self.quality}"]
+        parts += [f"{self.samples} samples a pixel"] if self.samples else []
+        return ", ".join(filter(None, parts)) if self.renderer else ""
+
     def to_json(self) -> str:
         """The spec as JSON text, as the files store it."""
         return json.dumps(asdict(self) | {"versions": dict(self.versions)}, sort_keys=True)
@@ -116,6 +128,9 @@ class EpisodeSpec:
     def from_json(cls, text: str) -> EpisodeSpec:
         """Inverse of `to_json`. Fields of a later schema that this version does not know are ignored."""
         values: dict[str, Any] = json.loads(text)
+        if values.get("renderer") and "renderer_details" not in values:
+            # files from before the ray caster: all drawn by GL, and `renderer` told on which display
+            values |= {"renderer": "gl", "renderer_details": values["renderer"]}
         known = {f.name for f in fields(cls)}
         values = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in known

@@ -35,6 +35,8 @@ class RunFacts:
     train_seconds: float | None = None
     frames_trained: int | None = None
     parameters: int | None = None
+    training_renderer: str | None = None
+    evaluation_renderer: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -88,6 +90,7 @@ def metrics_record(evaluation: Evaluation, facts: RunFacts) -> dict[str, Any]:
             "train": facts.train_seconds,
             "evaluate": evaluation.seconds,
         },
+        "renderer": {"train": facts.training_renderer, "evaluate": facts.evaluation_renderer},
         "frames_trained": facts.frames_trained,
         "parameters": facts.parameters,
         **_leaves(figures, "mean"),

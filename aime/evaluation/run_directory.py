@@ -1,8 +1,8 @@
 """Finding a trained model, and what its run directory tells about it.
 
 A run directory holds ``weights/`` (``config.json`` and ``model.safetensors``), and, where the trainer and the collector
-wrote them, ``run.json`` (preset, seed, task, commit), ``timing.json`` (seconds of setup, collect and train, and
-frames_trained), ``metrics.jsonl`` (the training log) and ``data.h5``. Only the weights are needed.
+wrote them, ``run.json`` (preset, seed, task, renderer, commit), ``timing.json`` (seconds of setup, collect and train,
+and frames_trained), ``metrics.jsonl`` (the training log) and ``data.h5``. Only the weights are needed.
 """
 
 from __future__ import annotations
@@ -112,6 +112,8 @@ class RunDirectory:
             train_seconds=timing.get("train"),
             frames_trained=timing.get("frames_trained"),
             parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+            training_renderer=run.get("renderer"),
+            evaluation_renderer=spec.drawn_by or None,
             versions=installed_versions(spec.versions),
         )
 

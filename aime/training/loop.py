@@ -136,7 +136,15 @@ def train(
         run.write_configuration(
             {"model": model_values, "train": config.to_dict(), "task": task, "parameters": parameter_count(model)}
         )
-        run.write_provenance({"preset": None, "seed": config.seed, "task": task, **(provenance or {})})
+        run.write_provenance(
+            {
+                "preset": None,
+                "seed": config.seed,
+                "task": task,
+                "renderer": source.spec.drawn_by or None,
+                **(provenance or {}),
+            }
+        )
         run.add_timing({"train_setup": clock() - started})
         session.sinks = open_sinks(run.path, tensorboard=tensorboard, resume_step=step)
     session.progress = make_progress(show_progress)

@@ -2,7 +2,7 @@
 
 runs/<name>/
     config.json      model, training and data configuration
-    run.json         preset, seed, task, commit, versions
+    run.json         preset, seed, task, renderer of the frames, commit, versions
     metrics.jsonl    one line per logged step
     timing.json      seconds of training, frames trained; other commands add their own keys
     tensorboard/     event files

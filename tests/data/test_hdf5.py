@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pickle
 import signal
@@ -64,6 +65,22 @@ def test_spec_names_each_physics_entry() -> None:
     assert SPEC.qpos_kinds == ("slide", *["free"] * 7, "hinge")
     assert (SPEC.qpos_size, SPEC.qvel_size, SPEC.physics_size) == (9, 8, 17)
     assert EpisodeSpec.from_json(SPEC.to_json()) == SPEC
+
+
+def test_spec_says_what_drew_the_frames() -> None:
+    drawn = dataclasses.replace(SPEC, renderer="raycast", renderer_details="avx2", samples=4)
+    assert EpisodeSpec.from_json(drawn.to_json()) == drawn
+    assert drawn.drawn_by == "raycast, 4 samples a pixel"
+    assert dataclasses.replace(SPEC, renderer="gl", quality="high").drawn_by == "gl, quality high"
+    assert EpisodeSpec(image_shape=(3, 8, 8), action_size=1).drawn_by == ""
+
+
+def test_spec_of_a_file_from_before_the_ray_caster_is_read() -> None:
+    old = json.loads(dataclasses.replace(SPEC, renderer="EGL device 0 (software)", quality="high").to_json())
+    del old["renderer_details"], old["samples"]
+    spec = EpisodeSpec.from_json(json.dumps(old))
+    assert (spec.renderer, spec.renderer_details) == ("gl", "EGL device 0 (software)")
+    assert spec.drawn_by == "gl, quality high"
 
 
 def test_source_pickles_by_path(episode_file: Path) -> None:

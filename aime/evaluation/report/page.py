@@ -88,6 +88,8 @@ def _facts(record: Mapping[str, Any]) -> str:
         "collected in": _duration(seconds["collect"]),
         "trained in": _duration(seconds["train"]),
         "evaluated in": _duration(seconds["evaluate"]),
+        "trained on frames of": record["renderer"]["train"],
+        "evaluated on frames of": record["renderer"]["evaluate"],
         "device": record["device"],
         "commit": str(record["commit"])[:10] if record["commit"] else None,
     }
