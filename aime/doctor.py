@@ -72,6 +72,7 @@ def report() -> tuple[Finding, ...]:
         dm_control,
         compiler,
         environments,
+        ray_caster,
         cpu_kernels,
         opengl,
     )
@@ -176,6 +177,19 @@ def environments() -> Finding:
     except ImportError as error:
         return Finding("C++ environments", False, str(error), cost, f"{PIP} --force-reinstall dm_control")
     return Finding("C++ environments", True, f"built, {len(extension.supported_tasks())} tasks")
+
+
+def ray_caster() -> Finding:
+    """The ray caster, which draws pixels without GL, and the instruction set that this CPU has for it."""
+    cost = "no pixels without OpenGL"
+    try:
+        from aime.envs.raycaster import instruction_sets
+
+        best, *others = instruction_sets()
+    except ImportError:
+        return Finding("Ray caster", False, "cannot be tried without C++ environments", cost, "see C++ environments")
+    also = f"; this CPU runs {' and '.join(others)} as well" if others else ""
+    return Finding("Ray caster", True, f"built, uses {best}{also}")
 
 
 def cpu_kernels() -> Finding:

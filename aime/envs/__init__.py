@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aime.envs.faces import registration
 from aime.envs.parallel_environment import ParallelEnvironment
+from aime.envs.raycaster import RayCaster
 from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, StepType, TimeStep
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "GymnasiumVectorEnvironment",
     "Joint",
     "ParallelEnvironment",
+    "RayCaster",
     "StepType",
     "TimeStep",
 ]

@@ -94,18 +94,19 @@ def probe_gl() -> str:
 
 
 @functools.cache
-def load_suite() -> Any:
+def load_suite(gl: bool = True) -> Any:
     """The module `dm_control.suite`.
 
     dm_control chooses its own GL backend at import; where MUJOCO_GL does not say which, its first try is GLFW, which
     warns on machines without a display. Pictures here do not go through it, so its import is told to take EGL where
-    this machine has that (so that `physics.render` works too) and none otherwise.
+    this machine has that (so that `physics.render` works too) and none otherwise. `gl=False` does not look for EGL:
+    then no GL library is loaded, and `physics.render` works only where MUJOCO_GL asks for it.
     """
     shield_triton()
     if "MUJOCO_GL" in os.environ:
         return _import_suite()
     choices = ["off"]
-    if any(name.startswith("EGL") for name in gl_displays()):
+    if gl and any(name.startswith("EGL") for name in gl_displays()):
         choices.insert(0, "egl")
     try:
         for backend in choices:

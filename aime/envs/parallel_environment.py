@@ -17,8 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 from aime.envs import tasks
 from aime.envs.episodes import Episodes
 from aime.envs.extension import gl_displays, load_extension, probe_gl
+from aime.envs.raycaster import SAMPLES
 from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, TimeStep
 
+Renderer = Literal["gl", "raycast"]
 Quality = Literal["exact", "high", "fast"]
 Renderer = Literal["gl", "raycast"]
 Autoreset = Literal["next_step", "same_step", "disabled"]
@@ -49,14 +51,15 @@ class ParallelEnvironment:
             environment; None: fresh entropy.
         pixels: (height, width) of the pictures, one per step after the repeat; None renders nothing.
         camera: index or name of a camera of the model; -1 is MuJoCo's free camera.
-        quality: "exact" is dm_control's picture bit for bit; "high" has a shadow map of 512 instead of 2048 texels
-            (under .2 % of pixels differ); "fast" has one sample a pixel as well (edges differ by a few levels).
-        renderer: "gl" is MuJoCo's own picture, through an OpenGL library; "raycast" is this project's ray caster, near
-            to it (docs/raycaster.md), many times as fast, and without any GL library.
-        samples: rays a pixel of the ray caster: 1, 2, 4 or 8. "gl" takes the model's own number (4 in the suite).
+        renderer: "gl" is MuJoCo's own, which needs an OpenGL library; "raycast" draws nearly the same pictures many
+            times faster and loads none. See docs/raycaster.md for how near and how fast.
+        samples: rays a pixel of the ray caster: 1, 2, 4 or 8; None takes its default.
+        quality: of "gl". "exact" is dm_control's picture bit for bit; "high" has a shadow map of 512 instead of 2048
+            texels (under .2 % of pixels differ); "fast" has one sample a pixel as well (edges differ by a few levels).
         segmentation: also give geom ids and the body mask of each pixel.
         frame_stack: k > 1: pixels are (N, k, H, W, 3), the last k pictures, the newest last; an episode begins with k
             times its first.
+        depth: also give the distance of each pixel.
         autoreset: "next_step": the step after a LAST one ignores that environment's action and returns the FIRST step
             of its new episode (reward 0, discount 1), as Gymnasium's NEXT_STEP mode does. "same_step": a LAST step has
             the reward of the old episode and the first observation of the new one; `TimeStep.final` keeps the old
@@ -65,9 +68,10 @@ class ParallelEnvironment:
         dtype: numpy.float64, or numpy.float32 for observation, qpos and qvel; physics is float64 always.
 
     Raises:
-        ValueError: an unknown domain, task, camera or setting; near names are suggested.
+        ValueError: an unknown domain, task, camera or setting; near names are suggested. A geom that the chosen
+            renderer cannot draw.
         ImportError: MuJoCo, dm_control or the extension is missing; the message has the command that installs it.
-        RuntimeError: `pixels` without an OpenGL library that can render offscreen.
+        RuntimeError: `pixels` of "gl" without an OpenGL library that can render offscreen.
 
     Example:
         >>> with ParallelEnvironment("cartpole", "swingup", num_envs=4, seed=1, pixels=(64, 64)) as env:
@@ -99,34 +103,37 @@ class ParallelEnvironment:
         seed: int | Sequence[int] | None = None,
         pixels: tuple[int, int] | None = None,
         camera: int | str = 0,
-        quality: Quality = "exact",
         renderer: Renderer = "gl",
-        samples: int = 4,
+        quality: Quality = "exact",
+        samples: int | None = None,
         segmentation: bool = False,
         frame_stack: int = 1,
+        depth: bool = False,
         autoreset: Autoreset = "next_step",
         time_limit: float | None = None,
         dtype: type[np.float32 | np.float64] = np.float64,
     ) -> None:
         self._batch: Any = None
-        _check_settings(num_envs, num_threads, action_repeat, pixels, quality, segmentation, autoreset, time_limit)
-        _check_renderer(renderer, samples)
+        _check_settings(num_envs, num_threads, action_repeat, quality, autoreset, time_limit)
+        _check_pictures(pixels, renderer, samples, segmentation, depth)
         _check_layout(num_envs, batch_size, frame_stack, pixels, dtype)
         self.domain, self.task = domain, task
         self.num_envs, self.action_repeat, self.autoreset = num_envs, action_repeat, autoreset
         self.num_threads = min(num_threads or tasks.usable_cores(), num_envs)
         self.num_processes = 1
         self.batch_size, self.frame_stack, self.dtype = batch_size, frame_stack, dtype
-        self.pixels, self.quality, self.segmentation = pixels, quality, segmentation
+        self.pixels, self.renderer, self.quality = pixels, renderer, quality
+        self.segmentation, self.depth = segmentation, depth
         self._extension = load_extension()
+        self.samples: int | None = (samples or int(self._extension.DEFAULT_SAMPLES)) if renderer == "raycast" else None
         if pixels is not None and renderer == "gl" and not gl_displays():
             probe_gl()  # raises with what was tried and what to install
         self.seeds = tasks.expand_seed(seed, num_envs)
-        load = functools.partial(tasks.load, domain, task, time_limit)
+        load = functools.partial(tasks.load, domain, task, time_limit, gl=renderer == "gl")
         self._environment = load(np.random.RandomState(self.seeds[0]))
         physics = self._environment.physics
         model = physics.model.ptr
-        self.camera = tasks.camera_index(physics, camera)
+        self.camera = tasks.camera_index(model, camera)
         specification = self._environment.action_spec()
         self.action_size = int(specification.shape[0])
         self.action_minimum = np.broadcast_to(specification.minimum, (self.action_size,)).astype(np.float64)
@@ -150,10 +157,11 @@ class ParallelEnvironment:
             camera=self.camera,
             quality=quality,
             segmentation=segmentation,
-            renderer=renderer,
-            samples=samples,
             minimum=self.action_minimum - _RANGE_SLACK,
             maximum=self.action_maximum + _RANGE_SLACK,
+            depth=depth,
+            renderer=renderer,
+            samples=self.samples or int(self._extension.DEFAULT_SAMPLES),
         )
         _OPEN.add(self)
         _close_at_exit()
@@ -176,8 +184,8 @@ class ParallelEnvironment:
         return self._environment
 
     @property
-    def renderer(self) -> str:
-        """What each thread draws with: a GL display, e.g. "EGL device 0 (software)", or the ray caster."""
+    def renderer_details(self) -> str:
+        """What each thread has drawn with: GL displays, such as "EGL device 0 (software)", or the ray caster's kind."""
         return str(self._open().renderer())
 
     def reset(self, ids: Sequence[int] | None = None, *, seed: int | Sequence[int | None] | None = None) -> TimeStep:
@@ -395,6 +403,7 @@ class ParallelEnvironment:
             "pixels": views.get(prefix + "pixels"),
             "segmentation": views.get(prefix + "segmentation"),
             "body_mask": None if mask is None else mask.view(np.bool_),
+            "depth": views.get(prefix + "depth"),
         }
 
     def _float_actions(self, actions: ArrayLike, count: int) -> NDArray[np.float64]:
@@ -433,9 +442,7 @@ def _check_settings(
     num_envs: int,
     num_threads: int,
     action_repeat: int,
-    pixels: tuple[int, ...] | None,
     quality: str,
-    segmentation: bool,
     autoreset: str,
     time_limit: float | None,
 ) -> None:
@@ -446,25 +453,14 @@ def _check_settings(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    if pixels is not None and (len(pixels) != 2 or min(pixels) < 1):
-        raise ValueError(f"pixels must be (height, width), both at least 1, got {pixels}")
     for name, word, known in (
         ("quality", quality, ("exact", "high", "fast")),
         ("autoreset", autoreset, ("next_step", "same_step", "disabled")),
     ):
         if word not in known:
             raise ValueError(f"unknown {name} {word!r}: {tasks.near(word, known)}")
-    if segmentation and pixels is None:
-        raise ValueError("segmentation needs pixels=(height, width)")
     if time_limit is not None and not time_limit > 0:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
-
-
-def _check_renderer(renderer: str, samples: int) -> None:
-    if renderer not in ("gl", "raycast"):
-        raise ValueError(f"unknown renderer {renderer!r}: {tasks.near(renderer, ('gl', 'raycast'))}")
-    if samples not in (1, 2, 4, 8):
-        raise ValueError(f"samples must be 1, 2, 4 or 8, got {samples}")
 
 
 def _check_layout(
@@ -478,6 +474,21 @@ def _check_layout(
         raise ValueError("frame_stack needs pixels=(height, width)")
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be numpy.float32 or numpy.float64, got {dtype!r}")
+def _check_pictures(
+    pixels: tuple[int, ...] | None, renderer: str, samples: int | None, segmentation: bool, depth: bool
+) -> None:
+    if pixels is not None and (len(pixels) != 2 or min(pixels) < 1):
+        raise ValueError(f"pixels must be (height, width), both at least 1, got {pixels}")
+    if renderer not in ("gl", "raycast"):
+        raise ValueError(f"unknown renderer {renderer!r}: {tasks.near(renderer, ('gl', 'raycast'))}")
+    if samples is not None:
+        if renderer == "gl":
+            raise ValueError("samples is a setting of renderer='raycast'; that of 'gl' is quality")
+        if samples not in SAMPLES:
+            raise ValueError(f"samples must be one of {', '.join(map(str, SAMPLES))}, got {samples}")
+    for name, wanted in (("segmentation", segmentation), ("depth", depth)):
+        if wanted and pixels is None:
+            raise ValueError(f"{name} needs pixels=(height, width)")
 
 
 _OPEN: weakref.WeakSet[ParallelEnvironment] = weakref.WeakSet()

@@ -34,8 +34,10 @@ def supported() -> tuple[tuple[str, str], ...]:
     return tuple((domain, task) for domain, task in load_extension().supported_tasks())
 
 
-def load(domain: str, task: str, time_limit: float | None, random: np.random.RandomState) -> Any:
-    """A dm_control environment of the pair that draws from `random`.
+def load(
+    domain: str, task: str, time_limit: float | None, random: np.random.RandomState, *, gl: bool = True
+) -> Any:
+    """A dm_control environment of the pair that draws from `random`; `gl` as in `load_suite`.
 
     Raises:
         ValueError: the pair is not supported; near names are suggested.
@@ -50,17 +52,17 @@ def load(domain: str, task: str, time_limit: float | None, random: np.random.Ran
     options: dict[str, Any] = {"random": random}
     if time_limit is not None:
         options["time_limit"] = time_limit
-    return load_suite().load(domain, task, task_kwargs=options)
+    return load_suite(gl).load(domain, task, task_kwargs=options)
 
 
-def camera_index(physics: Any, camera: int | str) -> int:
-    """The index of a camera given by index or name.
+def camera_index(model: Any, camera: int | str) -> int:
+    """The index of a camera of an mjModel given by index or name.
 
     Raises:
         ValueError: the model has no such camera; its cameras are listed.
     """
-    count = int(physics.model.ncam)
-    names = [physics.model.id2name(index, "camera") for index in range(count)]
+    count = int(model.ncam)
+    names = [str(model.camera(index).name) for index in range(count)]
     if isinstance(camera, str):
         if camera not in names:
             raise ValueError(f"unknown camera {camera!r}: {near(camera, names)}")

@@ -70,6 +70,8 @@ class TimeStep:
         segmentation: (N, H, W) int32, the MuJoCo geom id of each pixel, -1 where there is none (sky); None without
             `segmentation=True`. One sample per pixel: edges are sharp.
         body_mask: (N, H, W) bool, True where the geom belongs to a body other than the world; None likewise.
+        depth: (N, H, W) float32, metres along the camera's axis to what each pixel shows; where there is nothing, the
+            far end of what MuJoCo draws. None without `depth=True`.
         faults: why the physics of an environment failed in this step, by its index. Its step is LAST with discount 0
             and repeats the last sound observation; the next step begins its new episode.
         env_id: (N,) int32, the environment of each row: 0 ... N - 1, except from `recv`.
@@ -85,6 +87,7 @@ class TimeStep:
     pixels: NDArray[np.uint8] | None = None
     segmentation: NDArray[np.int32] | None = None
     body_mask: NDArray[np.bool_] | None = None
+    depth: NDArray[np.float32] | None = None
     faults: Mapping[int, str] = field(default_factory=dict)
     env_id: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
     final: FinalObservation | None = None

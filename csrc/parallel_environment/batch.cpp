@@ -18,6 +18,7 @@ RowShape row_shape(const mjModel* model, const Task& task, const BatchSettings& 
   shape.area = static_cast<std::size_t>(settings.render.height) * static_cast<std::size_t>(settings.render.width);
   shape.frame_stack = static_cast<std::size_t>(settings.frame_stack);
   shape.segmentation = settings.render.segmentation;
+  shape.depth = settings.render.depth;
   shape.single = settings.single_precision;
   return shape;
 }
@@ -55,7 +56,8 @@ Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vec
   }
   // A GL context belongs to the thread it was made on, and the caller's thread may have contexts of its own. With
   // send and receive the caller has something else to do.
-  const bool caller_takes_part = settings.render.height == 0 && settings.batch_size == 0;
+  const bool gl = settings.render.height > 0 && settings.render.renderer == RendererKind::kGl;
+  const bool caller_takes_part = !gl && settings.batch_size == 0;
   PoolWork work;
   work.job = [this](int worker, int env) { carry_out(worker, env); };
   work.idle = [this](int worker) { return prepare(worker); };
@@ -359,6 +361,7 @@ void Batch::observe(int worker_index, Environment& environment, bool first) {
     picture.segmentation = report.segmentation.data();
     picture.body_mask = report.body_mask.data();
   }
+  if (shape_.depth) picture.depth = report.depth.data();
   worker.renderer->render(model, data, picture);
   if (first) report.repeat_frame(shape_);
 }

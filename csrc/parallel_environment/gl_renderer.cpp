@@ -35,7 +35,9 @@ GlRenderer::GlRenderer(const mjModel* model, const RenderSettings& settings, int
   camera_.fixedcamid = settings.camera;
   camera_.type = settings.camera < 0 ? mjCAMERA_FREE : mjCAMERA_FIXED;
   if (settings.camera < 0) mj.mjv_defaultFreeCamera(model, &camera_);
-  rows_.resize(static_cast<std::size_t>(settings.height) * static_cast<std::size_t>(settings.width) * 3);
+  const std::size_t area = static_cast<std::size_t>(settings.height) * static_cast<std::size_t>(settings.width);
+  rows_.resize(area * 3);
+  if (settings.depth) depth_rows_.resize(area);
 }
 
 GlRenderer::~GlRenderer() {
@@ -46,11 +48,11 @@ GlRenderer::~GlRenderer() {
   context_->release();
 }
 
-void GlRenderer::draw(std::uint8_t* rows) {
+void GlRenderer::draw(std::uint8_t* rows, float* depth) {
   const MujocoApi& mj = mujoco();
   const mjrRect view{0, 0, settings_.width, settings_.height};
   mj.mjr_render(view, &scene_, &mjr_);
-  mj.mjr_readPixels(rows, nullptr, view, &mjr_);
+  mj.mjr_readPixels(rows, depth, view, &mjr_);
 }
 
 void GlRenderer::render(const mjModel* model, mjData* data, const Picture& picture) {
@@ -59,12 +61,13 @@ void GlRenderer::render(const mjModel* model, mjData* data, const Picture& pictu
   guarded_or_throw(
       [&] {
         mujoco().mjv_updateScene(model, data, &option_, nullptr, &camera_, mjCAT_ALL, &scene_);
-        draw(rows_.data());
+        draw(rows_.data(), picture.depth == nullptr ? nullptr : depth_rows_.data());
       },
       "rendering failed");
   for (std::size_t row = 0; row < height; ++row) {
     std::memcpy(picture.pixels + row * stride, rows_.data() + (height - 1 - row) * stride, stride);
   }
+  if (picture.depth != nullptr) decode_depth(model, picture.depth);
   if (!settings_.segmentation) return;
   scene_.flags[mjRND_SEGMENT] = 1;
   scene_.flags[mjRND_IDCOLOR] = 1;
@@ -72,6 +75,20 @@ void GlRenderer::render(const mjModel* model, mjData* data, const Picture& pictu
   scene_.flags[mjRND_SEGMENT] = 0;
   scene_.flags[mjRND_IDCOLOR] = 0;
   decode_segmentation(model, picture);
+}
+
+void GlRenderer::decode_depth(const mjModel* model, float* depth) const {
+  // The buffer has near / distance, scaled so that the near plane is 0 and the far plane 1.
+  const double extent = model->stat.extent;
+  const double near = static_cast<double>(model->vis.map.znear) * extent;
+  const double far = static_cast<double>(model->vis.map.zfar) * extent;
+  const auto width = static_cast<std::size_t>(settings_.width);
+  for (std::size_t row = static_cast<std::size_t>(settings_.height); row-- > 0;) {
+    for (std::size_t column = 0; column < width; ++column) {
+      const double value = depth_rows_[row * width + column];
+      *depth++ = static_cast<float>(near / (1.0 - value * (1.0 - near / far)));
+    }
+  }
 }
 
 void GlRenderer::decode_segmentation(const mjModel* model, const Picture& picture) {

@@ -18,7 +18,8 @@ class GlRenderer final : public Renderer {
   std::string description() const override { return context_->description(); }
 
  private:
-  void draw(std::uint8_t* rows);
+  void draw(std::uint8_t* rows, float* depth = nullptr);
+  void decode_depth(const mjModel* model, float* depth) const;
   void decode_segmentation(const mjModel* model, const Picture& picture);
 
   RenderSettings settings_;
@@ -28,6 +29,7 @@ class GlRenderer final : public Renderer {
   mjvOption option_;
   mjvCamera camera_;
   std::vector<std::uint8_t> rows_;  // (height, width, 3), first row at the bottom, as OpenGL has it
+  std::vector<float> depth_rows_;   // (height, width) on [0, 1], likewise
   std::vector<std::int32_t> geom_of_segid_;
 };
 

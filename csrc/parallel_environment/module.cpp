@@ -1,6 +1,7 @@
 // The Python face of the batch: thin, typed, and with the GIL released while environments run.
 #include "batch.hpp"
 #include "gl_context.hpp"
+#include "module_raycaster.hpp"
 #include "random_module.hpp"
 
 #include <pybind11/numpy.h>
@@ -89,6 +90,7 @@ class Views {
     add_state(prefix + "qpos", rows.qpos, shape_.qpos);
     add_state(prefix + "qvel", rows.qvel, shape_.qvel);
     if (shape_.area > 0) add(prefix + "pixels", rows.pixels, stack_);
+    if (shape_.depth) add(prefix + "depth", rows.depth, picture_);
     if (!shape_.segmentation) return;
     add(prefix + "segmentation", rows.segmentation, picture_);
     add(prefix + "body_mask", rows.body_mask, picture_);
@@ -121,7 +123,7 @@ class PyBatch {
   PyBatch(std::uintptr_t model, const std::vector<std::uint32_t>& seeds, const std::string& domain,
           const std::string& task, int num_threads, int batch_size, int substeps, double step_limit, int action_repeat,
           const std::string& autoreset, int frame_stack, bool single_precision, int height, int width, int camera,
-          const std::string& quality, bool segmentation, const std::string& renderer, int samples,
+          const std::string& quality, bool segmentation, bool depth, const std::string& renderer, int samples,
           std::vector<double> minimum, std::vector<double> maximum)
       : minimum_(std::move(minimum)), maximum_(std::move(maximum)) {
     BatchSettings settings;
@@ -136,7 +138,8 @@ class PyBatch {
     settings.autoreset = parse_autoreset(autoreset);
     settings.frame_stack = frame_stack;
     settings.single_precision = single_precision;
-    settings.render = {height, width, camera, parse_quality(quality), segmentation, parse_renderer(renderer), samples};
+    settings.render = {height,  width, camera, parse_quality(quality), segmentation, depth, parse_renderer(renderer),
+                       samples, {}};
     batch_ = std::make_unique<Batch>(pointer<mjModel>(model), settings, seeds);
     if (minimum_.size() != static_cast<std::size_t>(batch_->model().nu) || maximum_.size() != minimum_.size()) {
       throw std::invalid_argument("an action has a bound for each actuator");
@@ -398,15 +401,16 @@ PYBIND11_MODULE(_parallel_environment, module) {
   module.def("probe_gl", &aime::probe_gl, py::call_guard<py::gil_scoped_release>());
   module.def("supported_tasks", &aime::supported_tasks);
   aime::bind_random_state(module);
+  aime::bind_raycaster(module);
   py::class_<PyBatch>(module, "Batch")
       .def(py::init<std::uintptr_t, const std::vector<std::uint32_t>&, const std::string&, const std::string&, int, int,
-                    int, double, int, const std::string&, int, bool, int, int, int, const std::string&, bool,
+                    int, double, int, const std::string&, int, bool, int, int, int, const std::string&, bool, bool,
                     const std::string&, int, std::vector<double>, std::vector<double>>(),
            py::kw_only(), py::arg("model"), py::arg("seeds"), py::arg("domain"), py::arg("task"),
            py::arg("num_threads"), py::arg("batch_size"), py::arg("substeps"), py::arg("step_limit"),
            py::arg("action_repeat"), py::arg("autoreset"), py::arg("frame_stack"), py::arg("single_precision"),
            py::arg("height"), py::arg("width"), py::arg("camera"), py::arg("quality"), py::arg("segmentation"),
-           py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"))
+           py::arg("depth"), py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"))
       .def("close", &PyBatch::close)
       .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))

@@ -6,7 +6,8 @@ namespace aime {
 
 RaycastRenderer::RaycastRenderer(const mjModel* model, const RenderSettings& settings, RenderAssets assets)
     : settings_(settings),
-      raycaster_(std::move(assets), settings.height, settings.width, settings.samples, scene_geoms(model)) {
+      raycaster_(std::move(assets), settings.height, settings.width, settings.samples, settings.instructions,
+                 scene_geoms(model)) {
   const MujocoApi& mj = mujoco();
   mj.mjv_defaultScene(&scene_);
   mj.mjv_defaultOption(&option_);

@@ -13,6 +13,7 @@ class RaycastRenderer final : public Renderer {
 
   void render(const mjModel* model, mjData* data, const Picture& picture) override;
   std::string description() const override;
+  std::string instruction_set() const { return raycaster_.instructions(); }
 
  private:
   RenderSettings settings_;

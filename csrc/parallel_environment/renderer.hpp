@@ -30,8 +30,10 @@ struct RenderSettings {
   int camera = 0;  // -1: the free camera
   Quality quality = Quality::kExact;
   bool segmentation = false;
+  bool depth = false;
   RendererKind renderer = RendererKind::kGl;
-  int samples = 4;  // of the ray caster, per pixel
+  int samples = 4;           // of the ray caster, per pixel
+  std::string instructions;  // of the ray caster; empty takes the best that this processor has
 };
 
 // Where one picture goes; null pointers are left out.
@@ -39,7 +41,7 @@ struct Picture {
   std::uint8_t* pixels = nullptr;        // (height, width, 3) RGB, first row on top
   std::int32_t* segmentation = nullptr;  // (height, width) geom id, -1 where no geom is seen
   std::uint8_t* body_mask = nullptr;     // (height, width) 1 where the geom belongs to a body other than the world
-  float* depth = nullptr;                // (height, width) metres along the view direction; ray caster only
+  float* depth = nullptr;                // (height, width) metres along the view direction
 };
 
 class Renderer {

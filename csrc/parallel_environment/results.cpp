@@ -33,7 +33,8 @@ Report::Report(const RowShape& shape)
       qvel(shape.qvel),
       frames(shape.frame() * shape.frame_stack),
       segmentation(shape.segmentation ? shape.area : 0),
-      body_mask(shape.segmentation ? shape.area : 0) {}
+      body_mask(shape.segmentation ? shape.area : 0),
+      depth(shape.depth ? shape.area : 0) {}
 
 std::uint8_t* Report::next_frame(const RowShape& shape) {
   std::copy(frames.begin() + static_cast<std::ptrdiff_t>(shape.frame()), frames.end(), frames.begin());
@@ -52,6 +53,7 @@ void Rows::allocate(const RowShape& shape, std::size_t count) {
   qpos.resize(count * shape.qpos * shape.number());
   qvel.resize(count * shape.qvel * shape.number());
   pixels.resize(count * shape.frame() * shape.frame_stack);
+  if (shape.depth) depth.resize(count * shape.area);
   if (!shape.segmentation) return;
   segmentation.resize(count * shape.area);
   body_mask.resize(count * shape.area);
@@ -64,6 +66,7 @@ void Rows::write(const RowShape& shape, const Report& report, std::size_t row) {
   write_picture(report.frames, pixels, row);
   write_picture(report.segmentation, segmentation, row);
   write_picture(report.body_mask, body_mask, row);
+  write_picture(report.depth, depth, row);
 }
 
 Results::Results(const RowShape& shape, std::size_t count, bool keeps_final)

@@ -19,6 +19,7 @@ struct RowShape {
   std::size_t area = 0;         // pixels of one picture; 0 without pictures
   std::size_t frame_stack = 1;  // pictures in one row
   bool segmentation = false;
+  bool depth = false;
   bool single = false;  // observation, qpos and qvel in float32 instead of float64
 
   std::size_t frame() const { return area * 3; }
@@ -36,6 +37,7 @@ struct Report {
   std::vector<std::uint8_t> frames;  // the newest picture last
   std::vector<std::int32_t> segmentation;
   std::vector<std::uint8_t> body_mask;
+  std::vector<float> depth;
 
   // Where the newest picture is to be drawn; moves the older ones back. At an episode's start there are none.
   std::uint8_t* next_frame(const RowShape& shape);
@@ -51,6 +53,7 @@ struct Rows {
   std::vector<std::uint8_t> observation, qpos, qvel;
   std::vector<std::uint8_t> pixels, body_mask;
   std::vector<std::int32_t> segmentation;
+  std::vector<float> depth;
 };
 
 // One step's results. Blocks alternate, so a result is valid until the second next step.

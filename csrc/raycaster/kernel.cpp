@@ -2,25 +2,38 @@
 
 #include <cstdlib>
 #include <stdexcept>
-#include <string>
 
 namespace aime::raycaster {
+namespace {
 
-const Kernel& find_kernel() {
-  const char* chosen = std::getenv("AIME_RAYCAST_INSTRUCTIONS");
-  const std::string wanted = chosen != nullptr ? chosen : "";
-  std::string known;
+// The best first.
+std::vector<const Kernel*> kernels() {
+  std::vector<const Kernel*> found;
 #if defined(__x86_64__)
-  const bool avx512 = __builtin_cpu_supports("avx512f") != 0;
-  const bool avx2 = __builtin_cpu_supports("avx2") != 0;
-  if (avx512 && (wanted.empty() || wanted == kAvx512Kernel.name)) return kAvx512Kernel;
-  if (avx2 && (wanted.empty() || wanted == kAvx2Kernel.name)) return kAvx2Kernel;
-  if (avx512) known += std::string(kAvx512Kernel.name) + ", ";
-  if (avx2) known += std::string(kAvx2Kernel.name) + ", ";
+  if (__builtin_cpu_supports("avx512f") != 0) found.push_back(&kAvx512Kernel);
+  if (__builtin_cpu_supports("avx2") != 0) found.push_back(&kAvx2Kernel);
 #endif
-  if (wanted.empty() || wanted == kBaselineKernel.name) return kBaselineKernel;
-  throw std::invalid_argument("AIME_RAYCAST_INSTRUCTIONS is '" + wanted + "', expected one of " + known +
-                              kBaselineKernel.name);
+  found.push_back(&kBaselineKernel);
+  return found;
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const Kernel* kernel : kernels()) names.emplace_back(kernel->name);
+  return names;
+}
+
+const Kernel& find_kernel(const std::string& name) {
+  const char* chosen = std::getenv("AIME_RAYCAST_INSTRUCTIONS");
+  const std::string wanted = name.empty() && chosen != nullptr ? chosen : name;
+  std::string known;
+  for (const Kernel* kernel : kernels()) {
+    if (wanted.empty() || wanted == kernel->name) return *kernel;
+    known += (known.empty() ? "" : ", ") + std::string(kernel->name);
+  }
+  throw std::invalid_argument("no ray caster for the instruction set '" + wanted + "' here; there are " + known);
 }
 
 }  // namespace aime::raycaster

@@ -3,6 +3,9 @@
 
 #include "frame.hpp"
 
+#include <string>
+#include <vector>
+
 namespace aime::raycaster {
 
 struct Kernel {
@@ -17,8 +20,11 @@ extern const Kernel kAvx2Kernel;
 extern const Kernel kAvx512Kernel;
 #endif
 
-// The best kernel for this processor; AIME_RAYCAST_INSTRUCTIONS = avx512 | avx2 | baseline chooses another.
-// Throws std::invalid_argument for one that is unknown or cannot run here.
-const Kernel& find_kernel();
+// Names of the kernels that this processor runs, the best first.
+std::vector<std::string> instruction_sets();
+
+// The kernel of that name. For an empty one the best kernel for this processor, unless AIME_RAYCAST_INSTRUCTIONS =
+// avx512 | avx2 | baseline chooses another. Throws std::invalid_argument for one that is unknown or cannot run here.
+const Kernel& find_kernel(const std::string& name);
 
 }  // namespace aime::raycaster

@@ -21,8 +21,9 @@ void place(const float (&pattern)[count][2], Frame& frame) {
 
 }  // namespace
 
-Raycaster::Raycaster(std::shared_ptr<const Assets> assets, int height, int width, int samples, int capacity)
-    : assets_(std::move(assets)), kernel_(find_kernel()) {
+Raycaster::Raycaster(std::shared_ptr<const Assets> assets, int height, int width, int samples,
+                     const std::string& instructions, int capacity)
+    : assets_(std::move(assets)), kernel_(find_kernel(instructions)) {
   frame_.width = width;
   frame_.height = height;
   frame_.samples = samples;

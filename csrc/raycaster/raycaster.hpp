@@ -13,7 +13,8 @@ class Raycaster {
  public:
   // `capacity` bounds the geoms of a scene. Throws std::invalid_argument for a number of samples other than 1, 2, 4, 8,
   // or where find_kernel does.
-  Raycaster(std::shared_ptr<const Assets> assets, int height, int width, int samples, int capacity);
+  Raycaster(std::shared_ptr<const Assets> assets, int height, int width, int samples, const std::string& instructions,
+            int capacity);
 
   // Throws std::runtime_error for something in the scene that cannot be drawn.
   void draw(const mjvScene& scene, const Output& output);

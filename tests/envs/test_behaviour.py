@@ -234,7 +234,7 @@ def test_an_open_environment_does_not_disturb_the_exit_of_the_interpreter() -> N
     script = (
         "from aime.envs import ParallelEnvironment\n"
         "env = ParallelEnvironment('cartpole', 'swingup', 2, num_threads=2, seed=1, pixels=(16, 16))\n"
-        "print(env.reset().pixels.shape, env.renderer)\n"
+        "print(env.reset().pixels.shape, env.renderer_details)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
