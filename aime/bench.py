@@ -65,6 +65,28 @@ class KernelBenchmark:
 
 
 @dataclass(frozen=True)
+class RaycastBenchmark:
+    """The ray caster against MuJoCo's GL renderer: fidelity and speed; writes bench/results/raycast.json."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Tasks as domain/task; the Control Suite's whole benchmark by default."""
+    rounds: int = 3
+    """Times that every contestant is measured; the median counts."""
+    poses: int = 60
+    """Pictures of each task that are compared."""
+    only: Literal["fidelity", "speed", "samples"] | None = None
+    """One part; all by default. What is not measured stays in the file as it was."""
+    out: Path | None = None
+    """Where the figures go."""
+
+    def run(self) -> int:
+        """Measure, print and store."""
+        flags = [f"--rounds={self.rounds}", f"--poses={self.poses}", *([f"--only={self.only}"] if self.only else [])]
+        flags += [f"--out={self.out}"] if self.out else []
+        return int(load("bench.raycast").main([*flags, *(["--tasks", *self.tasks] if self.tasks else [])]))
+
+
+@dataclass(frozen=True)
 class StepBenchmark:
     """Training step: the time-parallel pass against the per-frame oracle; writes bench/results/step-cpu-DATE.json.
 
@@ -98,6 +120,7 @@ class Bench:
     benchmark: tyro.conf.OmitSubcommandPrefixes[
         Annotated[EnvironmentBenchmark, tyro.conf.subcommand("env")]
         | Annotated[KernelBenchmark, tyro.conf.subcommand("kernels")]
+        | Annotated[RaycastBenchmark, tyro.conf.subcommand("raycast")]
         | Annotated[StepBenchmark, tyro.conf.subcommand("step")]
     ]
     """Which one."""

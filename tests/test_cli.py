@@ -67,6 +67,7 @@ def test_python_m_aime_is_the_same_command() -> None:
         ("step --profile", "bench.step_profile", ["--rounds=2"]),
         ("env", "bench.env", ["--rounds=2", "--seconds=0.8", "--num-envs=32", "--minutes=5.5", "--threads=0"]),
         ("kernels", "bench.kernels.__main__", ["--rounds=2"]),
+        ("raycast", "bench.raycast", ["--rounds=2", "--poses=60"]),
         ("step", "bench.step", ["--rounds=2", "--batch=16", "--frames=16"]),
     ],
 )

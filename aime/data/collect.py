@@ -49,8 +49,12 @@ class Collect:
     """Camera of the model."""
     policy: str = "smooth"
     """smooth: time-correlated random actions. uniform: independent random actions."""
+    renderer: Literal["gl", "raycast"] = "gl"
+    """gl: MuJoCo's OpenGL renderer. raycast: the ray caster, close to it, faster, and without any GL library."""
     quality: Literal["exact", "high", "fast"] = "high"
-    """exact: dm_control's own pixels. high: smaller shadow map, the same to the eye. fast: no anti-aliasing either."""
+    """Of gl. exact: dm_control's own pixels. high: smaller shadow map, the same to the eye. fast: no anti-aliasing."""
+    samples: int | None = None
+    """Of raycast: rays a pixel; its default where not given."""
     seed: int = 1
     """Seed of the environments and the policy. Environment i gets seed + i."""
     split_seed: int = 0
@@ -85,7 +89,9 @@ class Collect:
             seed=self.seed,
             pixels=(self.size, self.size),
             camera=self.camera,
+            renderer=self.renderer,
             quality=self.quality,
+            samples=self.samples,
             segmentation=self.masks,
         ) as environment:
             self._record(environment, policy, steps)
@@ -119,7 +125,7 @@ class Collect:
                     frames += len(episode.actions)
                     progress.update(bar, episodes=len(writer))
                 # the threads choose their GL display when they first draw
-                writer.spec = dataclasses.replace(writer.spec, renderer=environment.renderer)
+                writer.spec = dataclasses.replace(writer.spec, renderer_details=environment.renderer_details)
         except KeyboardInterrupt:
             console.print(f"interrupted: {len(writer)} whole episodes are in {writer.partial}")
             raise
@@ -142,7 +148,9 @@ class Collect:
             action_repeat=self.action_repeat,
             control_timestep=environment.control_timestep,
             camera=environment.camera,
-            quality=self.quality,
+            renderer=environment.renderer,
+            quality=self.quality if environment.renderer == "gl" else "",
+            samples=environment.samples,
             action_minimum=tuple(environment.action_minimum.tolist()),
             action_maximum=tuple(environment.action_maximum.tolist()),
             joints=tuple(JointSpec(joint.name, joint.kind, joint.limited) for joint in environment.joints),

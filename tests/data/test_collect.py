@@ -13,10 +13,11 @@ from aime.data.hdf5_writer import EpisodeWriter
 from aime.envs import ParallelEnvironment
 
 
-@pytest.fixture(scope="module")
-def collected(tmp_path_factory: pytest.TempPathFactory) -> HDF5Source:
+@pytest.fixture(scope="module", params=["gl", "raycast"])
+def collected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> HDF5Source:
     path = tmp_path_factory.mktemp("collect") / "cartpole.h5"
-    assert Collect(episodes=5, steps=12, size=32, num_envs=2, threads=2, seed=4, out=path).run() == 0
+    collect = Collect(episodes=5, steps=12, size=32, num_envs=2, threads=2, seed=4, renderer=request.param, out=path)
+    assert collect.run() == 0
     source = open_source(path)
     assert isinstance(source, HDF5Source)
     return source
@@ -28,11 +29,16 @@ def test_the_spec_says_how_the_episodes_were_made(collected: HDF5Source) -> None
     assert spec.qpos_names == ("slider", "hinge_1")
     assert spec.qpos_kinds == ("slide", "hinge")
     assert [joint.limited for joint in spec.joints] == [True, False]  # the rail ends, the pole can turn round
-    assert (spec.action_repeat, spec.camera, spec.quality, spec.policy) == (2, 0, "high", "smooth")
+    assert (spec.action_repeat, spec.camera, spec.policy) == (2, 0, "smooth")
     assert spec.control_timestep == pytest.approx(0.02)
     assert (spec.action_minimum, spec.action_maximum) == ((-1.0,), (1.0,))
     assert set(spec.versions) == {"aime", "mujoco", "dm_control", "numpy", "h5py"}
-    assert spec.renderer
+    assert spec.renderer_details
+    if spec.renderer == "gl":
+        assert (spec.quality, spec.samples) == ("high", None)
+    else:
+        assert (spec.renderer, spec.quality) == ("raycast", "")
+        assert spec.samples in (1, 2, 4, 8)
     assert collected.lengths.tolist() == [12] * 5
     assert sorted(np.concatenate(list((collected.splits or {}).values())).tolist()) == list(range(5))
 
@@ -49,7 +55,9 @@ def test_an_episode_replays_bit_for_bit_from_what_is_stored(collected: HDF5Sourc
         seed=int(row["seed"]),
         pixels=spec.image_shape[1:],
         camera=spec.camera,
+        renderer="gl" if spec.renderer == "gl" else "raycast",
         quality="high",
+        samples=spec.samples,
         segmentation=True,
     ) as environment:
         for _ in range(int(row["reset_index"]) + 1):
