@@ -215,6 +215,94 @@ def environments_text() -> str:
     return "\n\n".join(environment_section(name, record) for name, record in found)
 
 
+def raycast_record() -> tuple[str, Any] | None:
+    """The stored measurement of the ray caster, if there is one with figures in it."""
+    found = [(name, record) for name, record in stored("raycast") if record["fidelity"]]
+    return found[-1] if found else None
+
+
+def raycast_fidelity_text() -> str:
+    """The ray caster's pictures against MuJoCo's own, task by task."""
+    found = raycast_record()
+    if found is None:
+        return missing("the ray caster against MuJoCo's renderer", "aime bench raycast")
+    name, record = found
+    settings = record["settings"]
+    rows = [
+        (
+            task,
+            f"{row['psnr']:.1f}",
+            f"{row['psnr_worst']:.1f}",
+            f"{row['mean_difference']:.2f}",
+            f"{100 * row['segmentation']:.2f}",
+            f"{100 * row['segmentation_worst']:.2f}",
+        )
+        for task, row in record["fidelity"].items()
+    ]
+    header = ("task", "PSNR (dB)", "worst picture", "mean abs. difference (of 255)", "same geom (%)", "worst picture")
+    size = settings["size"]
+    return f"{settings['poses']} pictures of {size} x {size} a task (`{name}`).\n\n{table(header, rows)}"
+
+
+def raycast_speed_text() -> str:
+    """Pictures per second of the ray caster and of GL."""
+    found = raycast_record()
+    if found is None or not found[1]["speed"]:
+        return missing("the ray caster's speed", "aime bench raycast")
+    name, record = found
+    machine, size = record["machine"], record["settings"]["size"]
+    rows = []
+    for task, rates in record["speed"].items():
+        cells = []
+        for threads in ("1 thread", "2 threads"):
+            gl, raycast = (rates[f"{renderer}, {threads}"]["per_second"] for renderer in ("gl", "raycast"))
+            cells += [f"{gl:,.0f}", f"{raycast:,.0f}", f"{rates['ratio'][threads]:.0f}x"]
+        stepped = (rates[f"{renderer}, 2 threads, step"]["per_second"] for renderer in ("gl", "raycast"))
+        rows.append((task, *cells, *(f"{value:,.0f}" for value in stepped)))
+    header = (
+        f"{size} x {size} pictures/s",
+        *(f"{one}, {threads}" for threads in ("1 thread", "2 threads") for one in ("GL exact", "ray caster", "ratio")),
+        "GL exact, 2 threads, with a step",
+        "ray caster, 2 threads, with a step",
+    )
+    origin = f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}, `{name}`"
+    return f"{origin}; all contestants of a task in turn in one run.\n\n{table(header, rows)}"
+
+
+def raycast_samples_text() -> str:
+    """Error and time for each number of rays a pixel."""
+    found = raycast_record()
+    if found is None or not found[1]["samples"]:
+        return missing("error and time by the number of samples", "aime bench raycast")
+    rows = [
+        (f"{task}, {count}", f"{row['milliseconds']:.2f}", f"{row['psnr']:.1f}", f"{row['mean_difference']:.2f}")
+        for task, counts in found[1]["samples"].items()
+        for count, row in counts.items()
+    ]
+    return table(("task, samples a pixel", "ms a picture", "PSNR (dB)", "mean abs. difference"), rows)
+
+
+def transfer_text() -> str:
+    """Models trained on one renderer's frames and evaluated on the other's."""
+    found = stored("transfer")
+    if not found:
+        return missing("training on one renderer's frames and evaluating on the other's", "python -m bench.transfer")
+    name, record = found[-1]
+    settings, results = record["settings"], record["trained_on"]
+    columns = [(trained, evaluated) for trained in results for evaluated in results[trained]]
+    rows = []
+    for figure in results["gl"]["gl"]:
+        cells = [results[trained][evaluated][figure] for trained, evaluated in columns]
+        rows.append((figure, *(estimate(cell["mean"], cell["stderr"], 2) for cell in cells)))
+    header = ("trained on -> evaluated on", *(f"{trained} -> {evaluated}" for trained, evaluated in columns))
+    return (
+        f"{settings['domain']} {settings['task']}, preset {settings['preset']}, {settings['steps']} steps of training, "
+        f"{settings['episodes']} episodes of {settings['episode_steps']} steps, seed {settings['seed']}; "
+        f"GL quality {settings['quality']} (`{name}`). Mean ± standard error over held-out episodes.\n\n"
+        + table(header, rows)
+    )
+
+
 def step_text() -> str:
     """The time-parallel pass against the per-frame oracle."""
     found = stored("step")
@@ -274,6 +362,10 @@ def kernels_text() -> str:
 FROM_MEASUREMENTS: dict[str, Callable[[], str]] = {
     "runs": runs_text,
     "environments": environments_text,
+    "raycast-fidelity": raycast_fidelity_text,
+    "raycast-speed": raycast_speed_text,
+    "raycast-samples": raycast_samples_text,
+    "transfer": transfer_text,
     "step": step_text,
     "step-profile": step_profile_text,
     "kernels": kernels_text,
