@@ -474,6 +474,8 @@ def _check_layout(
         raise ValueError("frame_stack needs pixels=(height, width)")
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"dtype must be numpy.float32 or numpy.float64, got {dtype!r}")
+
+
 def _check_pictures(
     pixels: tuple[int, ...] | None, renderer: str, samples: int | None, segmentation: bool, depth: bool
 ) -> None:

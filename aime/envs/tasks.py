@@ -34,9 +34,7 @@ def supported() -> tuple[tuple[str, str], ...]:
     return tuple((domain, task) for domain, task in load_extension().supported_tasks())
 
 
-def load(
-    domain: str, task: str, time_limit: float | None, random: np.random.RandomState, *, gl: bool = True
-) -> Any:
+def load(domain: str, task: str, time_limit: float | None, random: np.random.RandomState, *, gl: bool = True) -> Any:
     """A dm_control environment of the pair that draws from `random`; `gl` as in `load_suite`.
 
     Raises:
