@@ -40,7 +40,7 @@ class FinalObservation:
 
     Attributes:
         mask: (N,) bool, the rows that hold one; the others are of no meaning.
-        observation, qpos, qvel, pixels, segmentation, body_mask: as in `TimeStep`.
+        observation, qpos, qvel, pixels, segmentation, body_mask, depth: as in `TimeStep`.
     """
 
     mask: NDArray[np.bool_]
@@ -50,6 +50,7 @@ class FinalObservation:
     pixels: NDArray[np.uint8] | None = None
     segmentation: NDArray[np.int32] | None = None
     body_mask: NDArray[np.bool_] | None = None
+    depth: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
