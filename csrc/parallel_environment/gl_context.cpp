@@ -8,6 +8,7 @@
 #include <exception>
 #include <stdexcept>
 #include <thread>
+#include <utility>
 
 namespace aime {
 namespace {
@@ -146,7 +147,7 @@ class Egl {
       for (const Display& display : displays_) {
         if (!display.software && kept.empty()) kept.push_back(display);
       }
-      displays_ = kept;
+      displays_ = std::move(kept);
     } else if (chosen == nullptr || *chosen == '\0') {
       add(platform_display(kPlatformSurfaceless, nullptr, nullptr), "EGL surfaceless (software)", true);
     }
