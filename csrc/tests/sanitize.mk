@@ -8,12 +8,12 @@ CXXFLAGS := -std=c++17 -g -O1 -fno-omit-frame-pointer -fno-sanitize-recover=all 
 	-ffp-contract=off -pthread -Wall -Wextra -Werror -isystem $(INCLUDE)
 LDFLAGS := -fsanitize=$(SANITIZER) -pthread -ldl
 
-# the Python faces are named *module.cpp
-sources = $(filter-out %module.cpp,$(shell find $(addprefix csrc/,$(1)) -name '*.cpp'))
+# the Python faces are named *module*; csrc/tests/plain_raycast_kernel.cpp stands in for the ray caster's kernels
+sources = $(filter-out csrc/raycaster/kernel_%.cpp,$(shell find $(addprefix csrc/,$(1)) -name '*.cpp' ! -name '*module*'))
 objects = $(patsubst %.cpp,$(OUT)/%.o,$(1))
 
 KERNELS := $(call objects,$(call sources,kernels) csrc/tests/main.cpp csrc/tests/kernels_test.cpp)
-ENVIRONMENT := $(call objects,$(call sources,parallel_environment) \
+ENVIRONMENT := $(call objects,$(call sources,parallel_environment raycaster) \
 	$(filter-out csrc/tests/kernels_test.cpp,$(wildcard csrc/tests/*.cpp)))
 PROGRAMS := $(OUT)/kernels_test $(OUT)/environment_test
 
