@@ -6,6 +6,7 @@ its own line and not in the others.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import json
@@ -58,7 +59,7 @@ class Doctor:
 
 
 #: What `make train` runs without.
-OPTIONAL = frozenset({"GPU", "Triton", "C++ compiler", "CPU kernels"})
+OPTIONAL = frozenset({"GPU", "Triton", "C++ compiler", "CPU kernels", "OSMesa", "Gymnasium"})
 
 
 def report() -> tuple[Finding, ...]:
@@ -75,6 +76,8 @@ def report() -> tuple[Finding, ...]:
         ray_caster,
         cpu_kernels,
         opengl,
+        osmesa,
+        gymnasium,
     )
     return tuple(check() for check in checks)
 
@@ -176,7 +179,9 @@ def environments() -> Finding:
         load_suite()
     except ImportError as error:
         return Finding("C++ environments", False, str(error), cost, f"{PIP} --force-reinstall dm_control")
-    return Finding("C++ environments", True, f"built, {len(extension.supported_tasks())} tasks")
+    parts = int(extension.MUJOCO_HEADER_VERSION)
+    version = f"{parts // 1000000}.{parts // 1000 % 1000}.{parts % 1000}"
+    return Finding("C++ environments", True, f"built for MuJoCo {version}, {len(extension.supported_tasks())} tasks")
 
 
 def ray_caster() -> Finding:
@@ -216,7 +221,36 @@ def opengl() -> Finding:
         return Finding("OpenGL", False, "cannot be tried without the C++ environments", cost, "see C++ environments")
     except RuntimeError as error:
         return Finding("OpenGL", False, str(error), cost, mend)
-    return Finding("OpenGL", True, f"context made on {made}; threads draw on {', '.join(gl_displays())}")
+    displays = gl_displays()
+    found = f"context made on {made}; threads draw on {', '.join(displays)}"
+    if all("(software)" in name for name in displays):
+        found += f": software, up to {len(displays)} threads at once in a process"
+    return Finding("OpenGL", True, found)
+
+
+def osmesa() -> Finding:
+    """The OSMesa library: what pixels fall back on where EGL is absent."""
+    cost = "no pixels from OpenGL on a machine where EGL does not work either"
+    for name in ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so"):
+        try:
+            ctypes.CDLL(name)  # here only to see whether it loads; after the environments, whose order matters
+        except OSError:
+            continue
+        return Finding("OSMesa", True, f"{name} loads")
+    mend = _system_command("libosmesa6", "mesa-libOSMesa", "mesalib")
+    return Finding("OSMesa", False, "not installed", cost, mend)
+
+
+def gymnasium() -> Finding:
+    """Gymnasium, for the faces of the environments that follow it."""
+    cost, mend = "no Gymnasium faces of the environments; nothing else needs it", f"{PIP} 'gymnasium>=1.1'"
+    finding = _package("Gymnasium", "gymnasium", cost, mend)
+    if finding.present:
+        try:
+            importlib.import_module("aime.envs.faces.vector")
+        except ImportError as error:
+            return Finding("Gymnasium", False, f"{finding.found}, too old: {error}", cost, mend)
+    return finding
 
 
 def _package(name: str, module: str, cost: str, mend: str, distribution: str | None = None) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import math
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -22,7 +23,6 @@ from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, TimeS
 
 Renderer = Literal["gl", "raycast"]
 Quality = Literal["exact", "high", "fast"]
-Renderer = Literal["gl", "raycast"]
 Autoreset = Literal["next_step", "same_step", "disabled"]
 
 # Actions computed in float32 may pass a bound by its last bit.
@@ -316,12 +316,34 @@ class ParallelEnvironment:
     def close(self) -> None:
         """End the threads and free the physics and the GL contexts; a second call does nothing."""
         if self._batch is not None:
-            batch, self._batch = self._batch, None
-            batch.close()
+            self._batch.close()  # an error where another thread is within a step: the environment stays open then
+            self._batch = None
             _OPEN.discard(self)
+
+    def _end(self) -> None:
+        """Close at the interpreter's exit, after the step that another thread may be in.
+
+        A thread that came back from C++ when the interpreter is gone would abort the process.
+        """
+        batch, self._batch = self._batch, None  # the other thread's next step finds the environment closed
+        while batch is not None:
+            try:
+                batch.close()
+            except RuntimeError as error:
+                if "another thread" not in str(error):
+                    raise
+                time.sleep(0.001)
+            else:
+                batch = None
 
     def __enter__(self) -> Self:
         return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "an environment has threads and cannot be pickled or copied: pickle its state(), make another environment "
+            "with the same arguments, and give that one the state with set_state()"
+        )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -407,7 +429,10 @@ class ParallelEnvironment:
         }
 
     def _float_actions(self, actions: ArrayLike, count: int) -> NDArray[np.float64]:
-        values = np.ascontiguousarray(actions, dtype=np.float64)
+        given = np.asarray(actions)
+        if given.dtype.kind not in "fiu":
+            raise ValueError(f"actions must be real numbers, got an array of {given.dtype}")
+        values = np.ascontiguousarray(given, dtype=np.float64)
         if values.shape != (count, self.action_size):
             rows = "num_envs" if count == self.num_envs else "len(ids)"
             expected = (count, self.action_size)
@@ -507,4 +532,4 @@ def _close_at_exit() -> None:
 
 def _close_all() -> None:
     for environment in list(_OPEN):
-        environment.close()
+        environment._end()

@@ -60,6 +60,22 @@ def test_an_extension_of_another_mujoco_is_a_lack_with_the_rebuild_command(monke
     assert "--no-build-isolation" in finding.mend
 
 
+def test_what_pictures_and_faces_need_has_a_line_each() -> None:
+    findings = {finding.name: finding for finding in doctor.report()}
+    assert {"OpenGL", "OSMesa", "Gymnasium"} <= set(findings)
+    if findings["OpenGL"].present:
+        for display in loading.gl_displays():
+            assert display in findings["OpenGL"].found
+    assert "built for MuJoCo 3." in findings["C++ environments"].found
+
+
+def test_a_gymnasium_that_is_missing_or_too_old_is_a_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aime.envs.faces.vector", None)
+    finding = doctor.gymnasium()
+    assert not finding.present
+    assert "pip install 'gymnasium>=1.1'" in finding.mend
+
+
 def test_json_and_text_say_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     findings = (doctor.Finding("Python", True, "3.11"), doctor.Finding("OpenGL", False, "none", "no pixels", "install"))
     monkeypatch.setattr(doctor, "report", lambda: findings)

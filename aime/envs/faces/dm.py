@@ -27,10 +27,13 @@ class DmEnvironment(dm_env.Environment):  # type: ignore[misc] # dm_env has no t
             With pixels, the observation has a "pixels" entry.
 
     Raises:
-        ValueError, ImportError, RuntimeError: as `ParallelEnvironment` raises them.
+        ValueError, ImportError, RuntimeError: as `ParallelEnvironment` raises them; float32, which dm_control's specs
+            do not have, is one.
     """
 
     def __init__(self, domain: str, task: str, *, seed: int | None = None, **options: Any) -> None:
+        if options.get("dtype", np.float64) is not np.float64:
+            raise ValueError("dtype must be numpy.float64 here: dm_control's specs are")
         self.parallel = ParallelEnvironment(domain, task, 1, seed=seed, **options | {"autoreset": "next_step"})
         self._started = False
 
@@ -56,7 +59,8 @@ class DmEnvironment(dm_env.Environment):  # type: ignore[misc] # dm_env has no t
         """dm_control's specs of the observations, and that of the picture."""
         found: OrderedDict[str, specs.Array] = OrderedDict(self.parallel.suite_environment.observation_spec())
         if self.parallel.pixels is not None:
-            found["pixels"] = specs.BoundedArray((*self.parallel.pixels, 3), np.uint8, 0, 255, "pixels")
+            stack = (self.parallel.frame_stack,) if self.parallel.frame_stack > 1 else ()
+            found["pixels"] = specs.BoundedArray((*stack, *self.parallel.pixels, 3), np.uint8, 0, 255, "pixels")
         return found
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from aime.envs.parallel_environment import ParallelEnvironment
 from aime.envs.time_step import TimeStep
 
 RENDER_MODES = ("rgb_array",)
+#: Arguments of an environment that say nothing of how it looks.
+STEPPING = ("autoreset", "batch_size", "depth", "dtype", "frame_stack", "num_processes", "segmentation", "seed")
 #: dm_control's own size of a picture, (height, width).
 RENDER_SIZE = (240, 320)
 
@@ -41,7 +44,8 @@ class Painter:
 
     def __init__(self, env: ParallelEnvironment, size: tuple[int, int] | None, options: Mapping[str, Any]) -> None:
         self._env, self.size = env, size or env.pixels or RENDER_SIZE
-        self._options = {**options, "pixels": self.size, "segmentation": False}
+        kept = {name: value for name, value in options.items() if name not in STEPPING}
+        self._options = {**kept, "pixels": self.size}
         self._painting: ParallelEnvironment | None = None
 
     def draw(self, step: TimeStep | None) -> NDArray[np.uint8]:
@@ -52,8 +56,8 @@ class Painter:
         """
         env = self._env
         if step is not None and step.pixels is not None and env.pixels == self.size:
-            return step.pixels.copy()
-        state = env.state()
+            return step.pixels.copy() if env.frame_stack == 1 else step.pixels[:, -1].copy()
+        state = replace(env.state(), frames=None)
         if self._painting is None:
             self._painting = ParallelEnvironment(env.domain, env.task, env.num_envs, **self._options)
         drawn = self._painting.set_state(state).pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from gymnasium import spaces
 
 from aime.envs import tasks
 from aime.envs.parallel_environment import ParallelEnvironment
-from aime.envs.time_step import TimeStep
+from aime.envs.time_step import FinalObservation, TimeStep
 
 Observe = Literal["dict", "flat", "pixels"]
 OBSERVE: tuple[Observe, ...] = ("dict", "flat", "pixels")
@@ -28,18 +29,19 @@ def check_observe(observe: str, pixels: tuple[int, int] | None) -> None:
 def observation_space(env: ParallelEnvironment, observe: Observe) -> spaces.Space[Any]:
     """The space of one environment's observation.
 
-    "dict": dm_control's names, float64 and unbounded as its own specs are, and "pixels" where there are any; "flat":
-    the same numbers in one vector; "pixels": the picture alone, uint8 (H, W, 3).
+    "dict": dm_control's names, unbounded as its own specs are, and "pixels" where there are any; "flat": the same
+    numbers in one vector; "pixels": the picture alone, uint8 (H, W, 3), or (k, H, W, 3) with a frame stack.
     """
     shapes = env.observation_shapes
     if observe == "flat":
-        return spaces.Box(-np.inf, np.inf, (sum(int(np.prod(shape)) for shape in shapes.values()),), np.float64)
-    picture = None if env.pixels is None else spaces.Box(0, 255, (*env.pixels, 3), np.uint8)
+        return spaces.Box(-np.inf, np.inf, (sum(math.prod(shape) for shape in shapes.values()),), env.dtype)
+    stack = (env.frame_stack,) if env.frame_stack > 1 else ()
+    picture = None if env.pixels is None else spaces.Box(0, 255, (*stack, *env.pixels, 3), np.uint8)
     if observe == "pixels":
         assert picture is not None
         return picture
     entries: dict[str, spaces.Space[Any]] = {
-        name: spaces.Box(-np.inf, np.inf, shape, np.float64) for name, shape in shapes.items()
+        name: spaces.Box(-np.inf, np.inf, shape, env.dtype) for name, shape in shapes.items()
     }
     return spaces.Dict(entries | ({} if picture is None else {"pixels": picture}))
 
@@ -49,12 +51,12 @@ def action_space(env: ParallelEnvironment) -> spaces.Box:
     return spaces.Box(env.action_minimum.astype(np.float32), env.action_maximum.astype(np.float32), dtype=np.float32)
 
 
-def observations(step: TimeStep, observe: Observe) -> Any:
+def observations(step: TimeStep | FinalObservation, observe: Observe) -> Any:
     """The batch of observations of a time step: views of its memory, but for "flat"."""
     if observe == "pixels":
         return step.pixels
     if observe == "flat":
-        columns = [value[:, None] if value.ndim == 1 else value for value in step.observation.values()]
+        columns = [value.reshape(len(value), -1) for value in step.observation.values()]
         return np.concatenate(columns, axis=1)
     return {**step.observation} | ({} if step.pixels is None else {"pixels": step.pixels})
 

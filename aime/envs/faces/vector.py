@@ -13,13 +13,13 @@ from numpy.typing import ArrayLike, NDArray
 from aime.envs import tasks
 from aime.envs.faces import rendering, spaces
 from aime.envs.parallel_environment import Autoreset, ParallelEnvironment
-from aime.envs.time_step import TimeStep
+from aime.envs.time_step import FinalObservation, TimeStep
 
 Booleans = NDArray[np.bool_]
 #: Gymnasium's modes and the engine's names for them.
 AUTORESET: dict[AutoresetMode, Autoreset] = {
     AutoresetMode.NEXT_STEP: "next_step",
-    AutoresetMode.SAME_STEP: "disabled",  # the face begins the new episodes itself, in the same call
+    AutoresetMode.SAME_STEP: "same_step",
     AutoresetMode.DISABLED: "disabled",
 }
 
@@ -42,8 +42,8 @@ class GymnasiumVectorEnvironment(VectorEnv[Any, Any, Any]):
         render_mode: "rgb_array" or None; `render()` draws on demand, steps pay nothing for it.
         render_size: (height, width) of `render()`; the size of `pixels`, or else dm_control's (240, 320).
         copy: whether results have memory of their own; False gives views that stay valid until the second next step.
-        options: further arguments of `ParallelEnvironment`, such as pixels, camera, quality, action_repeat,
-            num_threads, time_limit.
+        options: further arguments of `ParallelEnvironment`, such as pixels, camera, renderer, quality, frame_stack,
+            action_repeat, num_threads, time_limit, dtype.
 
     Raises:
         ValueError, ImportError, RuntimeError: as `ParallelEnvironment` raises them.
@@ -102,12 +102,10 @@ class GymnasiumVectorEnvironment(VectorEnv[Any, Any, Any]):
         ended = step.last()
         terminated = ended & (step.discount == 0.0)
         truncated = ended & ~terminated
-        reward = step.reward.copy()
         infos = self._infos(step.faults)
-        if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any():
-            infos = self._final(step, ended, infos)
-            step = self._current = self.parallel.reset(np.flatnonzero(ended).tolist())
-        return self._observations(step), reward, terminated, truncated, infos
+        if step.final is not None and ended.any():
+            infos = self._final(step.final, ended, infos)
+        return self._observations(step), step.reward.copy(), terminated, truncated, infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """The picture of each environment, (H, W, 3) uint8; None without render_mode="rgb_array".
@@ -146,9 +144,9 @@ class GymnasiumVectorEnvironment(VectorEnv[Any, Any, Any]):
             infos = self._add_info(infos, {"fault": reason}, env)
         return infos
 
-    def _final(self, step: TimeStep, ended: Booleans, infos: dict[str, Any]) -> dict[str, Any]:
+    def _final(self, last: FinalObservation, ended: Booleans, infos: dict[str, Any]) -> dict[str, Any]:
         """The final observations of the environments that ended, and their infos, as Gymnasium keeps them."""
-        batch = spaces.observations(step, self.observe)
+        batch = spaces.observations(last, self.observe)
         final = np.full(self.num_envs, None, dtype=object)
         for env in np.flatnonzero(ended).tolist():
             final[env] = spaces.one_of(batch, env)
