@@ -1,14 +1,18 @@
 """Every task of the suite beside dm_control: the same seeds and actions, and how far the numbers are apart.
 
-    python -m bench.alignment [--steps 1000] [--tasks walker/walk ...] [--out FILE]
+    python -m bench.alignment [--tasks walker/walk ...] [--out FILE]
 
-Each task runs one whole episode of its own length (1000 control steps; lqr, which has no limit, 250) and then short
-ones, until two environments have begun two more episodes each.
+Each task runs two environments through one whole episode of its own length (lqr, which has no limit, 1000 control
+steps) with actions at their bounds, and three environments through three episodes of 25 steps with random actions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +60,14 @@ class Alignment:
             return
         for name, value in twin.observation.items():
             self.observation = max(self.observation, _gap(step.observation[name][env], value))
+
+    def merge(self, other: Alignment) -> None:
+        """Take in another run of the same task."""
+        for name in ("steps", "resets", "terminations", "labels"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("state", "reward", "observation"):
+            setattr(self, name, max(getattr(self, name), getattr(other, name)))
+        self.schema = self.schema or other.schema
 
 
 def _gap(ours: Any, theirs: Any) -> float:
@@ -109,3 +121,41 @@ def compare(
             for index, twin in enumerate(twins):
                 found.add(step, index, twin.step(actions[index]), twin.physics)
     return found
+
+
+def run(pairs: Iterable[tuple[str, str]]) -> list[Alignment]:
+    """Compare the tasks, one line of output for each."""
+    results = []
+    for domain, task in pairs:
+        whole = 1000 if domain == "lqr" else None
+        found = compare(domain, task, seeds=(1, 2), steps=1001, episode_steps=whole, bang_bang=True)
+        found.merge(compare(domain, task, seeds=(3, 4, 5), steps=3 * 26, episode_steps=25))
+        results.append(found)
+        print(
+            f"{found.task:24} {found.steps:6} steps {found.resets:3} autoresets  state {found.state:.1e}  "
+            f"reward {found.reward:.1e}  observation {found.observation:.1e}  labels {found.labels}",
+            flush=True,
+        )
+    return results
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="*", help="as domain/task; all of the suite by default")
+    parser.add_argument("--out", type=Path, help="a JSON file for the results")
+    options = parser.parse_args()
+    chosen = [tuple(name.split("/", 1)) for name in options.tasks] if options.tasks else load_suite().ALL_TASKS
+    results = run(chosen)
+    print(
+        f"{len(results)} tasks, {sum(found.steps for found in results)} steps: largest difference of states "
+        f"{max(found.state for found in results):.1e}, rewards {max(found.reward for found in results):.1e}, "
+        f"observations {max(found.observation for found in results):.1e}; "
+        f"{sum(found.labels for found in results)} step types or discounts differ"
+    )
+    if options.out:
+        options.out.write_text(json.dumps([asdict(found) for found in results], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -179,6 +179,11 @@ class ParallelEnvironment:
         return dict(self._fields)
 
     @property
+    def begins_in_cpp(self) -> bool:
+        """Whether the extension begins this task's episodes, ahead and in its own threads, instead of dm_control."""
+        return self._episodes.in_cpp
+
+    @property
     def suite_environment(self) -> Any:
         """The dm_control environment that compiled the model and begins the episodes; for its specs, not for steps."""
         return self._environment

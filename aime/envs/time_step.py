@@ -129,7 +129,7 @@ class EnvironmentState:
     Attributes:
         task: "domain task", checked when it is restored.
         mujoco_version: the library that made it.
-        physics: (N, S) float64 in MuJoCo's mjSTATE_INTEGRATION order.
+        physics: (N, S) float64 in MuJoCo's mjSTATE_INTEGRATION order, then its sensors.
         model_changes: per environment the (offset, bytes) runs in which its episode's model differs.
         random_states: per environment the state of the numpy RandomState that draws its episodes.
         step_count: (N,) control steps of the current episode.

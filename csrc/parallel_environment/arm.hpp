@@ -18,9 +18,20 @@ class Arm {
   explicit Arm(const mjModel* model) : hand_(object_id(model, mjOBJ_BODY, "hand")) {
     for (std::size_t joint = 0; joint < kArmJoints.size(); ++joint) {
       const int id = object_id(model, mjOBJ_JOINT, kArmJoints[joint]);
+      joints_[joint] = id;
       positions_[joint] = model->jnt_qposadr[id];
       velocities_[joint] = model->jnt_dofadr[id];
     }
+  }
+
+  // Draws the joint angles; the finger mirrors the thumb.
+  void randomize(const mjModel* model, mjData* data, RandomState& random) const {
+    for (std::size_t joint = 0; joint < kArmJoints.size(); ++joint) {
+      const double* range = model->jnt_range + 2 * joints_[joint];
+      const bool limited = model->jnt_limited[joints_[joint]];
+      data->qpos[positions_[joint]] = random.uniform(limited ? range[0] : -kPi, limited ? range[1] : kPi);
+    }
+    data->qpos[positions_[kFinger]] = data->qpos[positions_[kThumb]];
   }
 
   // Sine and cosine of every joint, then the velocities.
@@ -45,7 +56,11 @@ class Arm {
   }
 
  private:
+  static constexpr std::size_t kFinger = 4;  // in kArmJoints
+  static constexpr std::size_t kThumb = 6;
+
   int hand_;
+  std::array<int, kArmJoints.size()> joints_{};
   std::array<int, kArmJoints.size()> positions_{};
   std::array<int, kArmJoints.size()> velocities_{};
 };

@@ -38,7 +38,7 @@ struct BatchSettings {
 
 // Where environments go on from, for Batch::set_state; rows per environment.
 struct RestoredState {
-  const double* physics = nullptr;       // (num_envs, state_size) in mjSTATE_INTEGRATION order
+  const double* physics = nullptr;       // (num_envs, state_size), as get_state
   const std::uint8_t* frames = nullptr;  // (num_envs, frame_stack, height, width, 3), or null: the newest is repeated
   std::vector<double> reward, discount;
   std::vector<std::int8_t> step_type;
@@ -92,6 +92,7 @@ class Batch {
 
   const Report& report(int env) const { return environments_[index(env)].report; }
 
+  // Numbers in mjSTATE_INTEGRATION order, then the sensors.
   int state_size() const;
   void get_state(double* out);
   // Restores states, recomputes what follows from them and reports them as the results of a step.

@@ -110,13 +110,19 @@ RandomStream Batch::stream(int env) {
   return next.ready() && task_->initialises() ? environment.random_before_next : environment.random.stream();
 }
 
-int Batch::state_size() const { return mujoco().mj_stateSize(base_.get(), kStateSignature); }
+// The sensors come with it: those of accelerations and contacts are computed within a step, not from its state.
+int Batch::state_size() const {
+  return mujoco().mj_stateSize(base_.get(), kStateSignature) + static_cast<int>(base_->nsensordata);
+}
 
 void Batch::get_state(double* out) {
   require_settled();
   const auto size = static_cast<std::size_t>(state_size());
   for (std::size_t env = 0; env < environments_.size(); ++env) {
-    mujoco().mj_getState(base_.get(), environments_[env].current.data, out + env * size, kStateSignature);
+    const mjData* data = environments_[env].current.data;
+    mujoco().mj_getState(base_.get(), data, out + env * size, kStateSignature);
+    std::copy_n(data->sensordata, base_->nsensordata,
+                out + (env + 1) * size - static_cast<std::size_t>(base_->nsensordata));
   }
 }
 
@@ -154,6 +160,8 @@ void Batch::restore(int worker, Environment& environment, int env) {
         mj.mj_step1(model, environment.current.data);
       },
       "cannot restore the state");
+  const double* sensors = physics + state_size() - static_cast<int>(base_->nsensordata);
+  std::copy_n(sensors, base_->nsensordata, environment.current.data->sensordata);
   environment.fault.clear();
   environment.step_count = restored_->step_count[row];
   Report& report = environment.report;

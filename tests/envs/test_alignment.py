@@ -35,6 +35,40 @@ def test_whole_episodes_with_strong_actions_equal_dm_control(domain: str, task: 
     assert found.resets == 1
 
 
+# Begun by the C++ tasks; dm_control begins the others.
+BEGUN_IN_CPP = {
+    *(("acrobot", task) for task in ("swingup", "swingup_sparse")),
+    ("ball_in_cup", "catch"),
+    *(pair for pair in TASKS if pair[0] in ("cartpole", "cheetah", "finger", "hopper", "pendulum", "reacher")),
+    ("point_mass", "easy"),
+    *(pair for pair in TASKS if pair[0] in ("stacker", "swimmer", "walker")),
+}
+
+
+@pytest.mark.parametrize(("domain", "task"), sorted(BEGUN_IN_CPP))
+def test_a_row_of_episodes_begins_as_dm_controls_do(domain: str, task: str) -> None:
+    """Rejected draws, the second normal of a pair and refills of the random words come after many episodes only."""
+    twin = suite_environment(domain, task, 3)
+    with ParallelEnvironment(domain, task, 2, seed=[8, 3]) as env:
+        for _ in range(25):
+            ours, theirs = env.reset(), twin.reset()
+            np.testing.assert_array_equal(ours.qpos[1], twin.physics.data.qpos)
+            np.testing.assert_array_equal(ours.qvel[1], twin.physics.data.qvel)
+            for name, value in theirs.observation.items():
+                np.testing.assert_allclose(ours.observation[name][1], value, rtol=0, atol=TOLERANCE)
+
+
+def test_which_tasks_begin_in_cpp() -> None:
+    found = set()
+    for domain, task in TASKS:
+        if domain in ("dog", "humanoid_CMU"):  # slow to compile, and known
+            continue
+        with ParallelEnvironment(domain, task, seed=1) as env:
+            if env.begins_in_cpp:
+                found.add((domain, task))
+    assert found == BEGUN_IN_CPP
+
+
 def test_every_task_of_the_suite_is_supported() -> None:
     assert sorted(supported()) == sorted(TASKS)
 

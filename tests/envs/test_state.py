@@ -25,7 +25,11 @@ def assert_equal(left: list[TimeStep], right: list[TimeStep]) -> None:
             np.testing.assert_array_equal(value, other.observation[name])
 
 
-@pytest.mark.parametrize(("domain", "task"), ONE_TASK_PER_DOMAIN)
+# Besides the usual ones those that observe sensors of contacts and accelerations, or act through activations.
+RESTORED = (*ONE_TASK_PER_DOMAIN, ("finger", "turn_easy"), ("hopper", "hop"), ("quadruped", "walk"))
+
+
+@pytest.mark.parametrize(("domain", "task"), RESTORED)
 @pytest.mark.parametrize("warm_up", [0, 13])
 def test_continuation_is_bit_equal_across_episodes(domain: str, task: str, warm_up: int) -> None:
     # 0: the state right after a reset, whose derived quantities come from another call of MuJoCo than a step's.

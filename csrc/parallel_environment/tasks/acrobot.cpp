@@ -1,4 +1,5 @@
 // dm_control/suite/acrobot.py: Balance.
+#include "../episode.hpp"
 #include "../geometry.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
@@ -10,6 +11,8 @@ class Acrobot final : public Task {
  public:
   Acrobot(const mjModel* model, bool sparse)
       : sparse_(sparse),
+        joints_{model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "shoulder")],
+                model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "elbow")]},
         arms_{object_id(model, mjOBJ_BODY, "upper_arm"), object_id(model, mjOBJ_BODY, "lower_arm")},
         target_(object_id(model, mjOBJ_SITE, "target")),
         tip_(object_id(model, mjOBJ_SITE, "tip")) {
@@ -27,8 +30,15 @@ class Acrobot final : public Task {
     return Tolerance{0.0, model->site_size[3 * target_], sparse_ ? 0.0 : 1.0}(to_target);
   }
 
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* /*model*/, mjData* data, RandomState& random) const override {
+    for (const int joint : joints_) data->qpos[joint] = random.uniform(-kPi, kPi);
+  }
+
  private:
   bool sparse_;
+  std::array<int, 2> joints_;  // in qpos
   std::array<int, 2> arms_;
   int target_;
   int tip_;

@@ -1,4 +1,5 @@
 // dm_control/suite/ball_in_cup.py: BallInCup.
+#include "../episode.hpp"
 #include "../task.hpp"
 
 #include <algorithm>
@@ -11,6 +12,8 @@ class BallInCup final : public Task {
  public:
   explicit BallInCup(const mjModel* model)
       : target_(object_id(model, mjOBJ_SITE, "target")),
+        ball_x_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "ball_x")]),
+        ball_z_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "ball_z")]),
         body_(object_id(model, mjOBJ_BODY, "ball")),
         geom_(object_id(model, mjOBJ_GEOM, "ball")) {
     fields_ = {{"position", {static_cast<int>(model->nq)}}, {"velocity", {static_cast<int>(model->nv)}}};
@@ -29,8 +32,20 @@ class BallInCup final : public Task {
     return 1.0;
   }
 
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    do {
+      data->qpos[ball_x_] = random.uniform(-.2, .2);
+      data->qpos[ball_z_] = random.uniform(.2, .5);
+      forward_without_actuation(model, data);
+    } while (data->ncon > 0);
+  }
+
  private:
   int target_;
+  int ball_x_;  // in qpos
+  int ball_z_;
   int body_;
   int geom_;
 };

@@ -1,4 +1,5 @@
 // dm_control/suite/cartpole.py: Balance, with one to three poles.
+#include "../episode.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
 
@@ -9,8 +10,11 @@ namespace {
 
 class Cartpole final : public Task {
  public:
-  Cartpole(const mjModel* model, bool sparse)
-      : sparse_(sparse), slider_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "slider")]) {
+  Cartpole(const mjModel* model, bool swing_up, bool sparse)
+      : swing_up_(swing_up),
+        sparse_(sparse),
+        hinge_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "hinge_1")]),
+        slider_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "slider")]) {
     const int poles = static_cast<int>(model->nbody) - 2;
     fields_ = {{"position", {1 + 2 * poles}}, {"velocity", {static_cast<int>(model->nv)}}};
   }
@@ -26,6 +30,20 @@ class Cartpole final : public Task {
 
   double reward(const mjModel* model, const mjData* data) const override {
     return sparse_ ? sparse_reward(model, data) : smooth_reward(model, data);
+  }
+
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    if (swing_up_) {
+      data->qpos[slider_] = .01 * random.randn();
+      data->qpos[hinge_] = kPi + .01 * random.randn();
+      for (int position = 2; position < model->nq; ++position) data->qpos[position] = .1 * random.randn();
+    } else {
+      data->qpos[slider_] = random.uniform(-.1, .1);
+      for (int position = 1; position < model->nq; ++position) data->qpos[position] = random.uniform(-.034, .034);
+    }
+    for (int velocity = 0; velocity < model->nv; ++velocity) data->qvel[velocity] = 0.01 * random.randn();
   }
 
  private:
@@ -51,14 +69,17 @@ class Cartpole final : public Task {
     return upright * small_control * small_velocity * centered;
   }
 
+  bool swing_up_;
   bool sparse_;
+  int hinge_;  // in qpos
   int slider_;
 };
 
 }  // namespace
 
 std::unique_ptr<Task> make_cartpole(const std::string& task, const mjModel* model) {
-  return std::make_unique<Cartpole>(model, task == "balance_sparse" || task == "swingup_sparse");
+  return std::make_unique<Cartpole>(model, task != "balance" && task != "balance_sparse",
+                                    task == "balance_sparse" || task == "swingup_sparse");
 }
 
 }  // namespace aime

@@ -1,4 +1,5 @@
 // dm_control/suite/cheetah.py: Cheetah.
+#include "../episode.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
 
@@ -9,6 +10,7 @@ namespace aime {
 namespace {
 
 constexpr double kRunSpeed = 10.0;
+constexpr int kSettlingSteps = 200;
 
 class Cheetah final : public Task {
  public:
@@ -25,6 +27,18 @@ class Cheetah final : public Task {
   double reward(const mjModel* /*model*/, const mjData* data) const override {
     return Tolerance{kRunSpeed, std::numeric_limits<double>::infinity(), kRunSpeed, Sigmoid::kLinear,
                      0.0}(data->sensordata[velocity_]);
+  }
+
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    for (int joint = 0; joint < model->njnt; ++joint) {
+      if (!model->jnt_limited[joint]) continue;
+      data->qpos[joint] = random.uniform(model->jnt_range[2 * joint], model->jnt_range[2 * joint + 1]);
+    }
+    // It falls to the ground before the episode begins.
+    physics_steps(model, data, kSettlingSteps);
+    data->time = 0.0;
   }
 
  private:

@@ -1,4 +1,5 @@
 // dm_control/suite/finger.py: Spin and Turn. The hinge's damping and the target are fields of the model.
+#include "../episode.hpp"
 #include "../task.hpp"
 
 #include <algorithm>
@@ -8,6 +9,10 @@ namespace aime {
 namespace {
 
 constexpr double kSpinVelocity = 15.0;
+constexpr double kSpinDamping = .03;
+constexpr double kEasyTargetSize = .07;
+constexpr double kHardTargetSize = .03;
+constexpr int kAttempts = 1000;
 
 class Finger : public Task {
  public:
@@ -32,6 +37,8 @@ class Finger : public Task {
     observe_target(model, data, out);
   }
 
+  bool initialises() const override { return true; }
+
  protected:
   virtual void observe_target(const mjModel* /*model*/, const mjData* /*data*/, double* /*out*/) const {}
 
@@ -50,23 +57,60 @@ class Finger : public Task {
 
 class Spin final : public Finger {
  public:
-  using Finger::Finger;
+  explicit Spin(const mjModel* model)
+      : Finger(model),
+        target_(object_id(model, mjOBJ_SITE, "target")),
+        tip_site_(object_id(model, mjOBJ_SITE, "tip")),
+        hinge_(model->jnt_dofadr[object_id(model, mjOBJ_JOINT, "hinge")]) {
+    model_ranges_ = {range_of(model, model->site_rgba + 4 * target_ + 3, 1),
+                     range_of(model, model->site_rgba + 4 * tip_site_ + 3, 1),
+                     range_of(model, model->dof_damping + hinge_, 1)};
+  }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    // The target and the tip are not to be seen.
+    model->site_rgba[4 * target_ + 3] = 0.0F;
+    model->site_rgba[4 * tip_site_ + 3] = 0.0F;
+    model->dof_damping[hinge_] = kSpinDamping;
+    randomize_until_free(model, data, random, kAttempts);
+  }
 
   double reward(const mjModel* /*model*/, const mjData* data) const override {
     return data->sensordata[velocities_[2]] <= -kSpinVelocity ? 1.0 : 0.0;
   }
+
+ private:
+  int target_;
+  int tip_site_;
+  int hinge_;  // in qvel
 };
 
 class Turn final : public Finger {
  public:
-  explicit Turn(const mjModel* model)
-      : Finger(model), target_(sensor_address(model, "target")), site_(object_id(model, mjOBJ_SITE, "target")) {
+  Turn(const mjModel* model, double target_size)
+      : Finger(model),
+        target_size_(target_size),
+        target_(sensor_address(model, "target")),
+        site_(object_id(model, mjOBJ_SITE, "target")),
+        cap_(object_id(model, mjOBJ_GEOM, "cap1")),
+        hinge_(object_id(model, mjOBJ_JOINT, "hinge")) {
+    model_ranges_ = {range_of(model, model->site_pos + 3 * site_, 3), range_of(model, model->site_size + 3 * site_, 1)};
     fields_.push_back({"target_position", {2}});
     fields_.push_back({"dist_to_target", {}});
   }
 
   double reward(const mjModel* model, const mjData* data) const override {
     return distance_to_target(model, data) <= 0.0 ? 1.0 : 0.0;
+  }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    const double angle = random.uniform(-kPi, kPi);
+    const double* size = model->geom_size + 3 * cap_;
+    const double radius = size[0] + size[1] + size[2];
+    model->site_pos[3 * site_] = data->xanchor[3 * hinge_] + radius * std::sin(angle);
+    model->site_pos[3 * site_ + 2] = data->xanchor[3 * hinge_ + 2] + radius * std::cos(angle);
+    model->site_size[3 * site_] = target_size_;
+    randomize_until_free(model, data, random, kAttempts);
   }
 
  private:
@@ -82,15 +126,18 @@ class Turn final : public Finger {
     return std::sqrt(x * x + z * z) - model->site_size[3 * site_];
   }
 
-  int target_;
+  double target_size_;
+  int target_;  // in sensordata
   int site_;
+  int cap_;
+  int hinge_;
 };
 
 }  // namespace
 
 std::unique_ptr<Task> make_finger(const std::string& task, const mjModel* model) {
   if (task == "spin") return std::make_unique<Spin>(model);
-  return std::make_unique<Turn>(model);
+  return std::make_unique<Turn>(model, task == "turn_easy" ? kEasyTargetSize : kHardTargetSize);
 }
 
 }  // namespace aime

@@ -1,4 +1,5 @@
 // dm_control/suite/hopper.py: Hopper.
+#include "../episode.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
 
@@ -39,6 +40,12 @@ class Hopper final : public Task {
       return standing * fast(data->sensordata[velocity_]);
     }
     return standing * ((mean_small_control(model, data) + 4.0) / 5.0);
+  }
+
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    randomize_limited_and_rotational_joints(model, data, random);
   }
 
  private:

@@ -1,4 +1,5 @@
 // dm_control/suite/pendulum.py: SwingUp.
+#include "../episode.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
 
@@ -13,6 +14,7 @@ class Pendulum final : public Task {
  public:
   explicit Pendulum(const mjModel* model)
       : pole_(object_id(model, mjOBJ_BODY, "pole")),
+        position_(model->jnt_qposadr[object_id(model, mjOBJ_JOINT, "hinge")]),
         velocity_(model->jnt_dofadr[object_id(model, mjOBJ_JOINT, "hinge")]) {
     fields_ = {{"orientation", {2}}, {"velocity", {1}}};
   }
@@ -27,8 +29,15 @@ class Pendulum final : public Task {
     return Tolerance{std::cos(kAngleBound), 1.0}(data->xmat[9 * pole_ + kZZ]);
   }
 
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* /*model*/, mjData* data, RandomState& random) const override {
+    data->qpos[position_] = random.uniform(-kPi, kPi);
+  }
+
  private:
   int pole_;
+  int position_;
   int velocity_;
 };
 

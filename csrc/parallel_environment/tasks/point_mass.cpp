@@ -1,4 +1,5 @@
 // dm_control/suite/point_mass.py: PointMass. The hard task draws the actuators' gains, fields of the model.
+#include "../episode.hpp"
 #include "../geometry.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
@@ -8,8 +9,10 @@ namespace {
 
 class PointMass final : public Task {
  public:
-  explicit PointMass(const mjModel* model)
-      : mass_(object_id(model, mjOBJ_GEOM, "pointmass")), target_(object_id(model, mjOBJ_GEOM, "target")) {
+  PointMass(const mjModel* model, bool randomize_gains)
+      : randomize_gains_(randomize_gains),
+        mass_(object_id(model, mjOBJ_GEOM, "pointmass")),
+        target_(object_id(model, mjOBJ_GEOM, "target")) {
     fields_ = {{"position", {static_cast<int>(model->nq)}}, {"velocity", {static_cast<int>(model->nv)}}};
   }
 
@@ -25,15 +28,23 @@ class PointMass final : public Task {
     return near * ((mean_small_control(model, data) + 4.0) / 5.0);
   }
 
+  // The gains are directions normalised by BLAS, whose last bit depends on the processor: dm_control draws them.
+  bool initialises() const override { return !randomize_gains_; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    randomize_limited_and_rotational_joints(model, data, random);
+  }
+
  private:
+  bool randomize_gains_;
   int mass_;
   int target_;
 };
 
 }  // namespace
 
-std::unique_ptr<Task> make_point_mass(const std::string& /*task*/, const mjModel* model) {
-  return std::make_unique<PointMass>(model);
+std::unique_ptr<Task> make_point_mass(const std::string& task, const mjModel* model) {
+  return std::make_unique<PointMass>(model, task == "hard");
 }
 
 }  // namespace aime

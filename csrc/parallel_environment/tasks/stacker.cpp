@@ -1,5 +1,6 @@
 // dm_control/suite/stacker.py: Stack, fully observable. The target's place is a field of the model.
 #include "../arm.hpp"
+#include "../episode.hpp"
 #include "../geometry.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
@@ -24,9 +25,12 @@ class Stacker final : public Task {
       bodies_.push_back(object_id(model, mjOBJ_BODY, name.c_str()));
       sites_.push_back(object_id(model, mjOBJ_SITE, name.c_str()));
       for (const char axis : {'x', 'y', 'z'}) {
-        velocities_.push_back(model->jnt_dofadr[object_id(model, mjOBJ_JOINT, (name + "_" + axis).c_str())]);
+        const int joint = object_id(model, mjOBJ_JOINT, (name + "_" + axis).c_str());
+        positions_.push_back(model->jnt_qposadr[joint]);
+        velocities_.push_back(model->jnt_dofadr[joint]);
       }
     }
+    model_ranges_ = {range_of(model, model->body_pos + 3 * target_body_, 3)};
     const int joints = static_cast<int>(kArmJoints.size());
     fields_ = {{"arm_pos", {joints, 2}}, {"arm_vel", {joints}},   {"touch", {static_cast<int>(model->nsensordata)}},
                {"hand_pos", {4}},        {"box_pos", {boxes, 4}}, {"box_vel", {3 * boxes}},
@@ -52,6 +56,24 @@ class Stacker final : public Task {
     return box_is_close * far(distance(data->site_xpos + 3 * grasp_, target));
   }
 
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    const auto boxes = static_cast<std::uint32_t>(bodies_.size());
+    do {
+      arm_.randomize(model, data, random);
+      const double height = static_cast<double>(2 * random.randint(boxes) + 1);
+      model->body_pos[3 * target_body_ + 2] = model->geom_size[3 * target_geom_] * height;
+      model->body_pos[3 * target_body_] = random.uniform(-.37, .37);
+      for (std::size_t box = 0; box < boxes; ++box) {
+        data->qpos[positions_[3 * box]] = random.uniform(.1, .3);
+        data->qpos[positions_[3 * box + 2]] = random.uniform(0.0, .7);
+        data->qpos[positions_[3 * box + 1]] = random.uniform(0.0, 2.0 * kPi);
+      }
+      forward_without_actuation(model, data);
+    } while (data->ncon > 0);
+  }
+
  private:
   Arm arm_;
   int target_body_;
@@ -60,6 +82,7 @@ class Stacker final : public Task {
   int grasp_;
   std::vector<int> bodies_;
   std::vector<int> sites_;
+  std::vector<int> positions_;  // x, y, z of each box
   std::vector<int> velocities_;
 };
 

@@ -1,4 +1,5 @@
 // dm_control/suite/swimmer.py: Swimmer. The target's place is a field of the model.
+#include "../episode.hpp"
 #include "../geometry.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
@@ -15,7 +16,10 @@ class Swimmer final : public Task {
       : head_(object_id(model, mjOBJ_BODY, "head")),
         nose_(object_id(model, mjOBJ_GEOM, "nose")),
         target_(object_id(model, mjOBJ_GEOM, "target")),
+        light_(object_id(model, mjOBJ_LIGHT, "target_light")),
         sensors_(static_cast<int>(model->nsensordata)) {
+    model_ranges_ = {range_of(model, model->geom_pos + 3 * target_, 2),
+                     range_of(model, model->light_pos + 3 * light_, 2)};
     const int segments = (sensors_ - kFirstSegmentSensor) / 6;
     fields_ = {{"joints", {static_cast<int>(model->nq) - kRootPositions}},
                {"to_target", {2}},
@@ -39,6 +43,18 @@ class Swimmer final : public Task {
     return Tolerance{0.0, size, 5.0 * size, Sigmoid::kLongTail}(norm(nose_to_target(data), 2));
   }
 
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    randomize_limited_and_rotational_joints(model, data, random);
+    const double box = random.random() < .2 ? .3 : 2.0;  // a close target now and then
+    for (int axis = 0; axis < 2; ++axis) {
+      const double place = random.uniform(-box, box);
+      model->geom_pos[3 * target_ + axis] = place;
+      model->light_pos[3 * light_ + axis] = place;
+    }
+  }
+
  private:
   // In the head's frame; the third number is not used.
   Vector3 nose_to_target(const mjData* data) const {
@@ -48,6 +64,7 @@ class Swimmer final : public Task {
   int head_;
   int nose_;
   int target_;
+  int light_;
   int sensors_;
 };
 

@@ -1,4 +1,5 @@
 // dm_control/suite/walker.py: PlanarWalker.
+#include "../episode.hpp"
 #include "../task.hpp"
 #include "../tolerance.hpp"
 
@@ -39,6 +40,12 @@ class Walker final : public Task {
     const double move =
         Tolerance{move_speed_, kInfinity, move_speed_ / 2.0, Sigmoid::kLinear, 0.5}(data->sensordata[velocity_]);
     return stand_reward * (5.0 * move + 1.0) / 6.0;
+  }
+
+  bool initialises() const override { return true; }
+
+  void initialise(mjModel* model, mjData* data, RandomState& random) const override {
+    randomize_limited_and_rotational_joints(model, data, random);
   }
 
  private:
