@@ -356,7 +356,50 @@ def kernels_text() -> str:
             rows.append((f"{op}, {backend} against {peer} (`{path.name}`)", str(len(ratios)), *spread))
     if not rows:
         return missing("kernels against their peers", "aime bench kernels")
-    return table(("kernel, times faster", "shapes", "least", "median", "most"), rows)
+    parts = [table(("kernel, times faster", "shapes", "least", "median", "most"), rows)]
+    for name, record in stored("kernels"):
+        parts += [floors_table(record), *roofline(name, record)]
+    return "\n\n".join(parts)
+
+
+def floors_table(record: Mapping[str, Any]) -> str:
+    """Every case of a kernel benchmark: our fastest backend, its distance to the floor, its memory, fastest peer."""
+    cases: dict[tuple[str, str], list[Any]] = {}
+    for row in record["measurements"]:
+        cases.setdefault((row["op"], row["size"]), []).append(row)
+    rows = []
+    for (op, size), found in cases.items():
+        ours = [row for row in found if row["implementation"].startswith("aime ")]
+        peers = [row for row in found if not row["implementation"].startswith("aime ")]
+        best = min(ours, key=lambda row: row["milliseconds"])
+        peer = min(peers, key=lambda row: row["milliseconds"], default=None)
+        cells = (
+            f"{milliseconds(best)} ({best['implementation'].removeprefix('aime ')})",
+            "-" if best["times_floor"] is None else f"{best['times_floor']:.1f}",
+            "-" if best["memory_ratio"] is None else f"{best['memory_ratio']:.2f}",
+            "too large" if peer is None else f"{milliseconds(peer)} ({peer['implementation']})",
+        )
+        rows.append((f"{op}, {size}", *cells))
+    return table(("kernel and size", "ours", "times the floor", "memory", "fastest peer"), rows)
+
+
+def milliseconds(row: Mapping[str, Any]) -> str:
+    """A time with three digits, or whole."""
+    value = row["milliseconds"]
+    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+
+
+def roofline(name: str, record: Mapping[str, Any]) -> list[str]:
+    """What the floor is, and its picture, if it was drawn."""
+    floor = record.get("floor")
+    if floor is None:
+        return []
+    picture = f"docs/kernels/roofline-{Path(name).stem.removeprefix('kernels-')}.svg"
+    text = (
+        f"The floor of `{name}` is {floor['bandwidth'] / 1e9:.0f} GB/s or {floor['operations'] / 1e9:.0f} GFLOP/s "
+        f"({floor['source']}), whichever takes longer; memory is the peak over inputs and results."
+    )
+    return [text, *([f"![Roofline of the kernels]({picture})"] if (ROOT / picture).exists() else [])]
 
 
 FROM_MEASUREMENTS: dict[str, Callable[[], str]] = {
