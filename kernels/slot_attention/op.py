@@ -3,14 +3,15 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
+from ..dispatch import TRITON_INTERPRETED, choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import check_floating, check_shape
 from . import eager
+from .fused_operator import slot_attention_op
 from .reference import ACTIVATIONS
 from .weights import SlotAttentionWeights
 
-TRITON_MASKED_CHANNELS = 64
-TRITON_SLOTS_BY_CHANNELS = {64: 32, 128: 16}  # most slots up to so many channels; beyond, the compiler spills
+TRITON_WIDTHS = (4, 512)  # of C and of D
+TRITON_COLUMNS = 32  # slots times heads, each rounded up to a power of two
 
 WEIGHT_AXES = {
     "norm_inputs_weight": ("C",),
@@ -59,19 +60,18 @@ def _check(
     return sizes
 
 
-def _triton_obstacle(inputs: Tensor, slots: Tensor, heads: int, mask: Tensor | None) -> str | None:
-    channels, count = inputs.shape[-1], slots.shape[1]
-    most = next((most for width, most in TRITON_SLOTS_BY_CHANNELS.items() if channels <= width), 0)
-    if count > most:
-        ranges = " or ".join(f"S up to {most} with C up to {width}" for width, most in TRITON_SLOTS_BY_CHANNELS.items())
-        return f"it takes {ranges}, found S={count}, C={channels}"
-    if mask is not None and channels > TRITON_MASKED_CHANNELS:
-        return f"it takes masks with C up to {TRITON_MASKED_CHANNELS}, found C={channels}"
-    return _one_head(heads) or triton_obstacle(inputs, slots)
-
-
-def _one_head(heads: int) -> str | None:
-    return None if heads == 1 else f"it takes one head, found {heads}"
+def _triton_obstacle(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights, heads: int) -> str | None:
+    low, high = TRITON_WIDTHS
+    for axis, size in (("C", inputs.shape[-1]), ("D", slots.shape[-1])):
+        if not low <= size <= high:
+            return f"it takes {axis} from {low} to {high}, found {size}"
+    columns = (1 << (slots.shape[1] - 1).bit_length()) * (1 << (heads - 1).bit_length())
+    if columns > TRITON_COLUMNS:
+        found = f"S={slots.shape[1]}, heads={heads}"
+        return f"it takes S times heads, each rounded up to a power of two, up to {TRITON_COLUMNS}, found {found}"
+    # float64 compiles to something slow where it compiles: it serves gradient checks under the interpreter
+    allowed = ("float32", "bfloat16", "float16", *(("float64",) if TRITON_INTERPRETED else ()))
+    return triton_obstacle(inputs, slots, *(weight for weight in weights if weight is not None), allowed=allowed)
 
 
 def slot_attention(
@@ -102,8 +102,8 @@ def slot_attention(
         heads: D is split; each head competes by itself; the heads' updates are concatenated.
         mask: (B, N) bool, False = this input takes no part; every row needs a True.
         implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
-        backend: None, "torch", "cpp" (CPU) or "triton" (GPU); the latter two take one head and make the pass over the
-            inputs one kernel each way.
+        backend: None, "torch", "cpp" (CPU, one head; the pass over the inputs is one call each way) or "triton" (GPU; C
+            and D in 4..512, S times heads up to 32; everything is fused).
 
     Returns:
         slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider,
@@ -118,14 +118,19 @@ def slot_attention(
         if mask.dtype != torch.bool:
             raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
+    one_head = None if heads == 1 else f"it takes one head, found {heads}"
     obstacles = {
         "torch": None,
-        "triton": _triton_obstacle(inputs, slots, heads, mask),
-        "cpp": _one_head(heads) or extension_obstacle(inputs, slots),
+        "triton": _triton_obstacle(inputs, slots, weights, heads),
+        "cpp": one_head or extension_obstacle(inputs, slots),
     }
     chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles)
+    if chosen == "triton":
+        gelu = activation == "gelu"
+        out, attention, *_ = slot_attention_op(inputs, slots, *weights, mask, iters, eps, gelu, heads, implicit)
+        return out, attention
     attend: eager.AttendInputs | eager.AttendInputsFused
-    if chosen != "torch":
+    if chosen == "cpp":
         attend = eager.AttendInputsFused(inputs, weights, eps, mask, chosen)
     else:
         attend = eager.AttendInputs(inputs, weights, eps, heads, mask)

@@ -1,13 +1,21 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found"
-"""The pass over the inputs of slot attention in Triton, forward and backward.
+"""The passes over the inputs of slot attention in Triton, forward and backward.
 
-One reading of the inputs per iteration does LayerNorm, logits, the softmax over slots, and the weighted sums: keys,
-values, normalised inputs and logits are never in memory. The affine part of the LayerNorm and both projections belong
-to the slot side (eager.py): with x = w * xn + b, q.x = (q * w).xn + q.b, and sums of x follow from sums of xn.
+An input is xn = LayerNorm(x) without its affine part, from statistics that one kernel takes once. A pass walks twice
+over a part of the inputs: logits, softmax over slots, coefficients; then sums of coefficient times xn, in chunks of
+channels, so that registers hold a chunk whatever C is. Keys, values and normalised inputs are never in memory. The
+affine part of the LayerNorm and both projections belong to the slot side (triton_slots.py): with x = w xn + b,
+q.x = (q w).xn + q.b, and sums of x follow from sums of xn.
 
-Programs are (part of the inputs, batch); each keeps its slots' sums in registers over its tiles and writes them once;
-the parts are added outside. Slots are padded to 16, the least a matrix instruction takes.
+Backward, one pass an iteration makes the attention again and leaves, beside the slot side's partial sums, two
+coefficients an input and slot: the gradient of xn is their product with vectors of the slot side, so that one kernel
+at the end writes the gradient of the inputs, once for all iterations.
+
+Columns of a tile are slots times heads, slot-major, each padded to a power of two and together to 16, the least that a
+matrix instruction takes. Parts of a batch entry are added by the slot side: no atomics, the same bits in every run.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -23,173 +31,294 @@ NORM_EPS = tl.constexpr(LAYER_NORM_EPS)
 
 
 @triton.jit
-def normalised_tile(inputs, batch, n, c, N, C, x_b, x_n, x_c):
-    """LayerNorm without affine of a tile of rows, and 1 / standard deviation."""
-    mask = (n[:, None] < N) & (c[None, :] < C)
-    at = batch * x_b + n[:, None].to(tl.int64) * x_n + c[None, :].to(tl.int64) * x_c
-    x = tl.load(inputs + at, mask=mask, other=0.0).to(tl.float32)
-    mean = tl.sum(x, 1) / C
-    centred = tl.where(mask, x - mean[:, None], 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 1) / C + NORM_EPS)
-    return centred * inverse[:, None], inverse, mask
+def statistics_kernel(
+    inputs, mean, inverse, N, C, TILES, x_b, x_n, x_c,
+    ACC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    batch = (tl.program_id(0) // TILES).to(tl.int64)
+    n = (tl.program_id(0) % TILES) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rows = inputs + batch * x_b + n[:, None].to(tl.int64) * x_n
+    total = tl.zeros((BLOCK_N,), ACC)
+    for start in range(0, C, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        mask = (n[:, None] < N) & (c[None, :] < C)
+        total += tl.sum(tl.load(rows + c[None, :].to(tl.int64) * x_c, mask=mask, other=0.0).to(ACC), 1)
+    centre = total / C
+    square = tl.zeros((BLOCK_N,), ACC)
+    for start in range(0, C, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        mask = (n[:, None] < N) & (c[None, :] < C)
+        x = tl.load(rows + c[None, :].to(tl.int64) * x_c, mask=mask, other=0.0).to(ACC)
+        centred = tl.where(mask, x - centre[:, None], 0.0)
+        square += tl.sum(centred * centred, 1)
+    tl.store(mean + batch * N + n, centre, mask=n < N)
+    tl.store(inverse + batch * N + n, 1.0 / tl.sqrt(square / C + NORM_EPS), mask=n < N)
 
 
 @triton.jit
-def competition(xn, seen, offset, slot, S, PRECISION: tl.constexpr):
-    """Softmax over slots of a tile, (BLOCK_N, BLOCK_S); 0 for the padding."""
-    logits = tl.dot(xn, tl.trans(seen), input_precision=PRECISION) + offset[None, :]
-    logits = tl.where(slot[None, :] < S, logits, float("-inf"))
-    raised = tl.exp(logits - tl.max(logits, 1)[:, None])
-    return raised / tl.sum(raised, 1)[:, None]
+def normalised(rows, c, valid_n, C, x_c, centre, inverse, ACC: tl.constexpr):
+    """LayerNorm without affine part of a tile (rows, channels c)."""
+    mask = valid_n[:, None] & (c[None, :] < C)
+    x = tl.load(rows[:, None] + c[None, :].to(tl.int64) * x_c, mask=mask, other=0.0).to(ACC)
+    return tl.where(mask, (x - centre[:, None]) * inverse[:, None], 0.0)
+
+
+@triton.jit
+def slot_vectors(vectors, row, valid, c, C, stride):
+    """Rows of the slot side (columns of the tile, channels c)."""
+    return tl.load(vectors + row[:, None] * stride + c[None, :], mask=valid[:, None] & (c[None, :] < C), other=0.0)
+
+
+@triton.jit
+def competition(
+    logits, slot, head, S, H,
+    BLOCK_N: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Softmax over slots, a head at a time, of a tile (BLOCK_N, SLOTS * HEADS); something finite in padded heads."""
+    logits = tl.where(head[None, :] < H, tl.where(slot[None, :] < S, logits, float("-inf")), 0.0)
+    if HEADS == 1:
+        raised = tl.exp(logits - tl.max(logits, 1)[:, None])
+        return raised / tl.sum(raised, 1)[:, None]
+    grouped = tl.reshape(logits, (BLOCK_N, SLOTS, HEADS))
+    raised = tl.exp(grouped - tl.max(grouped, 1)[:, None, :])
+    return tl.reshape(raised / tl.sum(raised, 1)[:, None, :], (BLOCK_N, SLOTS * HEADS))
 
 
 @triton.jit
 def attend_kernel(
-    inputs, seen, offset, mask, sums, totals, attention, N, S, C, eps, PARTS, x_b, x_n, x_c,
-    MASKED: tl.constexpr, ATTENTION: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+    inputs, mean, inverse, seen, scale, offset, mask, weights, sums, totals, attention,
+    N, S, C, H, eps, PARTS, x_b, x_n, x_c, m_b, m_n, seen_stride, offset_stride,
+    MASKED: tl.constexpr, ATTENTION: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(0)
-    batch = tl.program_id(1).to(tl.int64)
-    slot = tl.arange(0, BLOCK_S)
-    c = tl.arange(0, BLOCK_C)
-    tile = (slot[:, None] < S) & (c[None, :] < C)
-    query = tl.load(seen + (batch * S + slot[:, None]) * C + c[None, :], mask=tile, other=0.0)
-    shift = tl.load(offset + batch * S + slot, mask=slot < S, other=0.0)
-    numerator = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
-    denominator = tl.zeros((BLOCK_S,), tl.float32)
+    part = tl.program_id(0) % PARTS
+    batch = (tl.program_id(0) // PARTS).to(tl.int64)
+    column = tl.arange(0, SLOTS * HEADS)
+    slot, head = column // HEADS, column % HEADS
+    valid = (slot < S) & (head < H)
+    row = batch * S * H + slot * H + head
+    shift = tl.load(offset + row * offset_stride, mask=valid, other=0.0)
+    denominator = tl.zeros((SLOTS * HEADS,), ACC)
     for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
-        xn, _, _ = normalised_tile(inputs, batch, n, c, N, C, x_b, x_n, x_c)
-        share = competition(xn, query, shift, slot, S, PRECISION)
-        present = (n[:, None] < N) & (slot[None, :] < S)
+        rows = inputs + batch * x_b + n.to(tl.int64) * x_n
+        centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
+        spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
+        logits = tl.zeros((BLOCK_N, SLOTS * HEADS), ACC)
+        for start_c in range(0, C, BLOCK_C):
+            c = start_c + tl.arange(0, BLOCK_C)
+            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+            query = slot_vectors(seen, row, valid, c, C, seen_stride)
+            query = query * tl.load(scale + c, mask=c < C, other=0.0).to(ACC)[None, :]
+            logits = tl.dot(xn, tl.trans(query), logits, input_precision=PRECISION, out_dtype=ACC)
+        share = competition(logits + shift[None, :], slot, head, S, H, BLOCK_N, SLOTS, HEADS)
+        present = (n[:, None] < N) & valid[None, :]
         if ATTENTION:
-            tl.store(attention + (batch * S + slot[None, :]) * N + n[:, None], share, mask=present)
+            if HEADS == 1:
+                at = (batch * S + slot[None, :]) * N + n[:, None]
+                tl.store(attention + at, share, mask=present)
+            else:
+                of_heads = tl.sum(tl.reshape(tl.where(present, share, 0.0), (BLOCK_N, SLOTS, HEADS)), 2) / H
+                s = tl.arange(0, SLOTS)
+                at = (batch * S + s[None, :]) * N + n[:, None]
+                tl.store(attention + at, of_heads, mask=(n[:, None] < N) & (s[None, :] < S))
         if MASKED:
-            present = present & (tl.load(mask + batch * N + n, mask=n < N, other=0) != 0)[:, None]
+            present = present & (tl.load(mask + batch * m_b + n * m_n, mask=n < N, other=0) != 0)[:, None]
         weight = tl.where(present, share + eps, 0.0)
-        numerator = tl.dot(tl.trans(weight), xn, numerator, input_precision=PRECISION)
+        tl.store(weights + row[None, :] * N + n[:, None], weight, mask=(n[:, None] < N) & valid[None, :])
         denominator += tl.sum(weight, 0)
-    own = (batch * PARTS + part) * S + slot
-    tl.store(sums + own[:, None] * C + c[None, :], numerator, mask=tile)
-    tl.store(totals + own, denominator, mask=slot < S)
+    own = (batch * PARTS + part) * S * H + slot * H + head
+    tl.store(totals + own, denominator, mask=valid)
+    tl.debug_barrier()  # other threads of this program wrote the weights
+    for start_c in range(0, C, BLOCK_C):
+        c = start_c + tl.arange(0, BLOCK_C)
+        numerator = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
+        for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
+            n = start + tl.arange(0, BLOCK_N)
+            rows = inputs + batch * x_b + n.to(tl.int64) * x_n
+            centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
+            spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
+            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+            weight = tl.load(weights + row[:, None] * N + n[None, :], mask=valid[:, None] & (n[None, :] < N), other=0.0)
+            numerator = tl.dot(weight, xn, numerator, input_precision=PRECISION, out_dtype=ACC)
+        tl.store(sums + own[:, None] * C + c[None, :], numerator, mask=valid[:, None] & (c[None, :] < C))
 
 
 @triton.jit
 def attend_backward_kernel(
-    inputs, seen, offset, mask, g_sums, g_totals, g_attention, g_inputs, g_seen, g_offset,
-    N, S, C, eps, PARTS, x_b, x_n, x_c,
-    MASKED: tl.constexpr, ATTENTION: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+    inputs, mean, inverse, seen, scale, offset, mask, push, push_total, g_attention,
+    weights, in_logits, along, flat, g_seen, g_offset,
+    N, S, C, H, eps, PARTS, x_b, x_n, x_c, m_b, m_n, a_b, a_s, a_n, seen_stride, offset_stride, push_stride,
+    MASKED: tl.constexpr, ATTENTION: tl.constexpr, FIRST: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    part = tl.program_id(0)
-    batch = tl.program_id(1).to(tl.int64)
-    slot = tl.arange(0, BLOCK_S)
-    c = tl.arange(0, BLOCK_C)
-    tile = (slot[:, None] < S) & (c[None, :] < C)
-    row = batch * S + slot
-    query = tl.load(seen + row[:, None] * C + c[None, :], mask=tile, other=0.0)
-    shift = tl.load(offset + row, mask=slot < S, other=0.0)
-    push = tl.load(g_sums + row[:, None] * C + c[None, :], mask=tile, other=0.0)
-    push_total = tl.load(g_totals + row, mask=slot < S, other=0.0)
-    in_seen = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
-    in_offset = tl.zeros((BLOCK_S,), tl.float32)
+    # along, flat (B, N): sums over channels of (gradient of xn) * xn and of that gradient, added up over iterations
+    part = tl.program_id(0) % PARTS
+    batch = (tl.program_id(0) // PARTS).to(tl.int64)
+    column = tl.arange(0, SLOTS * HEADS)
+    slot, head = column // HEADS, column % HEADS
+    valid = (slot < S) & (head < H)
+    row = batch * S * H + slot * H + head
+    shift = tl.load(offset + row * offset_stride, mask=valid, other=0.0)
+    pushed = tl.load(push_total + row * offset_stride, mask=valid, other=0.0)
+    in_offset = tl.zeros((SLOTS * HEADS,), ACC)
     for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
-        xn, inverse, valid = normalised_tile(inputs, batch, n, c, N, C, x_b, x_n, x_c)
-        share = competition(xn, query, shift, slot, S, PRECISION)
-        present = (n[:, None] < N) & (slot[None, :] < S)
+        rows = inputs + batch * x_b + n.to(tl.int64) * x_n
+        centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
+        spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
+        products = tl.zeros((BLOCK_N, SLOTS * HEADS), ACC)  # with the queries
+        pushes = tl.zeros((BLOCK_N, SLOTS * HEADS), ACC)  # with the gradients of the sums
+        query_sum = tl.zeros((SLOTS * HEADS,), ACC)
+        push_sum = tl.zeros((SLOTS * HEADS,), ACC)
+        for start_c in range(0, C, BLOCK_C):
+            c = start_c + tl.arange(0, BLOCK_C)
+            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+            query = slot_vectors(seen, row, valid, c, C, seen_stride)
+            query = query * tl.load(scale + c, mask=c < C, other=0.0).to(ACC)[None, :]
+            products = tl.dot(xn, tl.trans(query), products, input_precision=PRECISION, out_dtype=ACC)
+            query_sum += tl.sum(query, 1)
+            direction = slot_vectors(push, row, valid, c, C, push_stride)
+            pushes = tl.dot(xn, tl.trans(direction), pushes, input_precision=PRECISION, out_dtype=ACC)
+            push_sum += tl.sum(direction, 1)
+        share = competition(products + shift[None, :], slot, head, S, H, BLOCK_N, SLOTS, HEADS)
+        present = (n[:, None] < N) & valid[None, :]
         counted = present
         if MASKED:
-            counted = present & (tl.load(mask + batch * N + n, mask=n < N, other=0) != 0)[:, None]
-        in_share = tl.dot(xn, tl.trans(push), input_precision=PRECISION) + push_total[None, :]
-        in_share = tl.where(counted, in_share, 0.0)
+            counted = present & (tl.load(mask + batch * m_b + n * m_n, mask=n < N, other=0) != 0)[:, None]
+        in_share = tl.where(counted, pushes + pushed[None, :], 0.0)
         if ATTENTION:
-            in_share += tl.load(g_attention + row[None, :] * N + n[:, None], mask=present, other=0.0)
-        in_logits = share * (in_share - tl.sum(share * in_share, 1)[:, None])
-        in_logits = tl.where(present, in_logits, 0.0)
+            at = batch * a_b + slot[None, :].to(tl.int64) * a_s + n[:, None].to(tl.int64) * a_n
+            in_share += tl.load(g_attention + at, mask=present, other=0.0).to(ACC) / H
+        share = tl.where(present, share, 0.0)
+        agreed = share * in_share
+        if HEADS == 1:
+            in_logit = agreed - share * tl.sum(agreed, 1)[:, None]
+        else:
+            of_head = tl.sum(tl.reshape(agreed, (BLOCK_N, SLOTS, HEADS)), 1)[:, None, :]
+            in_logit = agreed - tl.reshape(
+                tl.reshape(share, (BLOCK_N, SLOTS, HEADS)) * of_head, (BLOCK_N, SLOTS * HEADS)
+            )
         weight = tl.where(counted, share + eps, 0.0)
-        in_seen = tl.dot(tl.trans(in_logits), xn, in_seen, input_precision=PRECISION)
-        in_offset += tl.sum(in_logits, 0)
-        in_xn = tl.dot(weight, push, input_precision=PRECISION)
-        in_xn = tl.dot(in_logits, query, in_xn, input_precision=PRECISION)
-        in_xn = tl.where(valid, in_xn, 0.0)
-        along = tl.sum(in_xn * xn, 1) / C
-        in_x = inverse[:, None] * (in_xn - (tl.sum(in_xn, 1) / C)[:, None] - xn * along[:, None])
-        at = (batch * N + n[:, None].to(tl.int64)) * C + c[None, :]
-        tl.store(g_inputs + at, in_x, mask=valid)
-    own = (batch * PARTS + part) * S + slot
-    tl.store(g_seen + own[:, None] * C + c[None, :], in_seen, mask=tile)
-    tl.store(g_offset + own, in_offset, mask=slot < S)
+        at = row[None, :] * N + n[:, None]
+        tl.store(weights + at, weight, mask=present)
+        tl.store(in_logits + at, in_logit, mask=present)
+        in_offset += tl.sum(in_logit, 0)
+        lengths = tl.sum(weight * pushes + in_logit * products, 1)
+        levels = tl.sum(weight * push_sum[None, :] + in_logit * query_sum[None, :], 1)
+        if not FIRST:
+            lengths += tl.load(along + batch * N + n, mask=n < N, other=0.0)
+            levels += tl.load(flat + batch * N + n, mask=n < N, other=0.0)
+            tl.debug_barrier()  # every thread has read before one writes
+        tl.store(along + batch * N + n, lengths, mask=n < N)
+        tl.store(flat + batch * N + n, levels, mask=n < N)
+    own = (batch * PARTS + part) * S * H + slot * H + head
+    tl.store(g_offset + own, in_offset, mask=valid)
+    tl.debug_barrier()  # other threads of this program wrote the gradients of the logits
+    for start_c in range(0, C, BLOCK_C):
+        c = start_c + tl.arange(0, BLOCK_C)
+        total = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
+        for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
+            n = start + tl.arange(0, BLOCK_N)
+            rows = inputs + batch * x_b + n.to(tl.int64) * x_n
+            centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
+            spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
+            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+            at = row[:, None] * N + n[None, :]
+            in_logit = tl.load(in_logits + at, mask=valid[:, None] & (n[None, :] < N), other=0.0)
+            total = tl.dot(in_logit, xn, total, input_precision=PRECISION, out_dtype=ACC)
+        tl.store(g_seen + own[:, None] * C + c[None, :], total, mask=valid[:, None] & (c[None, :] < C))
 
 
-def _common(inputs: Tensor, slots: int, mask: Tensor | None, backward: bool) -> tuple[int, dict[str, object]]:
-    """Parts of the inputs that a batch entry is split into, and compile-time arguments.
+@triton.jit
+def input_gradient_kernel(
+    inputs, mean, inverse, seen, scale, push, weights, in_logits, along, flat, g_inputs,
+    ITERATIONS, N, S, C, H, TILES, CHUNKS, x_b, x_n, x_c, seen_stride, push_stride, seen_step, push_step, weight_step,
+    PRECISION: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    batch = (program // (TILES * CHUNKS)).to(tl.int64)
+    n = (program // CHUNKS) % TILES * BLOCK_N + tl.arange(0, BLOCK_N)
+    c = program % CHUNKS * BLOCK_C + tl.arange(0, BLOCK_C)
+    column = tl.arange(0, SLOTS * HEADS)
+    slot, head = column // HEADS, column % HEADS
+    valid = (slot < S) & (head < H)
+    row = batch * S * H + slot * H + head
+    present = (n[:, None] < N) & valid[None, :]
+    factor = tl.load(scale + c, mask=c < C, other=0.0).to(ACC)
+    in_xn = tl.zeros((BLOCK_N, BLOCK_C), ACC)
+    for iteration in range(ITERATIONS):
+        step = tl.zeros((), tl.int64) + iteration
+        at = step * weight_step + row[None, :] * N + n[:, None]
+        weight = tl.load(weights + at, mask=present, other=0.0)
+        direction = slot_vectors(push + step * push_step, row, valid, c, C, push_stride)
+        in_xn = tl.dot(weight, direction, in_xn, input_precision=PRECISION, out_dtype=ACC)
+        in_logit = tl.load(in_logits + at, mask=present, other=0.0)
+        query = slot_vectors(seen + step * seen_step, row, valid, c, C, seen_stride) * factor[None, :]
+        in_xn = tl.dot(in_logit, query, in_xn, input_precision=PRECISION, out_dtype=ACC)
+    centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
+    spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
+    xn = normalised(inputs + batch * x_b + n.to(tl.int64) * x_n, c, n < N, C, x_c, centre, spread, ACC)
+    length = tl.load(along + batch * N + n, mask=n < N, other=0.0) / C
+    level = tl.load(flat + batch * N + n, mask=n < N, other=0.0) / C
+    in_x = spread[:, None] * (in_xn - level[:, None] - xn * length[:, None])
+    at = (batch * N + n[:, None].to(tl.int64)) * C + c[None, :]
+    tl.store(g_inputs + at, in_x, mask=(n[:, None] < N) & (c[None, :] < C))
 
-    Rows of a tile and warps are those that spill nothing on sm_80, sm_90, sm_100 and gfx942 up to 16 slots x 128
-    channels and 32 x 64, the limits of op.py: tf32x3 keeps its factors twice. With a mask 16 x 128 spills 24 bytes on
-    sm_100; backward at 16 x 128 with 4 warps 24 bytes; 16 x 256 600 bytes to 4.6 kB with any of 4, 8 or 16.
-    """
+
+class Layout(NamedTuple):
+    """Sizes of a call, how the inputs are split, and compile-time arguments that all passes share."""
+
+    batch: int
+    inputs: int
+    slots: int
+    channels: int
+    heads: int
+    tiles: int  # of BLOCK_N inputs in a batch entry
+    parts: int  # programs a batch entry
+    options: dict[str, object]
+
+
+def accumulator(dtype: torch.dtype) -> tl.dtype:
+    return tl.float64 if dtype == torch.float64 else tl.float32
+
+
+def product_precision(dtype: torch.dtype) -> str:
+    """Triton's input_precision: float32 inputs as three TF32 products (full float32 on AMD), half inputs as one."""
+    if TRITON_INTERPRETED:
+        return "ieee"
+    if triton.runtime.driver.active.get_current_target().backend == "hip":
+        return "ieee"
+    return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+def plan(inputs: Tensor, slots: int, heads: int, dtype: torch.dtype) -> Layout:
+    """Tiles by the compiler's registers (docs/kernels/ahead_of_time.md), not yet timed on a GPU."""
     batch, count, channels = inputs.shape
-    on_amd = not TRITON_INTERPRETED and triton.runtime.driver.active.get_current_target().backend == "hip"
-    exact = "ieee" if on_amd or TRITON_INTERPRETED else "tf32x3"
-    rows = 16  # of a tile
+    padded_heads = triton.next_power_of_2(heads)
+    padded_slots = max(triton.next_power_of_2(slots), 16 // padded_heads)
+    rows = 64  # with 64 columns instead of 32 the backward pass spills 48 to 300 bytes, whatever rows and warps
+    tiles = triton.cdiv(count, rows)
     options = {
-        "MASKED": mask is not None,
-        "PRECISION": exact if inputs.dtype == torch.float32 else "ieee" if TRITON_INTERPRETED else "tf32",
+        "PRECISION": product_precision(inputs.dtype),
+        "ACC": accumulator(dtype),
         "BLOCK_N": rows,
-        "BLOCK_S": max(16, triton.next_power_of_2(slots)),
-        "BLOCK_C": max(16, triton.next_power_of_2(channels)),
-        "num_warps": 8 if backward and channels > 64 else 4,
+        "BLOCK_C": max(16, min(32, triton.next_power_of_2(channels))),
+        "SLOTS": padded_slots,
+        "HEADS": padded_heads,
+        "num_warps": 4,
         "num_stages": 1,
         **all_registers(),
     }
-    return min(max(1, PROGRAMS // max(batch, 1)), triton.cdiv(count, rows)), options
+    return Layout(batch, count, slots, channels, heads, tiles, min(max(1, PROGRAMS // batch), tiles), options)
 
 
-def attend(
-    inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums (B, S, C) of coefficient times normalised input, totals (B, S), attention (B, S, N) or nothing."""
-    batch, count, channels = inputs.shape
-    slots = seen.shape[1]
-    parts, options = _common(inputs, slots, mask, backward=False)
-    new = {"dtype": torch.float32, "device": inputs.device}
-    sums = torch.empty((batch, parts, slots, channels), **new)  # type: ignore[call-overload]
-    totals = torch.empty((batch, parts, slots), **new)  # type: ignore[call-overload]
-    attention = torch.empty((batch, slots, count) if want_attention else 0, **new)  # type: ignore[call-overload]
-    if batch:
-        attend_kernel[(parts, batch)](
-            inputs, seen.float().contiguous(), offset.float().contiguous(), seen if mask is None else mask.contiguous(),
-            sums, totals, attention, count, slots, channels, eps, parts, *inputs.stride(),
-            ATTENTION=want_attention, **options,
-        )  # fmt: skip
-    return sums.sum(1), totals.sum(1), attention
-
-
-def attend_backward(
-    g_sums: Tensor,
-    g_totals: Tensor,
-    g_attention: Tensor | None,
-    inputs: Tensor,
-    seen: Tensor,
-    offset: Tensor,
-    mask: Tensor | None,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of inputs (B, N, C), seen (B, S, C) and offset (B, S)."""
-    batch, count, channels = inputs.shape
-    slots = seen.shape[1]
-    parts, options = _common(inputs, slots, mask, backward=True)
-    g_inputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
-    g_seen = torch.empty(batch, parts, slots, channels, dtype=torch.float32, device=inputs.device)
-    g_offset = torch.empty(batch, parts, slots, dtype=torch.float32, device=inputs.device)
-    if batch:
-        attend_backward_kernel[(parts, batch)](
-            inputs, seen.float().contiguous(), offset.float().contiguous(), seen if mask is None else mask.contiguous(),
-            g_sums.float().contiguous(), g_totals.float().contiguous(),
-            seen if g_attention is None else g_attention.float().contiguous(),
-            g_inputs, g_seen, g_offset, count, slots, channels, eps, parts, *inputs.stride(),
-            ATTENTION=g_attention is not None, **options,
-        )  # fmt: skip
-    return g_inputs, g_seen.sum(1), g_offset.sum(1)
+def statistics(inputs: Tensor, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / standard deviation of every input, (B, N)."""
+    mean, inverse = (torch.empty(layout.batch, layout.inputs, dtype=dtype, device=inputs.device) for _ in range(2))
+    shared = {name: layout.options[name] for name in ("ACC", "BLOCK_N", "BLOCK_C", "num_warps")}
+    statistics_kernel[(layout.batch * layout.tiles,)](
+        inputs, mean, inverse, layout.inputs, layout.channels, layout.tiles, *inputs.stride(), **shared
+    )
+    return mean, inverse

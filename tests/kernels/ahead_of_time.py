@@ -144,21 +144,38 @@ def mixture_cases() -> Iterator[Case]:
         )
 
 
-def slot_cases() -> Iterator[Case]:
-    from aime.kernels.slot_attention import triton as op
+def slot_weights(channels: int, width: int, hidden: int, bias: bool) -> list[Any]:
+    shapes = [(channels,)] * 2 + [(width,)] * 2 + [(width, width), (width, channels), (width, channels)]
+    shapes += [(3 * width, width)] * 2 + [(3 * width,)] * 2 + [(width,)] * 2
+    shapes += [(hidden, width), (hidden,), (width, hidden), (width,)]
+    return [torch.empty(*shape) for shape in shapes] + [torch.empty(width) if bias else None for _ in range(3)]
 
-    for batch, count, slots, channels in ((8, 256, 8, 64), (32, 1024, 16, 128), (4, 256, 32, 64)):
-        inputs = torch.empty(1, count, channels).expand(batch, count, channels)
-        seen, offset = torch.empty(batch, slots, channels), torch.empty(batch, slots)
+
+def slot_cases() -> Iterator[Case]:
+    from aime.kernels.slot_attention import fused
+
+    shapes = [(8, 256, 8, 64, 64), (32, 1024, 8, 128, 128), (64, 4096, 16, 256, 256), (4, 256, 7, 512, 512)]
+    for shape, heads in [*((shape, 1) for shape in shapes), ((4, 256, 32, 64, 64), 1), ((4, 300, 8, 128, 64), 4)]:
+        batch, count, slots, channels, width = shape
+        inputs, initial = torch.empty(batch, count, channels), torch.empty(batch, slots, width)
+        weights = slot_weights(channels, width, 2 * width, bias=heads > 1)
         attention = torch.empty(batch, slots, count)
-        mask = torch.zeros(batch, count, dtype=torch.bool) if slots == 8 else None
-        label = f"{batch}x{count}x{slots}x{channels}{'' if mask is None else ' masked'}"
-        arguments = (inputs, seen, offset)
-        yield f"pass {label}", lambda a=arguments, m=mask: op.attend(*a, m, 1e-8, True)
-        yield (
-            f"backward {label}",
-            lambda a=arguments, m=mask, g=attention: op.attend_backward(a[1], a[2], g, *a, m, 1e-8),
-        )
+        mask = torch.zeros(batch, count, dtype=torch.bool) if slots == 7 or heads > 1 else None
+        label = f"{batch}x{count}x{slots}x{channels}x{width}{'' if mask is None else ' masked'} {heads} heads"
+        norms = [torch.empty(batch, count)] * 2
+        rows = torch.empty(3, batch * slots, 14 * width)
+        wide, scalars = torch.empty(3, batch * slots * heads, 3 * channels), torch.empty(3, batch * slots * heads, 2)
+        saved = fused.Saved(*norms, rows, wide, scalars)
+        call = (inputs, initial, weights, mask)
+        for gelu in (False, True):
+            yield (
+                f"forward {label} gelu {gelu}",
+                lambda c=call, h=heads, g=gelu: fused.forward(*c, 3, 1e-8, g, h),
+            )
+            yield (
+                f"backward {label} gelu {gelu}",
+                lambda c=call, h=heads, g=gelu, a=attention, s=saved: fused.backward(c[1], a, s, *c, 1e-8, g, h, False),
+            )
 
 
 def logistics_cases() -> Iterator[Case]:
@@ -179,10 +196,12 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
 }
 
 
-def compile_all(ops: list[str], targets: list[str]) -> Iterator[Compiled]:
+def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[Compiled]:
     for op in ops:
         for target in targets:
             for case, call in CASES[op]():
+                if only not in case:
+                    continue
                 with record_launches(target) as launches:
                     call()
                 for name, kernel in launches:

@@ -20,6 +20,7 @@ from aime.kernels import (
 from aime.kernels.mixture_kl import operators as mixture
 from aime.kernels.mixture_logistics.operators import nll_op
 from aime.kernels.slot_attention import SlotAttentionWeights
+from aime.kernels.slot_attention.fused_operator import SlotAttentionFunction, slot_attention_op
 from aime.kernels.slot_attention.operators import attend_op
 from aime.kernels.vq_lookup.op import VQLookupFunction, lookup_backward_op, lookup_op, statistics_op
 
@@ -147,19 +148,44 @@ def test_mixture_gradcheck(backend: str) -> None:
     )
 
 
-@pytest.mark.parametrize("backend", [name for name in CPU_BACKENDS if name != "torch"])
+@pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
 @pytest.mark.parametrize("masked", [False, True])
-def test_slot_attend_is_a_proper_operator(masked: bool, backend: str) -> None:
+def test_slot_attend_is_a_proper_operator(masked: bool) -> None:
     inputs, seen, offset = (t.requires_grad_() for t in (normal(2, 9, 4), normal(2, 3, 4), normal(2, 3)))
     mask = torch.arange(9).expand(2, 9) < 7 if masked else None
-    torch.library.opcheck(attend_op, (inputs, seen, offset, mask, 1e-8, masked, backend))
+    torch.library.opcheck(attend_op, (inputs, seen, offset, mask, 1e-8, masked, "cpp"))
+
+
+def slot_weights(channels: int, width: int, hidden: int, bias: bool) -> list[Tensor | None]:
+    shapes: list[tuple[int, ...]] = [(channels,), (channels,), (width,), (width,)]
+    shapes += [(width, width), (width, channels), (width, channels), (3 * width, width), (3 * width, width)]
+    shapes += [(3 * width,), (3 * width,), (width,), (width,), (hidden, width), (hidden,), (width, hidden), (width,)]
+    return [0.3 * normal(*shape) for shape in shapes] + [normal(width) if bias else None for _ in range(3)]
+
+
+@pytest.mark.skipif("triton" not in BACKENDS, reason="needs Triton's interpreter")
+@pytest.mark.parametrize("masked", [False, True])
+def test_slot_attention_is_a_proper_operator(masked: bool) -> None:
+    leaves = [normal(2, 9, 4), normal(2, 3, 8), *slot_weights(4, 8, 5, bias=masked)]
+    leaves = [leaf if leaf is None else leaf.requires_grad_() for leaf in leaves]
+    mask = torch.arange(9).expand(2, 9) < 7 if masked else None
+    arguments = (*leaves, mask, 1, 1e-8, masked, 2, False)
+    # the symbolic trace of 28 arguments takes its time: once is enough
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        slot_attention_op, arguments, test_utils=tests if masked else (*tests, "test_aot_dispatch_static")
+    )
+    gradients = []
+    for call in (SlotAttentionFunction.apply, slot_attention_op):
+        out, attention, *_ = call(*arguments)
+        loss = out.sin().sum() + attention[:, 0].sum()
+        gradients.append(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf is not None]))
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_slot_attention_compiles(backend: str) -> None:
-    names = ("C", "C", "D", "D", "DD", "DC", "DC", "3D", "3D", "3", "3", "D", "D", "FD", "F", "DF", "D")
-    shapes = {"C": (4,), "D": (8,), "DD": (8, 8), "DC": (8, 4), "3D": (24, 8), "3": (24,), "FD": (5, 8), "F": (5,)}
-    weights = SlotAttentionWeights(*(0.3 * normal(*(shapes | {"DF": (8, 5)})[name]) for name in names))
+    weights = SlotAttentionWeights(*slot_weights(4, 8, 5, bias=False))
 
     def loss(inputs: Tensor, slots: Tensor) -> Tensor:
         out, attention = slot_attention(inputs, slots, weights, backend=backend)

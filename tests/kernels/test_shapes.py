@@ -46,8 +46,8 @@ def test_mixture_kl(samples: int, rows: int, components: int, width: int, shared
         torch.testing.assert_close(mixture_kl(*tensors, backend=backend).double(), exact, rtol=1e-5, atol=2e-4)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.integers(2, 40), st.integers(2, 24), st.booleans())
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 20), st.integers(4, 40), st.integers(4, 24), st.booleans())
 def test_slot_attention(batch: int, count: int, slots: int, channels: int, width: int, masked: bool) -> None:
     shapes = [(channels,), (channels,), (width,), (width,), (width, width), (width, channels), (width, channels)]
     shapes += [(3 * width, width), (3 * width, width), (3 * width,), (3 * width,), (width,), (width,)]
