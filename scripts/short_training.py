@@ -1,6 +1,8 @@
-"""A short training from an episode file, timed: frames/s and losses into bench/results/<device>-<date>-training.json.
+"""A short training from an episode file, timed, on one kernel backend after the other, from the same seed.
 
-Needs torch, numpy, einops and h5py only; uses the GPU where there is one.
+Frames/s, peak memory and losses go to bench/results/<device>-<date>-training.json, with the largest relative difference
+between the backends' losses at every logged step. A backend that fails is reported there and the others go on. Needs
+torch, numpy, einops and h5py only; uses the GPU where there is one.
 """
 
 from __future__ import annotations
@@ -10,37 +12,91 @@ import json
 import platform
 import re
 import tempfile
+import traceback
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from aime.kernels import use_backend
 from aime.training.experiment import run_experiment
 
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
+COMPARED = ("total_loss", "recon_loss", "kl_z", "attention_loss", "perceiver_loss", "predictive_loss")
 
 
-def main() -> None:
-    """Train, then write the result."""
+def train(arguments: argparse.Namespace, backend: str) -> dict[str, Any]:
+    """One run: speed, peak memory and logged losses."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as directory:
+        run = Path(directory)
+        overrides = {"steps": arguments.steps, "log_every": arguments.log_every, "precision": arguments.precision}
+        if arguments.batch_size:
+            overrides["batch_size"] = arguments.batch_size
+        with nullcontext() if backend == "default" else use_backend(backend):
+            run_experiment(
+                arguments.data,
+                run,
+                preset=arguments.preset,
+                train_overrides=overrides,
+                tensorboard=False,
+                progress=False,
+                overwrite=True,
+            )
+        timing = json.loads((run / "timing.json").read_text())
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "backend": backend,
+        "seconds": timing["train"],
+        "frames_per_second": timing["frames_trained"] / timing["train"],
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "logged": lines,
+    }
+
+
+def differences(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Largest relative difference of each logged loss to the first run's, line by line."""
+    first, *others = runs
+    return [
+        {
+            "backend": run["backend"],
+            "against": first["backend"],
+            "step": ours.get("step"),
+            "relative": {
+                name: abs(ours[name] - theirs[name]) / max(abs(theirs[name]), 1e-6)
+                for name in theirs
+                if name.rpartition("/")[2] in COMPARED and name in ours
+            },
+        }
+        for run in others
+        for ours, theirs in zip(run["logged"], first["logged"], strict=False)
+    ]
+
+
+def main() -> int:
+    """Train on each backend, then write the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="episode file of `aime collect`")
     parser.add_argument("--preset", default="tier1", help="preset of model and training (tier1)")
     parser.add_argument("--steps", type=int, default=300, help="optimizer steps (300)")
+    parser.add_argument("--log-every", type=int, default=10, help="steps between logged losses (10)")
+    parser.add_argument("--batch-size", type=int, default=None, help="sequences a batch (the preset's)")
+    parser.add_argument("--precision", default="auto", help="auto, float32 or bfloat16 (auto)")
+    parser.add_argument("--backends", nargs="+", default=["default"], help="of default, torch, triton, cpp (default)")
     parser.add_argument("--out", type=Path, default=None, help="result file")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        run = Path(directory)
-        run_experiment(
-            arguments.data,
-            run,
-            preset=arguments.preset,
-            train_overrides={"steps": arguments.steps},
-            tensorboard=False,
-            progress=False,
-            overwrite=True,
-        )
-        timing = json.loads((run / "timing.json").read_text())
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    runs: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for backend in arguments.backends:
+        try:
+            runs.append(train(arguments, backend))
+        except Exception as error:  # noqa: BLE001 - one backend's failure is a result, the others still run
+            failed[backend] = f"{type(error).__name__}: {error}"
+            traceback.print_exc()
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
     date = datetime.now(UTC).date().isoformat()
@@ -51,18 +107,24 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "preset": arguments.preset,
         "steps": arguments.steps,
-        "seconds": timing["train"],
-        "frames_per_second": timing["frames_trained"] / timing["train"],
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else None,
-        "first": lines[0] if lines else None,
-        "last": lines[-1] if lines else None,
+        "precision": arguments.precision,
+        "runs": runs,
+        "differences": differences(runs) if runs else [],
+        "failed": failed,
     }
     name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     out = arguments.out or RESULTS / f"{name}-{date}-training.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"{result['frames_per_second']:.0f} frames/s over {result['seconds']:.1f} s; {out}")
+    for run in runs:
+        print(f"{run['backend']}: {run['frames_per_second']:.0f} frames/s over {run['seconds']:.1f} s")
+    for line in result["differences"][:1]:
+        print(f"first logged losses, {line['backend']} against {line['against']}: {line['relative']}")
+    for backend, reason in failed.items():
+        print(f"{backend}: failed, {reason}")
+    print(f"wrote {out}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -193,7 +193,8 @@ def log_prob_backward_kernel(
                     g_spread += g_sample * spread
                 else:
                     target = g_z + place * D + d
-                    if start > 0:  # the same program wrote the share of the earlier components
+                    if start > 0:  # the same program wrote the share of the earlier components, perhaps other threads
+                        tl.debug_barrier()
                         g_sample += tl.load(target, mask=valid, other=0.0).to(ACC)
                     tl.store(target, g_sample, mask=valid)
             tl.store(g_pi + n * K + k, g_weight, mask=k < K)
@@ -201,6 +202,7 @@ def log_prob_backward_kernel(
                 target_center = g_mean_q + n * D + d
                 target_spread = g_log_scale_q + n * D + d
                 if start > 0:
+                    tl.debug_barrier()
                     g_center += tl.load(target_center, mask=valid, other=0.0).to(ACC)
                     g_spread += tl.load(target_spread, mask=valid, other=0.0).to(ACC)
                 else:

@@ -335,7 +335,7 @@ def update_kernel(
         VALUE_BIAS, PRECISION, ACC, BLOCK_R, BLOCK_O, BLOCK_K,
     )  # fmt: skip
     perceptron(
-        rows, out, row, row_mask, at, at + R * (10 * D + 2 * F), D, F,
+        rows, out, row, row_mask, at, (index + R) * (10 * D + 2 * F), D, F,
         norm_mlp_w, norm_mlp_b, mlp_in_w, mlp_in_b, mlp_out_w, mlp_out_b,
         LAST, GELU, PRECISION, ACC, BLOCK_R, BLOCK_O, BLOCK_K,
     )  # fmt: skip
@@ -519,7 +519,7 @@ def update_backward_kernel(
     row_mask = row < R
     index = row + ITERATION * R
     at, g_at = index * (10 * D + 2 * F), index * (9 * D + F)
-    g_after = g_at + R * (9 * D + F)
+    g_after = (index + R) * (9 * D + F)
     if QUERIES:
         queries_backward(
             part_seen, part_offset, rows, g_rows, g_wide, g_scalars,

@@ -34,5 +34,5 @@ def test_kernels_compile_without_spills(op: str, architecture: str) -> None:
         assert kernel["shared"] <= SHARED_LIMIT[architecture], kernel
         if kernel["kernel"] in MATRIX_KERNELS:
             assert kernel["matrix_unit"] == MATRIX_UNIT[architecture], kernel
-        if kernel["kernel"].startswith("attend_"):  # 16 slots a side are too few for wgmma, not for mma.sync
+        if "attend" in kernel["kernel"] or "update" in kernel["kernel"]:  # 16 slots are too few for wgmma in places
             assert kernel["matrix_unit"] != "fma", kernel

