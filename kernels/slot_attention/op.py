@@ -11,7 +11,7 @@ from .reference import ACTIVATIONS
 from .weights import SlotAttentionWeights
 
 TRITON_WIDTHS = (4, 512)  # of C and of D
-TRITON_COLUMNS = 32  # slots times heads, each rounded up to a power of two
+TRITON_COLUMNS = (32, 16)  # slots times heads, each rounded up to a power of two: of one head, of several
 
 WEIGHT_AXES = {
     "norm_inputs_weight": ("C",),
@@ -66,9 +66,10 @@ def _triton_obstacle(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeight
         if not low <= size <= high:
             return f"it takes {axis} from {low} to {high}, found {size}"
     columns = (1 << (slots.shape[1] - 1).bit_length()) * (1 << (heads - 1).bit_length())
-    if columns > TRITON_COLUMNS:
+    most = TRITON_COLUMNS[heads > 1]
+    if columns > most:
         found = f"S={slots.shape[1]}, heads={heads}"
-        return f"it takes S times heads, each rounded up to a power of two, up to {TRITON_COLUMNS}, found {found}"
+        return f"it takes S times heads, each rounded up to a power of two, up to {most}, found {found}"
     # float64 compiles to something slow where it compiles: it serves gradient checks under the interpreter
     allowed = ("float32", "bfloat16", "float16", *(("float64",) if TRITON_INTERPRETED else ()))
     return triton_obstacle(inputs, slots, *(weight for weight in weights if weight is not None), allowed=allowed)
@@ -103,7 +104,8 @@ def slot_attention(
         mask: (B, N) bool, False = this input takes no part; every row needs a True.
         implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
         backend: None, "torch", "cpp" (CPU, one head; the pass over the inputs is one call each way) or "triton" (GPU; C
-            and D in 4..512, S times heads up to 32; everything is fused).
+            and D in 4..512, S up to 32, with several heads S times heads up to 16;
+            everything is fused).
 
     Returns:
         slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider,
