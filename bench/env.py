@@ -57,10 +57,11 @@ class Clock:
 
     def seconds(self, measurements: int, most: float, overhead: float) -> float:
         """Length of each of the measurements of the next task; 0 where there is no time left for them."""
-        share = (self._end - time.monotonic()) / self._tasks - overhead
+        left = self._end - time.monotonic() - overhead
+        share = (left + overhead) / self._tasks - overhead
         self._tasks -= 1
-        seconds = min(most, share / measurements)
-        return seconds if seconds >= LEAST_SECONDS else 0.0
+        seconds = min(most, max(LEAST_SECONDS, share / measurements))
+        return seconds if seconds * measurements <= left else 0.0
 
 
 def measure(

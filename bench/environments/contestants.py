@@ -7,7 +7,6 @@ import ctypes
 import functools
 import importlib
 import importlib.util
-import inspect
 import multiprocessing
 import os
 import shutil
@@ -85,10 +84,11 @@ def ours(domain: str, task: str, settings: Settings, **options: Any) -> Iterator
 
 def without_ray_caster() -> str:
     """The command that brings the ray caster, where this installation has none."""
-    from aime.envs import ParallelEnvironment
-
-    known = "renderer" in inspect.signature(ParallelEnvironment).parameters
-    return "" if known else f"{sys.executable} -m pip install -e . (this version has no ray caster)"
+    try:
+        importlib.import_module("aime.envs.raycaster").instruction_sets()
+    except (ImportError, AttributeError):
+        return f"{sys.executable} -m pip install --no-build-isolation --no-deps -e ."
+    return ""
 
 
 # ---------------------------------------------------------------------------------------------- dm_control

@@ -54,7 +54,11 @@ def test_the_time_of_a_run_is_shared_out_and_has_an_end(monkeypatch: pytest.Monk
     assert clock.seconds(measurements=10, most=0.5, overhead=0.0) == 0.5
     now = 30.0
     assert clock.seconds(measurements=10, most=5.0, overhead=5.0) == pytest.approx((30 / 2 - 5) / 10)
-    now = 59.0
+    now = 52.0  # too little for a fair share, enough for the shortest measurements
+    clock = benchmark.Clock(minutes=1.0, tasks=9)
+    now = 100.0
+    assert clock.seconds(measurements=10, most=5.0, overhead=5.0) == benchmark.LEAST_SECONDS
+    now = 111.0
     assert clock.seconds(measurements=10, most=5.0, overhead=0.0) == 0.0
 
 
