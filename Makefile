@@ -18,7 +18,7 @@ help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 train: $(VENV)/.installed-train ## collect episodes, train the laptop model, evaluate it, write runs/NAME/report.html
-	@scripts/check_gl.sh $(BIN)/python
+	@[ "$${AIME_RENDERER:-raycast}" != gl ] || scripts/check_gl.sh $(BIN)/python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" AIME_SETUP_SECONDS=$$(cat $<) scripts/train.sh
 
 test: $(VENV)/.installed-test ## all tests (CPU)

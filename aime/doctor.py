@@ -59,7 +59,7 @@ class Doctor:
 
 
 #: What `make train` runs without.
-OPTIONAL = frozenset({"GPU", "Triton", "C++ compiler", "CPU kernels", "OSMesa", "Gymnasium"})
+OPTIONAL = frozenset({"GPU", "Triton", "C++ compiler", "CPU kernels", "OpenGL", "OSMesa", "Gymnasium"})
 
 
 def report() -> tuple[Finding, ...]:
@@ -186,7 +186,7 @@ def environments() -> Finding:
 
 def ray_caster() -> Finding:
     """The ray caster, which draws pixels without GL, and the instruction set that this CPU has for it."""
-    cost = "no pixels without OpenGL"
+    cost = "no pixels from the environments: states only, or training from an episode file"
     try:
         from aime.envs.raycaster import instruction_sets
 
@@ -211,7 +211,7 @@ def cpu_kernels() -> Finding:
 
 def opengl() -> Finding:
     """An offscreen OpenGL context, made on a thread of its own and dropped."""
-    cost = "no pixels from the environments: states only, or training from an episode file"
+    cost = "no pictures by MuJoCo's own renderer (renderer='gl'); the ray caster needs none of it"
     mend = _system_command(GL_PACKAGES, "mesa-libEGL mesa-dri-drivers", "libegl mesalib")
     try:
         from aime.envs.extension import gl_displays, probe_gl

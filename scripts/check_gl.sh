@@ -1,5 +1,6 @@
 #!/bin/sh
 # Make sure that pixels can be rendered without a display. usage: check_gl.sh PYTHON (one that has AIME)
+# Only renderer "gl" needs this, and the tests that compare the ray caster with it.
 # With root and apt the OpenGL library is installed; otherwise this stops with the command to run.
 set -u
 python=$1
@@ -30,8 +31,8 @@ else
     command="conda install -c conda-forge libegl mesalib"
 fi
 {
-    echo "AIME renders its pixels with OpenGL, and neither EGL nor OSMesa can draw without a display here. Run:"
+    echo "The renderer "gl" needs OpenGL, and neither EGL nor OSMesa can draw without a display here. Run:"
     echo "    $command"
-    echo "(Training from an existing episode file needs no OpenGL: aime train --data FILE)"
+    echo "(The ray caster needs no OpenGL: make train, aime collect --renderer raycast)"
 } >&2
 exit 1

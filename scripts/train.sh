@@ -3,6 +3,7 @@
 # `make train` runs this in its environment; by itself it needs AIME installed. Settings, from the environment:
 #   AIME_DOMAIN, AIME_TASK, AIME_SEED   task and seed                   (cartpole, swingup, 1)
 #   AIME_NUM_EPISODES, AIME_STEPS       episodes and steps of each      (150, 150)
+#   AIME_RENDERER                       what draws the frames, or gl    (raycast)
 #   AIME_MINUTES                        minutes of training             (8)
 #   AIME_RUN                            run directory                   (runs/DOMAIN-TASK-laptop-seedSEED)
 # An episode file that is there already is used again; delete the run directory to start over.
@@ -31,7 +32,7 @@ else
     echo "1/3 collect"
     begin=$(date +%s.%N)
     aime collect --domain "$domain" --task "$task" --seed "$seed" --episodes "${AIME_NUM_EPISODES:-150}" \
-        --steps "${AIME_STEPS:-150}" --action-repeat 2 --size 64 --policy smooth --quality high --out "$data" --overwrite
+        --steps "${AIME_STEPS:-150}" --action-repeat 2 --size 64 --policy smooth --renderer "${AIME_RENDERER:-raycast}" --out "$data" --overwrite
     timing collect "$(echo "$(date +%s.%N) $begin" | awk '{print $1 - $2}')"
 fi
 [ -z "${AIME_SETUP_SECONDS:-}" ] || timing setup "$AIME_SETUP_SECONDS"

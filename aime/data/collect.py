@@ -49,8 +49,8 @@ class Collect:
     """Camera of the model."""
     policy: str = "smooth"
     """smooth: time-correlated random actions. uniform: independent random actions."""
-    renderer: Literal["gl", "raycast"] = "gl"
-    """gl: MuJoCo's OpenGL renderer. raycast: the ray caster, close to it, faster, and without any GL library."""
+    renderer: Literal["gl", "raycast"] = "raycast"
+    """raycast: the ray caster, close to MuJoCo's pictures, faster, without a GL library. gl: MuJoCo's own renderer."""
     quality: Literal["exact", "high", "fast"] = "high"
     """Of gl. exact: dm_control's own pixels. high: smaller shadow map, the same to the eye. fast: no anti-aliasing."""
     samples: int | None = None

@@ -15,7 +15,7 @@ from aime.envs import extension as loading
 def test_the_report_covers_what_the_tests_themselves_need() -> None:
     findings = {finding.name: finding for finding in doctor.report()}
     assert set(findings) > doctor.OPTIONAL
-    for name in ("Python", "PyTorch", "MuJoCo", "dm_control", "C++ environments", "OpenGL"):
+    for name in ("Python", "PyTorch", "MuJoCo", "dm_control", "C++ environments", "Ray caster", "OpenGL"):
         assert findings[name].present, findings[name]
     for finding in findings.values():
         assert finding.found
@@ -77,7 +77,7 @@ def test_a_gymnasium_that_is_missing_or_too_old_is_a_lack(monkeypatch: pytest.Mo
 
 
 def test_json_and_text_say_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = (doctor.Finding("Python", True, "3.11"), doctor.Finding("OpenGL", False, "none", "no pixels", "install"))
+    findings = (doctor.Finding("Python", True, "3.11"), doctor.Finding("MuJoCo", False, "none", "no pixels", "install"))
     monkeypatch.setattr(doctor, "report", lambda: findings)
     assert doctor.Doctor().run() == 1
     text = capsys.readouterr().out

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,6 +161,38 @@ def test_an_episode_is_drawn_without_loading_any_gl_library() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler, for GL libraries that are empty")
+def test_episodes_are_collected_where_no_gl_library_works(tmp_path: Path) -> None:
+    """As `make train` begins, on a machine whose EGL and OSMesa have no functions."""
+    empty = tmp_path / "empty.c"
+    empty.write_text("int nothing(void) { return 0; }\n")
+    for name in ("libEGL.so.1", "libEGL.so.0", "libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so", "libGL.so.1"):
+        command = ["cc", "-shared", "-fPIC", f"-Wl,-soname,{name}", str(empty), "-o", str(tmp_path / name)]
+        subprocess.run(command, check=True)
+    out = tmp_path / "episodes.h5"
+    script = (
+        "import sys\n"
+        "from aime.cli import main\n"
+        f"status = main(['collect', '--episodes', '2', '--steps', '4', '--out', {str(out)!r}])\n"
+        "from aime.data import open_source\n"
+        f"spec = open_source({str(out)!r}).spec\n"
+        "assert spec.renderer == 'raycast', spec\n"
+        "from aime.envs.extension import gl_displays\n"
+        "assert gl_displays() == [], gl_displays()\n"
+        "sys.exit(status)\n"
+    )
+    variables = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=variables | {"LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_restored_states_are_drawn_again_alike() -> None:
