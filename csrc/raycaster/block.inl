@@ -35,7 +35,7 @@ static Vector colour_solid(const Frame& frame, const Solid& solid, const View& w
     const auto unit_point = [&](Float column, Float row) __attribute__((always_inline)) {
       const Float px = plane_x(frame, column);
       const Float py = plane_y(frame, row);
-      return all(local.origin) + direction_of(local, px, py) * meet(solid, local, px, py).t;
+      return all(local.origin) + direction_of(local, px, py) * meet_at(solid, local, px, py).t;
     };
     const Vector corner = unit_point(corner_column, corner_row);
     texture = sample_solid(frame, solid, at.unit, corner, unit_point(corner_column + 1.0F, corner_row),
@@ -79,77 +79,79 @@ AIME_INLINE Float haze_over(const Frame& frame, const Block& block, Float& depth
 }
 
 // What the samples of a block show.
-template <int kSamples>
 struct Samples {
-  Float x[kSamples], y[kSamples];  // on the image plane
-  Float t[kSamples];               // depth of what is seen
-  Int seen[kSamples];              // index of the solid, or kSky
-  Vector colour[kSamples];
+  int count;
+  Float x[kMaxSamples], y[kMaxSamples];  // on the image plane
+  Float t[kMaxSamples];                  // depth of what is seen
+  Int seen[kMaxSamples];                 // index of the solid, or kSky
+  Vector colour[kMaxSamples];
 
   // Where any sample of a pixel shows `solid`; `x`, `y` and `t` are then the point to shade: the pixel's centre, as
   // OpenGL takes, or the samples' mean where the centre misses the solid.
-  AIME_METHOD bool place(const Solid& solid, const View& local, const Block& block, const Mask (&covered)[kSamples],
-                         Float& at_x, Float& at_y, Float& at_t, Mask& wanted) const {
-    wanted = covered[0];
-    for (int s = 1; s < kSamples; ++s) wanted = wanted | covered[s];
+  bool place(const Solid& solid, const View& local, const Block& block, const Mask (&covered)[kMaxSamples], Float& at_x,
+             Float& at_y, Float& at_t, Mask& wanted) const {
+    wanted = all(1.0F) < 0.0F;
+    for (int s = 0; s < count; ++s) wanted = wanted | covered[s];
     if (!any(wanted)) return false;
     at_x = block.x;
     at_y = block.y;
-    const Meeting centre = meet(solid, local, at_x, at_y);
+    const Meeting centre = meet_at(solid, local, at_x, at_y);
     at_t = centre.t;
     const Mask good = centre.met & (centre.t > 0.0F);
-    if (!any(wanted & ~good)) return true;
-    Float sum_x = all(0.0F), sum_y = all(0.0F), count = all(0.0F);
-    for (int s = 0; s < kSamples; ++s) {
+    // OpenGL extrapolates a round shape's colours to a centre beside it: what the edge shows is nearest to that.
+    const bool round = solid.form == Form::kBall || solid.form == Form::kCapsule || solid.form == Form::kCylinder;
+    if (round || !any(wanted & ~good)) return true;
+    Float sum_x = all(0.0F), sum_y = all(0.0F), hits = all(0.0F);
+    for (int s = 0; s < count; ++s) {
       const Float one = select(covered[s], all(1.0F), all(0.0F));
       sum_x = sum_x + one * x[s];
       sum_y = sum_y + one * y[s];
-      count = count + one;
+      hits = hits + one;
     }
-    const Float share = 1.0F / maximum(count, all(1.0F));
+    const Float share = 1.0F / maximum(hits, all(1.0F));
     at_x = select(good, at_x, sum_x * share);
     at_y = select(good, at_y, sum_y * share);
-    at_t = select(good, at_t, meet(solid, local, at_x, at_y).t);
+    at_t = select(good, at_t, meet_at(solid, local, at_x, at_y).t);
     return true;
   }
 };
 
-template <int kSamples>
-AIME_INLINE void find_opaque(const Frame& frame, const Lists& lists, Samples<kSamples>& samples) {
-  for (int entry = 0; entry < lists.opaque_count; ++entry) {
-    const int index = lists.opaque[entry];
+// The nearest of the solids listed, beyond depth `nearest`; as the mirror's camera sees them if `reflected`.
+static void find_nearest(const Frame& frame, const int* list, int list_count, bool reflected,
+                         const Float (&nearest)[kMaxSamples], Samples& samples) {
+  for (int entry = 0; entry < list_count; ++entry) {
+    const int index = list[entry];
     const Solid& solid = frame.solids[static_cast<std::size_t>(index)];
-    for (int s = 0; s < kSamples; ++s) {
-      const Meeting meeting = meet(solid, solid.view, samples.x[s], samples.y[s]);
-      const Mask closer = meeting.met & (meeting.t < samples.t[s]) & (meeting.t > frame.near);
+    const View& view = reflected ? solid.mirror : solid.view;
+    for (int s = 0; s < samples.count; ++s) {
+      const Meeting meeting = meet(solid, all(view.origin), direction_of(view, samples.x[s], samples.y[s]));
+      const Mask closer = meeting.met & (meeting.t < samples.t[s]) & (meeting.t > nearest[s]);
       samples.t[s] = select(closer, meeting.t, samples.t[s]);
       samples.seen[s] = select(closer, all(index), samples.seen[s]);
     }
   }
 }
 
-template <int kSamples>
-static void colour_opaque(const Frame& frame, const Lists& lists, const Block& block, Samples<kSamples>& samples) {
+static void colour_opaque(const Frame& frame, const Lists& lists, const Block& block, Samples& samples) {
   for (int entry = 0; entry < lists.opaque_count; ++entry) {
     const int index = lists.opaque[entry];
     const Solid& solid = frame.solids[static_cast<std::size_t>(index)];
-    Mask covered[kSamples];
-    for (int s = 0; s < kSamples; ++s) covered[s] = samples.seen[s] == all(index);
+    Mask covered[kMaxSamples];
+    for (int s = 0; s < samples.count; ++s) covered[s] = samples.seen[s] == all(index);
     Float x, y, t;
     Mask wanted;
     if (!samples.place(solid, solid.view, block, covered, x, y, t, wanted)) continue;
     const Vector colour = colour_solid(frame, solid, frame.camera, solid.view, block, x, y, t, true, 1.0F, wanted);
-    for (int s = 0; s < kSamples; ++s) samples.colour[s] = select(covered[s], colour, samples.colour[s]);
+    for (int s = 0; s < samples.count; ++s) samples.colour[s] = select(covered[s], colour, samples.colour[s]);
   }
 }
 
 // Blends a transparent solid over what the samples show: where its depth is below theirs.
-template <int kSamples>
 static void blend(const Frame& frame, const Solid& solid, const View& world, const View& local, float tint,
-                  const Block& block, const Float (&nearest)[kSamples], Samples<kSamples>& samples) {
-  Mask covered[kSamples];
-  for (int s = 0; s < kSamples; ++s) {
-    const Meeting meeting = meet(solid, local, samples.x[s], samples.y[s]);
+                  const Block& block, const Float (&nearest)[kMaxSamples], Samples& samples) {
+  Mask covered[kMaxSamples];
+  for (int s = 0; s < samples.count; ++s) {
+    const Meeting meeting = meet_at(solid, local, samples.x[s], samples.y[s]);
     covered[s] = meeting.met & (meeting.t < samples.t[s]) & (meeting.t > nearest[s]);
   }
   Float x, y, t;
@@ -157,7 +159,7 @@ static void blend(const Frame& frame, const Solid& solid, const View& world, con
   if (!samples.place(solid, local, block, covered, x, y, t, wanted)) return;
   const Vector colour = colour_solid(frame, solid, world, local, block, x, y, t, false, tint, wanted);
   const Float alpha = all(solid.rgba[3]);
-  for (int s = 0; s < kSamples; ++s) {
+  for (int s = 0; s < samples.count; ++s) {
     const Vector mixed = samples.colour[s] + (colour - samples.colour[s]) * alpha;
     samples.colour[s] = select(covered[s], mixed, samples.colour[s]);
   }
@@ -168,9 +170,8 @@ AIME_INLINE bool outside(const int (&pixels)[4], int left, int top, int size) {
 }
 
 // MuJoCo draws transparent solids twice: from the nearest on, and back again.
-template <int kSamples>
 static void blend_all(const Frame& frame, bool reflected, const Block& block, int left, int top,
-                      const Float (&nearest)[kSamples], Samples<kSamples>& samples) {
+                      const Float (&nearest)[kMaxSamples], Samples& samples) {
   const auto count = static_cast<int>(frame.transparent.size());
   for (int step = 0; step < 2 * count; ++step) {
     const int place = step < count ? step : 2 * count - 1 - step;
@@ -185,13 +186,12 @@ static void blend_all(const Frame& frame, bool reflected, const Block& block, in
 }
 
 // Adds what the mirror shows: the solids as its own camera sees them, beyond the mirror's surface.
-template <int kSamples>
 static void add_reflection(const Frame& frame, const Lists& lists, const Block& block, int left, int top,
-                           Samples<kSamples>& samples) {
+                           Samples& samples) {
   const Solid& mirror = frame.solids[static_cast<std::size_t>(frame.mirror)];
-  Mask on_mirror[kSamples];
+  Mask on_mirror[kMaxSamples];
   Mask any_mirror = all(1.0F) < 0.0F;
-  for (int s = 0; s < kSamples; ++s) {
+  for (int s = 0; s < samples.count; ++s) {
     on_mirror[s] = samples.seen[s] == all(frame.mirror);
     if (mirror.form == Form::kBox) {
       const Float z = mirror.view.origin[2] + direction_of(mirror.view, samples.x[s], samples.y[s]).z * samples.t[s];
@@ -200,9 +200,10 @@ static void add_reflection(const Frame& frame, const Lists& lists, const Block& 
     any_mirror = any_mirror | on_mirror[s];
   }
   if (!any(any_mirror)) return;
-  Samples<kSamples> image;
-  Float nearest[kSamples];
-  for (int s = 0; s < kSamples; ++s) {
+  Samples image;
+  image.count = samples.count;
+  Float nearest[kMaxSamples];
+  for (int s = 0; s < samples.count; ++s) {
     image.x[s] = samples.x[s];
     image.y[s] = samples.y[s];
     nearest[s] = samples.t[s];
@@ -210,55 +211,45 @@ static void add_reflection(const Frame& frame, const Lists& lists, const Block& 
     image.seen[s] = all(kSky);
     image.colour[s] = {all(0.0F), all(0.0F), all(0.0F)};
   }
+  find_nearest(frame, lists.reflected, lists.reflected_count, true, nearest, image);
   for (int entry = 0; entry < lists.reflected_count; ++entry) {
     const int index = lists.reflected[entry];
     const Solid& solid = frame.solids[static_cast<std::size_t>(index)];
-    for (int s = 0; s < kSamples; ++s) {
-      const Meeting meeting = meet(solid, solid.mirror, image.x[s], image.y[s]);
-      const Mask closer = meeting.met & (meeting.t < image.t[s]) & (meeting.t > nearest[s]);
-      image.t[s] = select(closer, meeting.t, image.t[s]);
-      image.seen[s] = select(closer, all(index), image.seen[s]);
-    }
-  }
-  for (int entry = 0; entry < lists.reflected_count; ++entry) {
-    const int index = lists.reflected[entry];
-    const Solid& solid = frame.solids[static_cast<std::size_t>(index)];
-    Mask covered[kSamples];
-    for (int s = 0; s < kSamples; ++s) covered[s] = image.seen[s] == all(index);
+    Mask covered[kMaxSamples];
+    for (int s = 0; s < samples.count; ++s) covered[s] = image.seen[s] == all(index);
     Float x, y, t;
     Mask wanted;
     if (!image.place(solid, solid.mirror, block, covered, x, y, t, wanted)) continue;
     const Vector colour =
         colour_solid(frame, solid, frame.mirror_camera, solid.mirror, block, x, y, t, false, frame.reflectance, wanted);
-    for (int s = 0; s < kSamples; ++s) image.colour[s] = select(covered[s], colour, image.colour[s]);
+    for (int s = 0; s < samples.count; ++s) image.colour[s] = select(covered[s], colour, image.colour[s]);
   }
   blend_all(frame, true, block, left, top, nearest, image);
   const Float one = all(1.0F);
-  for (int s = 0; s < kSamples; ++s) {
+  for (int s = 0; s < samples.count; ++s) {
     const Vector sum = samples.colour[s] + image.colour[s];
     const Vector clamped = {minimum(sum.x, one), minimum(sum.y, one), minimum(sum.z, one)};
     samples.colour[s] = select(on_mirror[s], clamped, samples.colour[s]);
   }
 }
 
-template <int kSamples>
-static void add_sky(const Frame& frame, const Block& block, Samples<kSamples>& samples) {
-  Mask sky[kSamples];
+static void add_sky(const Frame& frame, const Block& block, Samples& samples) {
+  Mask sky[kMaxSamples];
   Mask any_sky = samples.seen[0] == all(kSky);
-  for (int s = 0; s < kSamples; ++s) {
+  for (int s = 0; s < samples.count; ++s) {
     sky[s] = samples.seen[s] == all(kSky);
     any_sky = any_sky | sky[s];
   }
   if (any(any_sky)) {
     const Vector colour = colour_sky(frame, block);
-    for (int s = 0; s < kSamples; ++s) samples.colour[s] = select(sky[s], colour, samples.colour[s]);
+    for (int s = 0; s < samples.count; ++s) samples.colour[s] = select(sky[s], colour, samples.colour[s]);
   }
   if (!frame.haze) return;
   Float depth;
   const Float amount = haze_over(frame, block, depth);
   if (!any(amount > 0.0F)) return;
   const Vector colour = all(frame.assets->haze_colour.data());
-  for (int s = 0; s < kSamples; ++s) {
+  for (int s = 0; s < samples.count; ++s) {
     const Mask before = depth < samples.t[s];
     const Vector mixed = samples.colour[s] + (colour - samples.colour[s]) * amount;
     samples.colour[s] = select(before, mixed, samples.colour[s]);
@@ -266,12 +257,11 @@ static void add_sky(const Frame& frame, const Block& block, Samples<kSamples>& s
   }
 }
 
-template <int kSamples>
-static void store_colours(const Frame& frame, const Samples<kSamples>& samples, int left, int top, std::uint8_t* rgb) {
+static void store_colours(const Frame& frame, const Samples& samples, int left, int top, std::uint8_t* rgb) {
   Vector sum = samples.colour[0];
-  for (int s = 1; s < kSamples; ++s) sum = sum + samples.colour[s];
+  for (int s = 1; s < samples.count; ++s) sum = sum + samples.colour[s];
   alignas(64) std::int32_t channels[3][kLanes];
-  const float scale = 255.0F / kSamples;
+  const float scale = 255.0F / static_cast<float>(samples.count);
   store(to_int(clamp(sum.x * scale, 0.0F, 255.0F) + 0.5F), channels[0]);
   store(to_int(clamp(sum.y * scale, 0.0F, 255.0F) + 0.5F), channels[1]);
   store(to_int(clamp(sum.z * scale, 0.0F, 255.0F) + 0.5F), channels[2]);
@@ -284,11 +274,11 @@ static void store_colours(const Frame& frame, const Samples<kSamples>& samples, 
   }
 }
 
-template <int kSamples>
 static void draw_colours(const Frame& frame, const Lists& lists, const Block& block, int left, int top,
                          std::uint8_t* rgb) {
-  Samples<kSamples> samples;
-  for (int s = 0; s < kSamples; ++s) {
+  Samples samples;
+  samples.count = frame.samples;
+  for (int s = 0; s < samples.count; ++s) {
     samples.x[s] = plane_x(frame, block.column + frame.sample_x[s]);
     samples.y[s] = plane_y(frame, block.row + frame.sample_y[s]);
     samples.t[s] = all(frame.far);
@@ -301,15 +291,13 @@ static void draw_colours(const Frame& frame, const Lists& lists, const Block& bl
     samples.seen[s] = all(kSky);
     samples.colour[s] = {all(0.0F), all(0.0F), all(0.0F)};
   }
-  find_opaque(frame, lists, samples);
+  Float nearest[kMaxSamples];
+  for (int s = 0; s < samples.count; ++s) nearest[s] = all(frame.near);
+  find_nearest(frame, lists.opaque, lists.opaque_count, false, nearest, samples);
   colour_opaque(frame, lists, block, samples);
   if (frame.mirror >= 0) add_reflection(frame, lists, block, left, top, samples);
   add_sky(frame, block, samples);
-  if (!frame.transparent.empty()) {
-    Float nearest[kSamples];
-    for (int s = 0; s < kSamples; ++s) nearest[s] = all(frame.near);
-    blend_all(frame, false, block, left, top, nearest, samples);
-  }
+  blend_all(frame, false, block, left, top, nearest, samples);
   store_colours(frame, samples, left, top, rgb);
 }
 
@@ -321,7 +309,7 @@ static void draw_centres(const Frame& frame, const Lists& lists, const Block& bl
   Int id = all(-1);
   const auto visit = [&](int index, bool opaque) __attribute__((always_inline)) {
     const Solid& solid = frame.solids[static_cast<std::size_t>(index)];
-    const Meeting meeting = meet(solid, solid.view, block.x, block.y);
+    const Meeting meeting = meet(solid, all(solid.view.origin), direction_of(solid.view, block.x, block.y));
     const Mask met = meeting.met & (meeting.t > frame.near);
     if (opaque) depth = select(met & (meeting.t < depth), meeting.t, depth);
     if (solid.segment < -1) return;
@@ -358,22 +346,7 @@ static void draw_block(const Frame& frame, const Lists& lists, int left, int top
   block.row = load(rows);
   block.x = plane_x(frame, block.column + 0.5F);
   block.y = plane_y(frame, block.row + 0.5F);
-  if (output.rgb != nullptr) {
-    switch (frame.samples) {
-      case 1:
-        draw_colours<1>(frame, lists, block, left, top, output.rgb);
-        break;
-      case 2:
-        draw_colours<2>(frame, lists, block, left, top, output.rgb);
-        break;
-      case 4:
-        draw_colours<4>(frame, lists, block, left, top, output.rgb);
-        break;
-      default:
-        draw_colours<8>(frame, lists, block, left, top, output.rgb);
-        break;
-    }
-  }
+  if (output.rgb != nullptr) draw_colours(frame, lists, block, left, top, output.rgb);
   if (output.segmentation != nullptr || output.depth != nullptr) {
     draw_centres(frame, lists, block, left, top, output);
   }

@@ -209,6 +209,24 @@ void set_form(const mjvGeom& geom, Solid& solid) {
   }
 }
 
+// How MuJoCo divides a plane into quads, which it lights at their corners.
+void set_grid(const mjvGeom& geom, float far, Solid& solid) {
+  constexpr float kCells = 200.0F;  // mjMAXPLANEGRID
+  for (int k = 0; k < 2; ++k) {
+    const float size = geom.size[k];
+    if (size > 0.0F) {
+      const float half_step = std::max(geom.size[2], size / (kCells - 2.0F));
+      const auto count = static_cast<float>(static_cast<int>(size / half_step) / 2 * 2);
+      const float inner = count * half_step;
+      solid.grid[k] = {-size, -inner, 2.0F * half_step, inner, size};
+    } else {
+      const bool textured = geom.matid >= 0 && geom.texrepeat[k] > 0.0F;
+      const float period = textured ? 2.0F / geom.texrepeat[k] : 2.1F * far / (kCells - 2.0F);
+      solid.grid[k] = {-kInfinity, 0.0F, (2.1F * far + 2.0F * period) / kCells, kInfinity, kInfinity};
+    }
+  }
+}
+
 void set_texture(const mjvGeom& geom, const Assets& assets, Solid& solid) {
   solid.mapping = Mapping::kNone;
   solid.texture = -1;
@@ -268,6 +286,7 @@ void set_camera(const mjvScene& scene, Frame& frame, float* eye) {
 bool set_solid(const mjvGeom& geom, const Frame& frame, const float* eye, Solid& solid) {
   if (geom.type == mjGEOM_NONE) return false;
   set_form(geom, solid);
+  if (solid.form == Form::kPlane) set_grid(geom, frame.far, solid);
   for (int k = 0; k < 3; ++k) solid.position[k] = geom.pos[k] - eye[k];
   solid.view = into(solid, frame.camera);
   set_texture(geom, *frame.assets, solid);

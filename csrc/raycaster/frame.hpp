@@ -27,12 +27,18 @@ struct View {
   float up[3];
 };
 
+// The lines of a plane's grid along one side: first + k step between `low` and `high`, the outermost cells narrower.
+struct Grid {
+  float low, first, step, last, high;
+};
+
 struct Solid {
   Form form;
   float axes[3][3];   // world to unit coordinates: unit = axes (world - position); normals go back by the transpose
   float position[3];  // relative to the camera
   float half_length;  // of a capsule's cylinder, in radii
   float bound[2];     // half sides of a plane; infinite where it has no end
+  Grid grid[2];       // of a plane: the renderer lights its corners only
   float radius;       // of the bounding ball around `position`; infinite for an infinite plane
   View view;          // the camera
   View mirror;        // the camera reflected in the frame's mirror

@@ -77,7 +77,8 @@ AIME_INLINE Meeting meet(const Solid& solid, Vector o, Vector d) {
   }
 }
 
-AIME_INLINE Meeting meet(const Solid& solid, const View& view, Float x, Float y) {
+// As `meet`, for the places where speed matters less than the size of the code.
+static __attribute__((noinline)) Meeting meet_at(const Solid& solid, const View& view, Float x, Float y) {
   return meet(solid, all(view.origin), direction_of(view, x, y));
 }
 

@@ -81,38 +81,111 @@ static Mask blocked(const Frame& frame, const Light& light, const Solid& receive
   return shadow;
 }
 
-// The colour as drawn: `shadows` as the regular pass draws opaque solids, without as it draws transparent ones and
-// reflections, whose colours `tint` scales (not the specular term).
-static Vector light_solid(const Frame& frame, const Solid& solid, const Surface& at, Vector texture, bool shadows,
-                          float tint, Mask wanted) {
+// Where the renderer evaluates the lights: at the surface point, or at corners between which it interpolates.
+struct Corners {
+  static constexpr int kMost = 3;
+  int count;
+  Surface at[kMost];
+  Float weight[kMost];
+};
+
+AIME_INLINE void grid_lines(const Grid& grid, Float x, Float& low, Float& high) {
+  const Float cell = floor((x - grid.first) * (1.0F / grid.step));
+  low = grid.first + cell * grid.step;
+  high = low + grid.step;
+  const Mask before = x < grid.first;
+  const Mask after = x >= grid.last;
+  high = select(before, minimum(high, all(grid.first)), high);
+  low = select(before, maximum(low, all(grid.low)), select(after, maximum(low, all(grid.last)), low));
+  high = select(after, minimum(high, all(grid.high)), high);
+}
+
+// A plane's quad is two triangles, divided from its second corner to its fourth.
+AIME_INLINE void plane_corners(const Solid& solid, const Surface& surface, Corners& corners) {
+  Float x0, x1, y0, y1;
+  grid_lines(solid.grid[0], surface.unit.x, x0, x1);
+  grid_lines(solid.grid[1], surface.unit.y, y0, y1);
+  const Float a = (surface.unit.x - x0) / maximum(x1 - x0, all(1e-12F));
+  const Float b = (surface.unit.y - y0) / maximum(y1 - y0, all(1e-12F));
+  const Mask lower = a + b <= 1.0F;
+  const auto place = [&](int corner, Float x, Float y, Float weight) __attribute__((always_inline)) {
+    const Float dx = x - surface.unit.x;
+    const Float dy = y - surface.unit.y;
+    Surface& at = corners.at[corner];
+    const auto& axes = solid.axes;  // of length 1
+    at.point = surface.point + Vector{dx * axes[0][0] + dy * axes[1][0], dx * axes[0][1] + dy * axes[1][1],
+                                      dx * axes[0][2] + dy * axes[1][2]};
+    at.unit = {x, y, surface.unit.z};
+    at.normal = surface.normal;
+    at.ray = at.point - (surface.point - surface.ray);
+    corners.weight[corner] = weight;
+  };
+  corners.count = 3;
+  place(0, select(lower, x0, x1), select(lower, y0, y1), magnitude(1.0F - a - b));
+  place(1, x1, y0, select(lower, a, 1.0F - b));
+  place(2, x0, y1, select(lower, b, 1.0F - a));
+}
+
+// The sum of the lights that `chosen` takes, with emission if `glows`, before the texture; no channel above 1.
+template <typename Choice>
+AIME_INLINE Vector sum_lights(const Frame& frame, const Solid& solid, const Surface& at, const float* rgb, bool glows,
+                              Choice chosen) {
   const Vector towards = -unit(at.ray);
-  const float rgb[3] = {solid.rgba[0] * tint, solid.rgba[1] * tint, solid.rgba[2] * tint};
-  Vector colour = {all(solid.emission * rgb[0]), all(solid.emission * rgb[1]), all(solid.emission * rgb[2])};
+  const float emission = glows ? solid.emission : 0.0F;
+  Vector colour = {all(emission * rgb[0]), all(emission * rgb[1]), all(emission * rgb[2])};
   for (int index = 0; index < frame.light_count; ++index) {
     const Light& light = frame.lights[index];
-    if (light.casts && shadows) continue;
+    if (!chosen(light)) continue;
     const Contribution share = light_surface(light, solid, at, towards);
     colour = colour + Vector{channel(light, share, rgb[0], 0), channel(light, share, rgb[1], 1),
                              channel(light, share, rgb[2], 2)};
   }
   const Float one = all(1.0F);
+  return {minimum(colour.x, one), minimum(colour.y, one), minimum(colour.z, one)};
+}
+
+template <typename Choice>
+AIME_INLINE Vector interpolate_lights(const Frame& frame, const Solid& solid, const Corners& corners, const float* rgb,
+                                      bool glows, Choice chosen) {
+  Vector colour = sum_lights(frame, solid, corners.at[0], rgb, glows, chosen) * corners.weight[0];
+  for (int corner = 1; corner < corners.count; ++corner) {
+    colour = colour + sum_lights(frame, solid, corners.at[corner], rgb, glows, chosen) * corners.weight[corner];
+  }
+  return colour;
+}
+
+// The colour as drawn: `shadows` as the regular pass draws opaque solids, without as it draws transparent ones and
+// reflections, whose colours `tint` scales (not the specular term).
+static Vector light_solid(const Frame& frame, const Solid& solid, const Surface& at, Vector texture, bool shadows,
+                          float tint, Mask wanted) {
+  const float rgb[3] = {solid.rgba[0] * tint, solid.rgba[1] * tint, solid.rgba[2] * tint};
+  Corners corners;
+  if (solid.form == Form::kPlane) {
+    plane_corners(solid, at, corners);
+  } else {
+    corners.count = 1;
+    corners.at[0] = at;
+    corners.weight[0] = all(1.0F);
+  }
   const auto meet_texture = [&](Vector c) __attribute__((always_inline)) {
-    return Vector{minimum(c.x, one) * texture.x, minimum(c.y, one) * texture.y, minimum(c.z, one) * texture.z};
+    return Vector{c.x * texture.x, c.y * texture.y, c.z * texture.z};
   };
-  Vector drawn = meet_texture(colour);
+  Vector drawn = meet_texture(interpolate_lights(frame, solid, corners, rgb, true,
+                                                 [&](const Light& light) { return !(light.casts && shadows); }));
   if (!shadows) return drawn;
   for (int index = 0; index < frame.light_count; ++index) {
     const Light& light = frame.lights[index];
     if (!light.casts) continue;
-    const Contribution share = light_surface(light, solid, at, towards);
     // A solid shades its own far side.
-    const Mask lit = wanted & share.facing;
+    const Vector to_light = light.directional ? -all(light.direction) : all(light.position) - at.point;
+    const Mask lit = wanted & (dot(at.normal, to_light) > 0.0F);
     const Mask visible = lit & ~blocked(frame, light, solid, at.point, lit);
     const Vector extra = meet_texture(
-        {channel(light, share, rgb[0], 0), channel(light, share, rgb[1], 1), channel(light, share, rgb[2], 2)});
+        interpolate_lights(frame, solid, corners, rgb, false, [&](const Light& other) { return &other == &light; }));
     const Float zero = all(0.0F);
     drawn =
         drawn + Vector{select(visible, extra.x, zero), select(visible, extra.y, zero), select(visible, extra.z, zero)};
   }
+  const Float one = all(1.0F);
   return {minimum(drawn.x, one), minimum(drawn.y, one), minimum(drawn.z, one)};
 }

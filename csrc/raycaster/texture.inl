@@ -48,7 +48,7 @@ AIME_INLINE Vector bilinear(const Texture& texture, Int level, Int face, Float u
 }
 
 template <bool kRepeat>
-AIME_INLINE Vector trilinear(const Texture& texture, Int face, const Footprint& at) {
+static __attribute__((noinline)) Vector trilinear(const Texture& texture, Int face, const Footprint& at) {
   const float size = static_cast<float>(texture.width[0] > texture.height[0] ? texture.width[0] : texture.height[0]);
   const Float detail =
       clamp(0.5F * log2(maximum(at.square * (size * size), all(1e-20F))), 0.0F, static_cast<float>(texture.levels - 1));
@@ -97,7 +97,8 @@ struct CubeFace {
 };
 
 // `to_right` and `to_below` are the directions one pixel on.
-AIME_INLINE Vector sample_cube(const Texture& texture, Vector d, Vector to_right, Vector to_below) {
+static __attribute__((noinline)) Vector sample_cube(const Texture& texture, Vector d, Vector to_right,
+                                                    Vector to_below) {
   CubeFace face;
   face.choose(d);
   Footprint at;
@@ -112,7 +113,7 @@ AIME_INLINE Vector sample_cube(const Texture& texture, Vector d, Vector to_right
 }
 
 // Angle of (x, y) as a part of the turn, in [0, 1).
-AIME_INLINE Float turn(Float x, Float y) {
+static __attribute__((noinline)) Float turn(Float x, Float y) {
   alignas(64) float xs[kLanes], ys[kLanes];
   store(x, xs);
   store(y, ys);
@@ -124,7 +125,7 @@ AIME_INLINE Float turn(Float x, Float y) {
 }
 
 // Elevation over the xy plane as a part of a right angle, in [-1, 1].
-AIME_INLINE Float elevation(Float across, Float z) {
+static __attribute__((noinline)) Float elevation(Float across, Float z) {
   alignas(64) float xs[kLanes], zs[kLanes];
   store(across, xs);
   store(z, zs);
@@ -133,7 +134,7 @@ AIME_INLINE Float elevation(Float across, Float z) {
 }
 
 // The texture coordinates that MuJoCo gives its shapes.
-AIME_INLINE void surface_coordinates(const Solid& solid, Vector p, Float& u, Float& v) {
+static __attribute__((noinline)) void surface_coordinates(const Solid& solid, Vector p, Float& u, Float& v) {
   switch (solid.form) {
     case Form::kPlane:
       u = p.x;
@@ -183,8 +184,8 @@ AIME_INLINE Vector cube_coordinates(const Solid& solid, Vector p) {
 }
 
 // The texture of `solid` at unit point `p`; `right` and `below` are the points one pixel on.
-AIME_INLINE Vector sample_solid(const Frame& frame, const Solid& solid, Vector p, Vector corner, Vector right,
-                                Vector below) {
+static Vector sample_solid(const Frame& frame, const Solid& solid, Vector p, Vector corner, Vector right,
+                           Vector below) {
   const Texture& texture = frame.assets->textures[static_cast<std::size_t>(solid.texture)];
   if (solid.mapping == Mapping::kCube) {
     return sample_cube(texture, cube_coordinates(solid, p), cube_coordinates(solid, p + (right - corner)),
