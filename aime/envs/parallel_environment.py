@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from aime.envs import tasks
 from aime.envs.episodes import Episodes
 from aime.envs.extension import gl_displays, load_extension, probe_gl
+from aime.envs.model_fields import Randomise
 from aime.envs.raycaster import SAMPLES
 from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, TimeStep
 
@@ -66,6 +67,9 @@ class ParallelEnvironment:
             one's last. "disabled": stepping a finished environment raises; call `reset(ids)`.
         time_limit: seconds in an episode; None keeps the task's own (1000 control steps).
         dtype: numpy.float64, or numpy.float32 for observation, qpos and qvel; physics is float64 always.
+        randomise: function(env, generator) -> {field: values}: fields of the physics model for the next episode of
+            that environment, drawn from its own numpy Generator; called once before each episode. See
+            `set_model_field`.
 
     Raises:
         ValueError: an unknown domain, task, camera or setting; near names are suggested. A geom that the chosen
@@ -112,6 +116,7 @@ class ParallelEnvironment:
         autoreset: Autoreset = "next_step",
         time_limit: float | None = None,
         dtype: type[np.float32 | np.float64] = np.float64,
+        randomise: Randomise | None = None,
     ) -> None:
         self._batch: Any = None
         _check_settings(num_envs, num_threads, action_repeat, quality, autoreset, time_limit)
@@ -162,6 +167,7 @@ class ParallelEnvironment:
             depth=depth,
             renderer=renderer,
             samples=self.samples or int(self._extension.DEFAULT_SAMPLES),
+            randomised=randomise is not None,
         )
         _OPEN.add(self)
         _close_at_exit()
@@ -169,7 +175,7 @@ class ParallelEnvironment:
         self.joints: tuple[Joint, ...] = tasks.joints(model)
         self._fields: list[tuple[str, tuple[int, ...]]] = self._batch.fields()
         self._mujoco_version = int(self._extension.mujoco_version())
-        self._episodes = Episodes(self._environment, load, self._batch, self.seeds)
+        self._episodes = Episodes(self._environment, load, self._batch, self.seeds, randomise)
         self._started = False
         self._steps: dict[tuple[int, bool], TimeStep] = {}  # of each block of the batch's memory
 
@@ -227,8 +233,8 @@ class ParallelEnvironment:
         """
         batch = self._open()
         values = self._float_actions(actions, self.num_envs)
-        if not self._started or not self._episodes.in_cpp:
-            return self._step_with_dm_control(batch, values)
+        if not self._started or not self._episodes.alone:
+            return self._step_and_load(batch, values)
         block, troubled = batch.step(values)
         if block < 0:
             raise self._wrong_action(values, -1 - block, range(self.num_envs))
@@ -255,8 +261,7 @@ class ParallelEnvironment:
         self._require_started()
         self._episodes.load(batch.lacking(chosen, False))
         batch.send(chosen, values)
-        if not self._episodes.in_cpp:
-            self._episodes.prepare_one()
+        self._episodes.prepare_one()
 
     def recv(self) -> TimeStep:
         """The results of the first `batch_size` environments to finish, in that order; `env_id` tells which they are.
@@ -266,6 +271,38 @@ class ParallelEnvironment:
         """
         block, troubled = self._open().receive()
         return self._time_step(block, troubled, received=True)
+
+    def set_model_field(self, name: str, values: ArrayLike, ids: Sequence[int] | None = None) -> None:
+        """Set a field of the physics model, as `mujoco.MjModel` names it, from the next episode of `ids` on (all).
+
+        `values` has the field's shape, one for all `ids`, or a leading axis with one for each. What MuJoCo computes
+        from the field (mj_setConst) follows; other environments keep theirs. Say `reset(ids)` to begin at once.
+
+        Raises:
+            ValueError: no such field, environment or shape; a number that is not finite.
+
+        Example:
+            >>> env.set_model_field("dof_damping", 2 * env.model_field("dof_damping"))
+        """
+        batch = self._open()
+        if batch.in_flight():
+            raise RuntimeError(f"results of {batch.in_flight()} environments are outstanding: receive them")
+        chosen = list(range(self.num_envs)) if ids is None else [int(env) for env in ids]
+        for env in chosen:
+            if not 0 <= env < self.num_envs:
+                raise ValueError(f"no environment {env}: there are {self.num_envs}, numbered from 0")
+        fields = self._episodes.model_fields
+        own = self.model_field(name)
+        given = np.asarray(values)
+        each = given if given.ndim == own.ndim + 1 and len(given) == len(chosen) else [given] * len(chosen)
+        checked = [fields.check(name, one) for one in each]
+        for env, one in zip(chosen, checked, strict=True):
+            self._episodes.set_fields(env, {name: one})
+
+    def model_field(self, name: str) -> NDArray[np.floating[Any]]:
+        """The task's own values of a numeric field of the physics model."""
+        self._open()
+        return self._episodes.model_fields.original(name)
 
     def state(self) -> EnvironmentState:
         """All that decides how the environments go on: restore it with `set_state`, here or in another process."""
@@ -287,6 +324,7 @@ class ParallelEnvironment:
             discount=reports["discount"],
             step_type=reports["step_type"],
             frames=frames,
+            fields=self._episodes.field_states(),
         )
 
     def set_state(self, state: EnvironmentState) -> TimeStep:
@@ -300,6 +338,7 @@ class ParallelEnvironment:
         batch.drop_in_flight()
         for env in range(self.num_envs):
             batch.set_model_changes(env, list(state.model_changes[env]))
+            self._episodes.restore_fields(env, *state.fields[env])
             self._episodes.forget(env, state.random_states[env])
         step = self._time_step(
             *batch.set_state(
@@ -379,7 +418,7 @@ class ParallelEnvironment:
         seeds = tasks.expand_seed([0 if entry is None else entry for entry in seed], self.num_envs)
         return {env: seeds[env] for env in ids if seed[env] is not None}
 
-    def _step_with_dm_control(self, batch: Any, values: NDArray[np.float64]) -> TimeStep:
+    def _step_and_load(self, batch: Any, values: NDArray[np.float64]) -> TimeStep:
         wrong = batch.wrong_action(values)
         if wrong >= 0:
             raise self._wrong_action(values, wrong, range(self.num_envs))

@@ -135,6 +135,7 @@ class EnvironmentState:
         step_count: (N,) control steps of the current episode.
         reward, discount, step_type: (N,) of the time step that was current.
         frames: (N, k, H, W, 3) with a frame stack of k, else None.
+        fields: per environment the model fields that were set, and the state of the generator that randomises them.
     """
 
     task: str
@@ -147,3 +148,4 @@ class EnvironmentState:
     discount: NDArray[np.float64]
     step_type: NDArray[np.int8]
     frames: NDArray[np.uint8] | None = None
+    fields: tuple[tuple[Mapping[str, NDArray[np.floating[Any]]], Any], ...] = ()

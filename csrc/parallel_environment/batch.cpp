@@ -38,6 +38,7 @@ Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vec
     Environment& environment = environments_.emplace_back(shape_);
     environment.current.make(base_.get());
     environment.random = RandomState(seeds[env]);
+    environment.awaits_fields = settings.randomised;
     environment.action.resize(static_cast<std::size_t>(base_->nu));
   }
   workers_.resize(static_cast<std::size_t>(settings.num_threads));
@@ -266,6 +267,7 @@ void Batch::begin(int worker, Environment& environment) {
       draw_next(worker, environment);
     }
     environment.current.swap(environment.next);
+    environment.awaits_fields = settings_.randomised;
     next.set_ready(false);
   }
   environment.step_count = 0;

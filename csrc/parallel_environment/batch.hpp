@@ -24,6 +24,7 @@ enum class Autoreset : std::uint8_t {
 struct BatchSettings {
   std::string domain;
   std::string task;
+  bool randomised = false;  // the caller sets fields before every episode
   int num_envs = 1;
   int num_threads = 1;
   int batch_size = 0;       // rows of `receive`; 0: environments step together only
@@ -56,15 +57,21 @@ class Batch {
   // Episodes. Where the task `initialises()`, they begin in C++; else dm_control begins them and `load` takes them.
   // Takes over the next episode of `env`: the state and every changed field of the model.
   void load(int env, const mjModel* model, const mjData* data);
-  // Puts what the present episode of `env` changed into `model`, dm_control's, which may carry another one's changes.
-  void lend_model(int env, mjModel* model) const { write_changes(base_.get(), model, model_changes(env)); }
-  // Environments among `ids` (null: all) that need an episode loaded before they can do what is asked next: `begin`,
-  // or a step with this autoreset.
+  // Puts what the present episode of `env` changed into `model`, dm_control's, which may carry another one's changes:
+  // what the task drew, and the fields that the caller set for the next episode.
+  void lend_model(int env, mjModel* model) const;
+  // Environments among `ids` (null: all) that need an episode loaded (or, in C++, fields set) before they can do what
+  // is asked next: `begin`, or a step with this autoreset.
   std::vector<int> lacking(const std::vector<int>* ids, bool begin) const;
   // An environment without a next episode, to load one while others step; -1 when there is none.
   int unprepared();
   // Forgets the next episode, which then is drawn again from `stream`, or from where the random stream stood.
   void forget_next(int env, const RandomStream* stream);
+  // What the model of `env` differs in from its next episode on, whatever the task draws; drops an episode begun ahead.
+  void set_fields(int env, ModelChanges changes);
+  // Of a model with this layout: what differs from the task's own, and taking it back.
+  ModelChanges compare(const mjModel* changed) const { return compare_models(base_.get(), changed); }
+  void restore(mjModel* model) const;
   // The random stream that the next episode is (or was) drawn from.
   RandomStream stream(int env);
 
@@ -128,6 +135,8 @@ class Batch {
   void begin(int worker, Environment& environment);
   bool prepare(int worker);
   void draw_next(int worker, Environment& environment);
+  SharedChanges before_next(const Environment& environment) const;
+  void check_changes(const ModelChanges& changes) const;
   void step(int worker, Environment& environment);
   bool control_step(const mjModel* model, Environment& environment);
   void restore(int worker, Environment& environment, int env);

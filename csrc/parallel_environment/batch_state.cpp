@@ -19,16 +19,18 @@ void Batch::load(int env, const mjModel* model, const mjData* data) {
   next.set_ready(false);
   mjData* target = environment.next.make(base_.get());
   guarded_or_throw([&] { mujoco().mj_copyData(target, model, data); }, "cannot copy the episode's state");
+  environment.next.fields = environment.fields;
   environment.next.changes = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
   next.set_ready(true);
 }
 
 std::vector<int> Batch::lacking(const std::vector<int>* ids, bool begin) const {
   std::vector<int> found;
-  if (task_->initialises()) return found;
+  if (task_->initialises() && !settings_.randomised) return found;
   const auto check = [&](int env) {
     const Environment& environment = environments_[index(env)];
     if (environment.next_status.load() == Environment::kReady) return;
+    if (task_->initialises() && !environment.awaits_fields) return;
     const bool needs = begin || settings_.autoreset == Autoreset::kSameStep ||
                        (settings_.autoreset == Autoreset::kNextStep && environment.report.type == kLast);
     if (needs) found.push_back(env);
@@ -59,6 +61,7 @@ bool Batch::prepare(int worker) {
   Environment& environment = environments_[static_cast<std::size_t>(env)];
   NextEpisode next(environment);
   if (next.ready()) return true;
+  if (environment.awaits_fields) return false;
   try {
     draw_next(worker, environment);
     next.set_ready(true);
@@ -75,12 +78,14 @@ void Batch::draw_next(int worker_index, Environment& environment) {
   BoundModel& bound = workers_[static_cast<std::size_t>(worker_index)].model;
   environment.random_before_next = environment.random.stream();
   mjData* data = environment.next.make(base_.get());
-  mjModel* model = bound.bind(environment.current.changes);
+  mjModel* model = bound.bind(before_next(environment));
   const std::vector<ModelRange>& ranges = task_->model_ranges();
-  SharedChanges changes;
+  SharedChanges changes = environment.fields;
   const auto adopt = [&] {
     if (ranges.empty()) return;
-    changes = std::make_shared<const ModelChanges>(read_ranges(model, ranges));
+    ModelChanges all = changes ? *changes : ModelChanges();
+    for (ModelChange& drawn : read_ranges(model, ranges)) all.push_back(std::move(drawn));
+    changes = std::make_shared<const ModelChanges>(std::move(all));
     bound.adopt(changes);
   };
   try {
@@ -91,6 +96,50 @@ void Batch::draw_next(int worker_index, Environment& environment) {
   }
   adopt();
   environment.next.changes = std::move(changes);
+  environment.next.fields = environment.fields;
+}
+
+// What dm_control's model holds when an episode begins: the caller's fields, and what the task drew for the last one.
+SharedChanges Batch::before_next(const Environment& environment) const {
+  if (!environment.fields && !environment.current.changes) return nullptr;
+  ModelChanges changes = environment.fields ? *environment.fields : ModelChanges();
+  if (environment.current.changes) {
+    for (const ModelChange& change : *environment.current.changes) {
+      const auto drawn = [&](const ModelRange& range) { return range.offset == change.offset; };
+      const std::vector<ModelRange>& ranges = task_->model_ranges();
+      if (std::any_of(ranges.begin(), ranges.end(), drawn)) changes.push_back(change);
+    }
+  }
+  return std::make_shared<const ModelChanges>(std::move(changes));
+}
+
+void Batch::set_fields(int env, ModelChanges changes) {
+  check_changes(changes);
+  forget_next(env, nullptr);
+  Environment& environment = environments_[index(env)];
+  const NextEpisode next(environment);
+  environment.fields = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
+  environment.awaits_fields = false;
+}
+
+// As dm_control's model is when this environment's next episode begins.
+void Batch::lend_model(int env, mjModel* model) const {
+  const Environment& environment = environments_[index(env)];
+  restore(model);
+  if (environment.current.changes) write_changes(model, *environment.current.changes);
+  if (environment.current.fields) revert_changes(model, base_.get(), *environment.current.fields);
+  if (environment.fields) write_changes(model, *environment.fields);
+}
+
+void Batch::restore(mjModel* model) const { revert_changes(model, base_.get(), compare(model)); }
+
+void Batch::check_changes(const ModelChanges& changes) const {
+  const auto size = static_cast<std::size_t>(base_->nbuffer);
+  for (const ModelChange& change : changes) {
+    if (change.bytes.size() > size || change.offset > size - change.bytes.size()) {
+      throw std::invalid_argument("a model change lies outside this model");
+    }
+  }
 }
 
 void Batch::forget_next(int env, const RandomStream* stream) {
@@ -101,6 +150,7 @@ void Batch::forget_next(int env, const RandomStream* stream) {
   } else if (next.ready()) {
     environment.random.set_stream(environment.random_before_next);
   }
+  environment.awaits_fields = settings_.randomised;
   next.set_ready(false);
 }
 
@@ -127,14 +177,10 @@ void Batch::get_state(double* out) {
 }
 
 void Batch::set_model_changes(int env, ModelChanges changes) {
-  const auto size = static_cast<std::size_t>(base_->nbuffer);
-  for (const ModelChange& change : changes) {
-    if (change.bytes.size() > size || change.offset > size - change.bytes.size()) {
-      throw std::invalid_argument("a model change lies outside this model");
-    }
-  }
+  check_changes(changes);
   Environment& environment = environments_[index(env)];
   const NextEpisode next(environment);  // nobody reads the changes to begin the next episode meanwhile
+  environment.current.fields = nullptr;
   environment.current.changes = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
 }
 

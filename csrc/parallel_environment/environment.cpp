@@ -45,12 +45,14 @@ ModelChanges compare_models(const mjModel* base, const mjModel* changed) {
   return changes;
 }
 
-void write_changes(const mjModel* base, mjModel* model, const SharedChanges& changes) {
-  for (const ModelChange& change : compare_models(base, model)) {
+void revert_changes(mjModel* model, const mjModel* base, const ModelChanges& changes) {
+  for (const ModelChange& change : changes) {
     std::memcpy(bytes_of(model) + change.offset, bytes_of(base) + change.offset, change.bytes.size());
   }
-  if (!changes) return;
-  for (const ModelChange& change : *changes) {
+}
+
+void write_changes(mjModel* model, const ModelChanges& changes) {
+  for (const ModelChange& change : changes) {
     std::memcpy(bytes_of(model) + change.offset, change.bytes.data(), change.bytes.size());
   }
 }
@@ -69,16 +71,8 @@ void BoundModel::copy(const mjModel* base) {
 
 mjModel* BoundModel::bind(const SharedChanges& changes) {
   if (bound_ == changes) return model_;
-  if (bound_) {
-    for (const ModelChange& change : *bound_) {
-      std::memcpy(bytes_of(model_) + change.offset, bytes_of(base_) + change.offset, change.bytes.size());
-    }
-  }
-  if (changes) {
-    for (const ModelChange& change : *changes) {
-      std::memcpy(bytes_of(model_) + change.offset, change.bytes.data(), change.bytes.size());
-    }
-  }
+  if (bound_) revert_changes(model_, base_, *bound_);
+  if (changes) write_changes(model_, *changes);
   bound_ = changes;
   return model_;
 }
@@ -97,6 +91,7 @@ mjData* Episode::make(const mjModel* model) {
 void Episode::swap(Episode& other) noexcept {
   std::swap(data, other.data);
   std::swap(changes, other.changes);
+  std::swap(fields, other.fields);
 }
 
 NextEpisode::NextEpisode(Environment& environment) : environment_(environment), ready_(false) {

@@ -22,8 +22,10 @@ mjModel* copy_model(const mjModel* source);
 // Where two models of the same layout differ, textures aside (most of the bytes, and no episode changes them).
 ModelChanges compare_models(const mjModel* base, const mjModel* changed);
 
-// Makes `model`, of the layout of `base`, differ from it by `changes` (null: not at all), textures aside.
-void write_changes(const mjModel* base, mjModel* model, const SharedChanges& changes);
+// Overwrites these bytes of a model of the same layout.
+void write_changes(mjModel* model, const ModelChanges& changes);
+// Gives these bytes of a model the values of `base`.
+void revert_changes(mjModel* model, const mjModel* base, const ModelChanges& changes);
 
 // A worker's private model, and the changes of one environment in it.
 class BoundModel {
@@ -62,6 +64,7 @@ struct Episode {
 
   mjData* data = nullptr;
   SharedChanges changes;
+  SharedChanges fields;  // those of the changes that the caller set
 };
 
 // What an environment is to do next.
@@ -81,6 +84,8 @@ struct Environment {
   enum Next : int { kEmpty, kTaken, kReady };
   std::atomic<int> next_status{kEmpty};
   RandomState random;
+  SharedChanges fields;             // what the caller set in this environment's model, for the next episode
+  bool awaits_fields = false;       // the caller sets fields before each episode, and has not yet
   RandomStream random_before_next;  // the stream as it was before `next` was drawn from it
 
   std::int64_t step_count = 0;

@@ -23,8 +23,8 @@ namespace {
 using Actions = py::array_t<double, py::array::c_style | py::array::forcecast>;
 
 template <typename Struct>
-const Struct* pointer(std::uintptr_t address) {
-  return reinterpret_cast<const Struct*>(address);  // NOLINT: the address is the hand-over from MuJoCo's bindings
+Struct* pointer(std::uintptr_t address) {
+  return reinterpret_cast<Struct*>(address);  // NOLINT: the address is the hand-over from MuJoCo's bindings
 }
 
 Quality parse_quality(const std::string& name) {
@@ -118,13 +118,32 @@ class Use {
   std::atomic<bool>& busy_;
 };
 
+// Model changes as Python has them: (offset, bytes).
+using Runs = std::vector<std::pair<std::size_t, std::string>>;
+
+py::list listed(const ModelChanges& changes) {
+  py::list out;
+  for (const ModelChange& change : changes) {
+    out.append(py::make_tuple(change.offset,
+                              py::bytes(reinterpret_cast<const char*>(change.bytes.data()), change.bytes.size())));
+  }
+  return out;
+}
+
+ModelChanges parsed(const Runs& runs) {
+  ModelChanges changes;
+  changes.reserve(runs.size());
+  for (const auto& [offset, bytes] : runs) changes.push_back({offset, {bytes.begin(), bytes.end()}});
+  return changes;
+}
+
 class PyBatch {
  public:
   PyBatch(std::uintptr_t model, const std::vector<std::uint32_t>& seeds, const std::string& domain,
           const std::string& task, int num_threads, int batch_size, int substeps, double step_limit, int action_repeat,
           const std::string& autoreset, int frame_stack, bool single_precision, int height, int width, int camera,
           const std::string& quality, bool segmentation, bool depth, const std::string& renderer, int samples,
-          std::vector<double> minimum, std::vector<double> maximum)
+          std::vector<double> minimum, std::vector<double> maximum, bool randomised)
       : minimum_(std::move(minimum)), maximum_(std::move(maximum)) {
     BatchSettings settings;
     settings.domain = domain;
@@ -138,9 +157,10 @@ class PyBatch {
     settings.autoreset = parse_autoreset(autoreset);
     settings.frame_stack = frame_stack;
     settings.single_precision = single_precision;
+    settings.randomised = randomised;
     settings.render = {height,  width, camera, parse_quality(quality), segmentation, depth, parse_renderer(renderer),
                        samples, {}};
-    batch_ = std::make_unique<Batch>(pointer<mjModel>(model), settings, seeds);
+    batch_ = std::make_unique<Batch>(pointer<const mjModel>(model), settings, seeds);
     if (minimum_.size() != static_cast<std::size_t>(batch_->model().nu) || maximum_.size() != minimum_.size()) {
       throw std::invalid_argument("an action has a bound for each actuator");
     }
@@ -163,14 +183,12 @@ class PyBatch {
   }
 
   void load(int env, std::uintptr_t model, std::uintptr_t data) {
-    batch().load(env, pointer<mjModel>(model), pointer<mjData>(data));
+    batch().load(env, pointer<const mjModel>(model), pointer<const mjData>(data));
   }
 
-  void lend_model(int env, std::uintptr_t model) {
-    batch().lend_model(env, const_cast<mjModel*>(pointer<mjModel>(model)));  // NOLINT: dm_control's own
-  }
+  void lend_model(int env, std::uintptr_t model) { batch().lend_model(env, pointer<mjModel>(model)); }
 
-  void set_model(int env, std::uintptr_t model) { batch().set_model(env, pointer<mjModel>(model)); }
+  void set_model(int env, std::uintptr_t model) { batch().set_model(env, pointer<const mjModel>(model)); }
 
   // The flat index of the first number that is not within its bounds (not finite, for one), or -1.
   py::ssize_t wrong_action(const Actions& actions) {
@@ -337,22 +355,17 @@ class PyBatch {
   }
 
   py::list model_changes(int env) {
-    py::list out;
     const SharedChanges& changes = batch().model_changes(env);
-    if (!changes) return out;
-    for (const ModelChange& change : *changes) {
-      out.append(py::make_tuple(change.offset,
-                                py::bytes(reinterpret_cast<const char*>(change.bytes.data()), change.bytes.size())));
-    }
-    return out;
+    return changes ? listed(*changes) : py::list();
   }
 
-  void set_model_changes(int env, const std::vector<std::pair<std::size_t, std::string>>& changes) {
-    ModelChanges parsed;
-    parsed.reserve(changes.size());
-    for (const auto& [offset, bytes] : changes) parsed.push_back({offset, {bytes.begin(), bytes.end()}});
-    batch().set_model_changes(env, std::move(parsed));
-  }
+  void set_model_changes(int env, const Runs& runs) { batch().set_model_changes(env, parsed(runs)); }
+
+  void set_fields(int env, const Runs& runs) { batch().set_fields(env, parsed(runs)); }
+
+  py::list compare_model(std::uintptr_t model) { return listed(batch().compare(pointer<const mjModel>(model))); }
+
+  void restore_model(std::uintptr_t model) { batch().restore(pointer<mjModel>(model)); }
 
   py::tuple random_state(int env) { return numpy_state(batch().stream(env)); }
 
@@ -405,12 +418,13 @@ PYBIND11_MODULE(_parallel_environment, module) {
   py::class_<PyBatch>(module, "Batch")
       .def(py::init<std::uintptr_t, const std::vector<std::uint32_t>&, const std::string&, const std::string&, int, int,
                     int, double, int, const std::string&, int, bool, int, int, int, const std::string&, bool, bool,
-                    const std::string&, int, std::vector<double>, std::vector<double>>(),
+                    const std::string&, int, std::vector<double>, std::vector<double>, bool>(),
            py::kw_only(), py::arg("model"), py::arg("seeds"), py::arg("domain"), py::arg("task"),
            py::arg("num_threads"), py::arg("batch_size"), py::arg("substeps"), py::arg("step_limit"),
            py::arg("action_repeat"), py::arg("autoreset"), py::arg("frame_stack"), py::arg("single_precision"),
            py::arg("height"), py::arg("width"), py::arg("camera"), py::arg("quality"), py::arg("segmentation"),
-           py::arg("depth"), py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"))
+           py::arg("depth"), py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"),
+           py::arg("randomised"))
       .def("close", &PyBatch::close)
       .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))
@@ -443,5 +457,8 @@ PYBIND11_MODULE(_parallel_environment, module) {
            py::arg("discount"), py::arg("step_type"), py::arg("step_count"))
       .def("model_changes", &PyBatch::model_changes, py::arg("env"))
       .def("set_model_changes", &PyBatch::set_model_changes, py::arg("env"), py::arg("changes"))
+      .def("set_fields", &PyBatch::set_fields, py::arg("env"), py::arg("changes"))
+      .def("compare_model", &PyBatch::compare_model, py::arg("model"))
+      .def("restore_model", &PyBatch::restore_model, py::arg("model"))
       .def("renderer", [](PyBatch& self) { return self.batch().renderer_description(); });
 }
