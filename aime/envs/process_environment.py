@@ -109,7 +109,7 @@ class ProcessEnvironment(ParallelEnvironment):
         """A dm_control environment of the task, for its specs; it is loaded here when it is asked for."""
         if self._suite_environment is None:
             random = np.random.RandomState(self.seeds[0])
-            self._suite_environment = tasks.load(*self._suite_arguments, random)
+            self._suite_environment = tasks.load(*self._suite_arguments, random, gl=self.renderer == "gl")
         return self._suite_environment
 
     def reset(self, ids: Sequence[int] | None = None, *, seed: int | Sequence[int | None] | None = None) -> TimeStep:

@@ -76,6 +76,7 @@ def test_processes_give_the_numbers_of_one(options: dict[str, Any], generator: n
             assert getattr(one, name) == getattr(split, name), name
         assert one.observation_shapes == split.observation_shapes
         assert (one.num_processes, split.num_processes) == (1, 2)
+        assert split.suite_environment.action_spec() == one.suite_environment.action_spec()
         assert_equal(one.reset(), split.reset())
         for _ in range(12):
             actions = one.sample_actions(generator)
