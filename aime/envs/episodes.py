@@ -31,7 +31,7 @@ class Episodes:
     ) -> None:
         """Take `batch`, made of the model of `environment`, which is `load(RandomState(seeds[0]))`."""
         self._environment, self._load_suite, self._batch = environment, load, batch
-        self._in_cpp = bool(batch.initialises())
+        self.in_cpp: bool = bool(batch.initialises())
         self._randomise = randomise
         self._generators = [np.random.default_rng([seed, 1]) for seed in seeds]
         self._generators_before: list[Any] = [None] * len(seeds)
@@ -51,7 +51,7 @@ class Episodes:
     @property
     def alone(self) -> bool:
         """Whether the extension begins all episodes without any help from here."""
-        return self._in_cpp and self._randomise is None
+        return self.in_cpp and self._randomise is None
 
     @property
     def model_fields(self) -> ModelFields:
@@ -71,12 +71,12 @@ class Episodes:
         for env in envs:
             if self._randomise is not None:
                 self._draw_fields(env, self._randomise)
-            if not self._in_cpp:
+            if not self.in_cpp:
                 self._begin(env)
 
     def prepare_one(self) -> None:
         """Begin one more next episode ahead, while the threads step."""
-        env = self._batch.unprepared() if not self._in_cpp else -1
+        env = self._batch.unprepared() if not self.in_cpp else -1
         if env >= 0:
             self.load((env,))
 
@@ -91,7 +91,7 @@ class Episodes:
         pending = self._is_pending(env)
         if pending and self._randomise is not None:
             self._generators[env].bit_generator.state = self._generators_before[env]
-        if not self._in_cpp:
+        if not self.in_cpp:
             state = self._before[env] if pending else self._random[env].get_state()
             self._random[env].set_state(state if random_state is None else random_state)
             random_state = None
@@ -109,7 +109,7 @@ class Episodes:
     def random_states(self) -> tuple[Any, ...]:
         """Per environment the state of the stream that draws the episode after the present one."""
         envs = range(len(self._random))
-        if self._in_cpp:
+        if self.in_cpp:
             return tuple(self._batch.random_state(env) for env in envs)
         return tuple(self._before[env] if self._is_pending(env) else self._random[env].get_state() for env in envs)
 
