@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from aime.envs import tasks
 from aime.envs.extension import gl_displays
@@ -29,6 +29,7 @@ def choose_processes(
     pixels: tuple[int, int] | None = None,
     renderer: str = "gl",
     batch_size: int | None = None,
+    randomise: Any = None,
     **_: Any,
 ) -> int:
     """How many processes `ParallelEnvironment` splits over, by its arguments.
@@ -37,15 +38,17 @@ def choose_processes(
     per display, so that further threads wait. Each process then has a thread for each display.
 
     Raises:
-        ValueError: a negative number, more processes than environments, or several with `batch_size`.
+        ValueError: a negative number, more processes than environments, or several with `batch_size` or `randomise`.
     """
     if num_processes < 0 or num_processes > num_envs:
         raise ValueError(f"num_processes must lie in [0, num_envs = {num_envs}], got {num_processes}")
     if num_processes > 1 and batch_size is not None:
         raise ValueError(f"batch_size needs all environments in one process, got num_processes={num_processes}")
+    if num_processes > 1 and randomise is not None:
+        raise ValueError(f"randomise needs all environments in one process, got num_processes={num_processes}")
     if num_processes > 0:
         return num_processes
-    if pixels is None or renderer != "gl" or batch_size is not None:
+    if pixels is None or renderer != "gl" or batch_size is not None or randomise is not None:
         return 1
     threads = min(num_threads or tasks.usable_cores(), num_envs)
     if threads <= 1:
@@ -60,7 +63,8 @@ class ProcessEnvironment(ParallelEnvironment):
     """`ParallelEnvironment(num_processes=n)`: the same numbers, from environments that live in n worker processes.
 
     Each process is a new interpreter with a `ParallelEnvironment` of its share of the environments and of
-    `num_threads`; results come back through shared memory. There is no `send` and `recv`.
+    `num_threads`; results come back through shared memory. There is no `send` and `recv`,
+    and no change of model fields.
 
     Raises:
         RuntimeError: also where a worker process ends; its environments are named, and the environment is closed.
@@ -151,6 +155,14 @@ class ProcessEnvironment(ParallelEnvironment):
     def recv(self) -> TimeStep:
         """Not here: raises RuntimeError."""
         raise RuntimeError("send and recv need all environments in one process: make it with num_processes=1")
+
+    def set_model_field(self, name: str, values: ArrayLike, ids: Sequence[int] | None = None) -> None:  # noqa: ARG002
+        """Not here: raises RuntimeError."""
+        raise RuntimeError("model fields need all environments in one process: make it with num_processes=1")
+
+    def model_field(self, name: str) -> NDArray[np.floating[Any]]:  # noqa: ARG002
+        """Not here: raises RuntimeError."""
+        raise RuntimeError("model fields need all environments in one process: make it with num_processes=1")
 
     def state(self) -> EnvironmentState:
         """All that decides how the environments go on; the processes do not show in it."""

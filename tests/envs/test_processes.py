@@ -141,6 +141,8 @@ def test_faults_and_errors_have_the_numbers_of_all_environments() -> None:
             env.set_state(replace(state, physics=physics[:2]))
         with pytest.raises(RuntimeError, match="num_processes=1"):
             env.send(np.zeros((3, 1)))
+        with pytest.raises(RuntimeError, match="model fields need all environments in one process"):
+            env.set_model_field("dof_damping", [0.0, 0.0])
         changes = (state.model_changes[0], state.model_changes[1], ((2**40, b"beyond"),))
         with pytest.raises(ValueError, match="outside this model") as caught:
             env.set_state(replace(state, model_changes=changes))
@@ -158,6 +160,8 @@ def test_the_constructor_raises_what_the_processes_raise() -> None:
         ParallelEnvironment("cartpole", "swingup", 2, num_processes=3)
     with pytest.raises(ValueError, match="batch_size needs all environments in one process"):
         ParallelEnvironment("cartpole", "swingup", 2, num_processes=2, batch_size=1)
+    with pytest.raises(ValueError, match="randomise needs all environments in one process"):
+        ParallelEnvironment("cartpole", "swingup", 2, num_processes=2, randomise=lambda env, generator: {})
 
 
 @pytest.mark.parametrize(
