@@ -25,7 +25,8 @@ void draw(const Frame& frame, const Output& output, int* lists) {
     for (int column = 0; column < frame.width; ++column, ++pixel) {
       const int index = solid_at(frame, column, row);
       const Solid* solid = index < 0 ? nullptr : &frame.solids[static_cast<std::size_t>(index)];
-      if (output.segmentation != nullptr) output.segmentation[pixel] = solid == nullptr ? -1 : std::max(solid->segment, -1);
+      if (output.segmentation != nullptr)
+        output.segmentation[pixel] = solid == nullptr ? -1 : std::max(solid->segment, -1);
       if (output.depth != nullptr) output.depth[pixel] = solid == nullptr ? frame.far : solid->radius;
       if (output.rgb == nullptr) continue;
       for (std::size_t channel = 0; channel < 3; ++channel) {
