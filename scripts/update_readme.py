@@ -257,16 +257,16 @@ def raycast_speed_text() -> str:
         for threads in ("1 thread", "2 threads"):
             gl, raycast = (rates[f"{renderer}, {threads}"]["per_second"] for renderer in ("gl", "raycast"))
             cells += [f"{gl:,.0f}", f"{raycast:,.0f}", f"{rates['ratio'][threads]:.0f}x"]
-        stepped = (rates[f"{renderer}, 2 threads, step"]["per_second"] for renderer in ("gl", "raycast"))
-        rows.append((task, *cells, *(f"{value:,.0f}" for value in stepped)))
+        rows.append((task, *cells))
     header = (
         f"{size} x {size} pictures/s",
         *(f"{one}, {threads}" for threads in ("1 thread", "2 threads") for one in ("GL exact", "ray caster", "ratio")),
-        "GL exact, 2 threads, with a step",
-        "ray caster, 2 threads, with a step",
     )
     origin = f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction_set']}, `{name}`"
-    return f"{origin}; all contestants of a task in turn in one run.\n\n{table(header, rows)}"
+    note = ""
+    if machine["load_average"] > machine["cores"]:
+        note = f" The machine was shared (load average {machine['load_average']:.0f}): only ratios compare."
+    return f"{origin}; all contestants of a task in turn in one run.{note}\n\n{table(header, rows)}"
 
 
 def raycast_samples_text() -> str:
