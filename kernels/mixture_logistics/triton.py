@@ -1,9 +1,9 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found"
 """Discretised mixture of logistics in Triton: one pass over the parameters forward, one backward.
 
-A program owns BLOCK pixels of one image and walks over the components with two online log-sum-exps, of the joint and of
-the weights alone; likelihood and mixture mean come from the same reading. Saved for the backward pass are those two
-sums: 2 numbers a pixel beside the 10 M parameters.
+A program owns BLOCK pixels of one image (programs on one grid axis: CUDA's others end at 65,535) and walks over the
+components with two online log-sum-exps, of the joint and of the weights alone; likelihood and mixture mean come from
+the same reading. Saved for the backward pass are those two sums: 2 numbers a pixel beside the 10 M parameters.
 """
 
 import torch
@@ -65,8 +65,8 @@ def nll_kernel(
     x_b, x_c, l_b, l_m, m_b_, m_m, m_c, s_b_, s_m, s_c, c_b_, c_m, c_c,
     WEIGHTED: tl.constexpr, ACC: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    image = tl.program_id(1).to(tl.int64)
-    block = tl.program_id(0)
+    image = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    block = tl.program_id(0) % BLOCKS
     pixel = (block * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
     mask = pixel < PIXELS
     red = tl.load(x + image * x_b + pixel, mask=mask, other=0.0).to(ACC)
@@ -122,12 +122,12 @@ def nll_kernel(
 @triton.jit
 def nll_backward_kernel(
     x, logits, means, log_scales, coefficients, weights, mean, lse_joint, lse_logits, g_nll, g_image,
-    g_logits, g_means, g_log_scales, g_coefficients, M, PIXELS,
+    g_logits, g_means, g_log_scales, g_coefficients, M, PIXELS, BLOCKS,
     x_b, x_c, l_b, l_m, m_b_, m_m, m_c, s_b_, s_m, s_c, c_b_, c_m, c_c,
     WEIGHTED: tl.constexpr, ACC: tl.constexpr, BLOCK_P: tl.constexpr,
 ):  # fmt: skip
-    image = tl.program_id(1).to(tl.int64)
-    pixel = (tl.program_id(0) * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
+    image = (tl.program_id(0) // BLOCKS).to(tl.int64)
+    pixel = (tl.program_id(0) % BLOCKS * BLOCK_P + tl.arange(0, BLOCK_P)).to(tl.int64)
     mask = pixel < PIXELS
     red = tl.load(x + image * x_b + pixel, mask=mask, other=0.0).to(ACC)
     green = tl.load(x + image * x_b + x_c + pixel, mask=mask, other=0.0).to(ACC)
@@ -219,7 +219,7 @@ def mixture_logistics_nll(
     lse_joint, lse_logits = (torch.empty(batch, height, width, dtype=dtype, device=x.device) for _ in range(2))
     if batch and pixels:
         tensors, precision, strides, options = _common(x, logits, means, log_scales, coefficients, weights)
-        nll_kernel[(blocks, batch)](
+        nll_kernel[(batch * blocks,)](
             *tensors, precision, partial, mean, lse_joint, lse_logits, components, pixels, blocks, *strides, **options
         )
     return partial.sum(1), mean, lse_joint, lse_logits
@@ -247,9 +247,10 @@ def mixture_logistics_nll_backward(
     ]
     if batch and pixels:
         tensors, precision, strides, options = _common(x, logits, means, log_scales, coefficients, weights)
-        nll_backward_kernel[(triton.cdiv(pixels, BLOCK), batch)](
+        blocks = triton.cdiv(pixels, BLOCK)
+        nll_backward_kernel[(batch * blocks,)](
             *tensors, precision, mean, lse_joint, lse_logits, g_nll.contiguous(), g_mean.contiguous(),
-            *outputs, components, pixels, *strides, **options,
+            *outputs, components, pixels, blocks, *strides, **options,
         )  # fmt: skip
     g_logits, g_means, g_log_scales, g_coefficients = outputs
     return g_logits, g_means, g_log_scales, g_coefficients

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from aime.kernels import mixture_logistics_nll
+from aime.kernels import dispatch, mixture_logistics_nll
 from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_reference
 
-SHAPES = [(1, 1, 1, 1), (2, 10, 5, 3), (3, 4, 8, 8), (0, 2, 2, 2)]  # B, M, H, W
+SHAPES = [(1, 1, 1, 1), (2, 10, 5, 3), (3, 4, 8, 8), (2, 2, 16, 17), (0, 2, 2, 2)]  # B, M, H, W
 
 
 def levels(values: Tensor) -> Tensor:
@@ -157,3 +157,31 @@ def test_errors_name_the_axes() -> None:
         mixture_logistics_nll(x, logits, means, log_scales, coefficients, torch.ones(2, 5, 4))
     with pytest.raises(ValueError, match="at least one component"):
         mixture_logistics_nll(x, logits[:, :0], means[:, :0], log_scales[:, :0], coefficients[:, :0])
+
+
+@pytest.mark.skipif(not dispatch.TRITON_INSTALLED, reason="triton is not installed")
+def test_more_images_than_a_second_grid_axis_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's grid ends at 65,535 along its second and third axis, at 2^31 - 1 along the first."""
+    from aime.kernels.mixture_logistics import triton as op
+
+    class Recorder:
+        def __init__(self) -> None:
+            self.grids: list[tuple[int, ...]] = []
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+            self.grids.append(grid)
+            return lambda *_, **__: None
+
+    recorder = Recorder()
+    monkeypatch.setattr(op, "nll_kernel", recorder)
+    monkeypatch.setattr(op, "nll_backward_kernel", recorder)
+    batch = 70_000
+    x, plane = torch.zeros(1, 3, 1, 300).expand(batch, 3, 1, 300), torch.zeros(1, 1, 300).expand(batch, 1, 300)
+    logits, parameters = plane[:, None], torch.zeros(1, 1, 3, 1, 300).expand(batch, 1, 3, 1, 300)
+    tensors = (x, logits, parameters, parameters, parameters, None)
+    with torch.device("meta"):  # no memory for results that nobody writes
+        op.mixture_logistics_nll(*(t if t is None else t.to("meta") for t in tensors))
+        nll = torch.zeros(batch)
+        moved = [t if t is None else t.to("meta") for t in (nll, x, x, plane, plane, *tensors)]
+        op.mixture_logistics_nll_backward(*moved)
+    assert recorder.grids == [(2 * batch,)] * 2
