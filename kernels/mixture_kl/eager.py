@@ -5,6 +5,7 @@ pass over (S, N, K, D) = (8, 1024, 32, 64) at once takes 56 ms, mostly page faul
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -56,14 +57,32 @@ def stick_log_weights_backward(
     return g_a, -g_t * t + g_q * (1 + t)
 
 
+def _log_joint_of(sample: Tensor, constant: Tensor, means: Tensor, inverse: Tensor) -> Tensor:
+    """(N, K) of one sample (N, D), in the direct form."""
+    square = (sample[:, None, :] - means).mul_(inverse).square_().sum(-1)
+    return constant - 0.5 * square
+
+
+def _constant(log_pi: Tensor, log_scales: Tensor) -> Tensor:
+    """What of the log joint density does not depend on the sample, (N, K)."""
+    return log_pi - log_scales.sum(-1) - 0.5 * LOG_2PI * log_scales.shape[-1]
+
+
 def mixture_log_prob(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
     """(S, N) log-density: direct form, one sample at a time."""
-    inverse = torch.exp(-log_scales)  # (N, K, D) or (K, D)
-    constant = log_pi - log_scales.sum(-1) - 0.5 * LOG_2PI * z.shape[-1]  # (N, K)
+    inverse, constant = torch.exp(-log_scales), _constant(log_pi, log_scales)
     result = z.new_empty(z.shape[:2])
     for s, sample in enumerate(z):
-        square = (sample[:, None, :] - means).mul_(inverse).square_().sum(-1)  # (N, K)
-        result[s] = torch.logsumexp(constant - 0.5 * square, -1)
+        result[s] = torch.logsumexp(_log_joint_of(sample, constant, means, inverse), -1)
+    return result
+
+
+def mixture_log_joint(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """log pi_k + log density of component k, (S, N, K), one sample at a time."""
+    inverse, constant = torch.exp(-log_scales), _constant(log_pi, log_scales)
+    result = z.new_empty(*z.shape[:2], log_pi.shape[1])
+    for s, sample in enumerate(z):
+        result[s] = _log_joint_of(sample, constant, means, inverse)
     return result
 
 
@@ -71,15 +90,33 @@ def mixture_log_prob_backward(
     gradient: Tensor, result: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of z, log_pi, means and log_scales; `result` is the forward's, responsibilities are made again."""
+    constant = _constant(log_pi, log_scales)
+
+    def share(s: int, normalised: Tensor) -> Tensor:
+        log_joint = constant - 0.5 * normalised.square().sum(-1)
+        return torch.exp(log_joint - result[s][:, None]) * gradient[s][:, None]  # responsibility x gradient
+
+    return _pull_back(share, z, log_pi, means, log_scales)
+
+
+def mixture_log_joint_backward(
+    gradient: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of z, log_pi, means and log_scales from that of the log joint densities (S, N, K)."""
+    return _pull_back(lambda s, _: gradient[s], z, log_pi, means, log_scales)
+
+
+def _pull_back(
+    share: Callable[[int, Tensor], Tensor], z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients from share(s, normalised (N, K, D)), that of the log joint densities (N, K) of sample s."""
     inverse = torch.exp(-log_scales)
-    constant = log_pi - log_scales.sum(-1) - 0.5 * LOG_2PI * z.shape[-1]
     shared = means.dim() == 2
     g_z = torch.empty_like(z)
     g_pi, g_means, g_scales = (torch.zeros_like(tensor) for tensor in (log_pi, means, log_scales))
     for s, sample in enumerate(z):
         normalised = (sample[:, None, :] - means).mul_(inverse)  # (N, K, D)
-        log_joint = constant - 0.5 * normalised.square().sum(-1)
-        weight = torch.exp(log_joint - result[s][:, None]) * gradient[s][:, None]  # responsibility x gradient
+        weight = share(s, normalised)
         g_pi += weight
         weighted = normalised * weight[:, :, None]  # (N, K, D)
         if shared:

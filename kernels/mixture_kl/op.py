@@ -1,11 +1,13 @@
 """stick_log_weights, mixture_log_prob, mixture_kl: a stick-breaking mixture prior and the divergence from it."""
 
+from typing import Literal, overload
+
 import torch
 from torch import Tensor
 
 from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
-from .operators import kl_op, log_prob_op, sticks_op
+from .operators import kl_op, log_joint_op, log_prob_op, sticks_op
 
 TRITON_DTYPES = ("float32", "bfloat16", "float16", "float64")
 TRITON_WIDTH, TRITON_COMPONENTS, TRITON_SAMPLES = 512, 1024, 1024
@@ -71,19 +73,53 @@ def _check_mixture(op: str, log_pi: Tensor, means: Tensor, log_scales: Tensor, s
     check_shape(op, "log_scales", log_scales, component_axes, sizes)
 
 
+@overload
 def mixture_log_prob(
-    z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, *, backend: str | None = None
-) -> Tensor:
+    z: Tensor,
+    log_pi: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    *,
+    return_responsibilities: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def mixture_log_prob(
+    z: Tensor,
+    log_pi: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    *,
+    return_responsibilities: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def mixture_log_prob(
+    z: Tensor,
+    log_pi: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    *,
+    return_responsibilities: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """log sum_k pi_k N(z; means_k, diag exp(log_scales_k)^2), in nats.
 
     Args:
         z: (S, N, D), S samples for each of N rows.
         log_pi: (N, K) log weights; need not be normalised, -inf switches a component off.
         means, log_scales: (N, K, D), or (K, D) shared by all rows; log of standard deviations.
+        return_responsibilities: also the posterior of the components, p(k | z); costs another reading of them, and
+            float32 numbers of S x N x K.
         backend: None, "torch", "cpp" (CPU, no float64) or "triton" (GPU).
 
     Returns:
-        (S, N), float32 whatever the autocast state (float64 if an input is). NaN in a row stays in that row.
+        (S, N), float32 whatever the autocast state (float64 if an input is). NaN in a row stays in that row. With
+        `return_responsibilities` a pair, the second (S, N, K), differentiable in all four, rows summing to 1; NaN where
+        every component is switched off.
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not fit, an unknown backend.
@@ -96,8 +132,37 @@ def mixture_log_prob(
     _check_mixture(op, log_pi, means, log_scales, sizes)
     tensors = (z, log_pi, means, log_scales)
     chosen = choose_backend(op, backend, z.device.type, _obstacles(sizes, *tensors))
-    log_prob: Tensor = log_prob_op(*_common(accumulation_dtype(*tensors), chosen, tensors), chosen)
-    return log_prob
+    common = _common(accumulation_dtype(*tensors), chosen, tensors)
+    log_prob: Tensor = log_prob_op(*common, chosen)
+    return (log_prob, log_joint_op(*common, chosen).softmax(-1)) if return_responsibilities else log_prob
+
+
+@overload
+def mixture_kl(
+    mean_q: Tensor,
+    log_scale_q: Tensor,
+    log_pi: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    eps: Tensor,
+    *,
+    return_responsibilities: Literal[False] = False,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def mixture_kl(
+    mean_q: Tensor,
+    log_scale_q: Tensor,
+    log_pi: Tensor,
+    means: Tensor,
+    log_scales: Tensor,
+    eps: Tensor,
+    *,
+    return_responsibilities: Literal[True],
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def mixture_kl(
@@ -108,8 +173,9 @@ def mixture_kl(
     log_scales: Tensor,
     eps: Tensor,
     *,
+    return_responsibilities: bool = False,
     backend: str | None = None,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Monte-Carlo KL(N(mean_q, diag scale_q^2) || mixture).
 
     The entropy of q is exact, the cross entropy a mean over z = mean_q + scale_q eps.
@@ -118,11 +184,13 @@ def mixture_kl(
         mean_q, log_scale_q: (N, D) of the posterior; log of standard deviations.
         log_pi, means, log_scales: the mixture, as in `mixture_log_prob`.
         eps: (S, N, D) standard normal noise, S >= 1; no gradient flows into it.
+        return_responsibilities: also the posterior of the components at every sample, as in `mixture_log_prob`.
         backend: None, "torch", "cpp" (CPU, no float64) or "triton" (GPU).
 
     Returns:
         (N,) nats, float32 whatever the autocast state (float64 if an input is); unbiased, so single values may be
-        negative.
+        negative. With `return_responsibilities` a pair, the second (S, N, K) at z = mean_q + scale_q eps; its mean over
+        S estimates E_q[p(k | z)].
 
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not fit, S = 0, an unknown backend.
@@ -141,5 +209,10 @@ def mixture_kl(
     _check_mixture(op, log_pi, means, log_scales, sizes)
     tensors = (mean_q, log_scale_q, log_pi, means, log_scales, eps.detach())
     chosen = choose_backend(op, backend, mean_q.device.type, _obstacles(sizes, *tensors))
-    kl: Tensor = kl_op(*_common(accumulation_dtype(*tensors), chosen, tensors), chosen)[0]
-    return kl
+    dtype = accumulation_dtype(*tensors)
+    kl: Tensor = kl_op(*_common(dtype, chosen, tensors), chosen)[0]
+    if not return_responsibilities:
+        return kl
+    z = torch.addcmul(mean_q.to(dtype), log_scale_q.to(dtype).exp(), eps.detach().to(dtype))  # (S, N, D)
+    mixture = _common(dtype, chosen, (log_pi, means, log_scales))
+    return kl, log_joint_op(z, *mixture, chosen).softmax(-1)

@@ -100,6 +100,56 @@ def _log_prob_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 MixtureLogProbFunction = attach_gradient(log_prob_op, _log_prob_context, _log_prob_backward)
 
 
+@torch.library.custom_op("aime::mixture_log_joint", mutates_args=())
+def log_joint_op(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
+    """(S, N, K) log pi_k + log density of component k; its softmax over K are the responsibilities.
+
+    In Triton forward only. "cpp" takes PyTorch's kernels too: on a CPU the cost is the (S, N, K, D) arithmetic on one
+    sample at a time, and this is a result for inspection, not part of a training step.
+    """
+    function = (_backend(backend) if backend == "triton" else eager).mixture_log_joint
+    return function(*_wide(z, log_pi, means, log_scales, keep=backend == "triton"))  # type: ignore[no-any-return]
+
+
+def _wide(*tensors: Tensor, keep: bool = False) -> tuple[Tensor, ...]:
+    """Half types as float32 for PyTorch's kernels; Triton reads them itself."""
+    return tensors if keep else tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
+
+
+@log_joint_op.register_fake
+def _(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
+    return z.new_empty(*z.shape[:2], log_pi.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
+
+
+@torch.library.custom_op("aime::mixture_log_joint_backward", mutates_args=())
+def log_joint_backward_op(
+    gradient: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of z, log_pi, means and log_scales in the dtype of `gradient`, on PyTorch's kernels."""
+    return eager.mixture_log_joint_backward(gradient, *_wide(z, log_pi, means, log_scales))
+
+
+@log_joint_backward_op.register_fake
+def _(
+    gradient: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors = (torch.empty(t.shape, dtype=gradient.dtype, device=t.device) for t in (z, log_pi, means, log_scales))
+    return tuple(tensors)  # type: ignore[return-value]
+
+
+def _log_joint_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:-1])
+
+
+def _log_joint_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    tensors = ctx.saved_tensors
+    gradients = log_joint_backward_op(gradient, *tensors)
+    return *(g.to(tensor.dtype) for g, tensor in zip(gradients, tensors, strict=True)), None
+
+
+MixtureLogJointFunction = attach_gradient(log_joint_op, _log_joint_context, _log_joint_backward)
+
+
 @torch.library.custom_op("aime::mixture_kl", mutates_args=())
 def kl_op(
     mean_q: Tensor, log_scale_q: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, eps: Tensor, backend: str

@@ -42,6 +42,13 @@ def mixture_log_prob_reference(z: Tensor, log_pi: Tensor, means: Tensor, log_sca
     return torch.logsumexp(log_pi + log_normal, -1)
 
 
+def mixture_responsibilities_reference(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """Posterior of the components, p(k | z), (S, N, K); arguments as `mixture_log_prob_reference`."""
+    normal = torch.distributions.Normal(means, log_scales.exp())
+    log_normal: Tensor = normal.log_prob(z[:, :, None, :]).sum(-1)  # (S, N, K)
+    return (log_pi + log_normal).softmax(-1)
+
+
 def mixture_kl_reference(
     mean_q: Tensor, log_scale_q: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, eps: Tensor
 ) -> Tensor:

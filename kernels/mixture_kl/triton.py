@@ -142,6 +142,29 @@ def log_prob_kernel(
 
 
 @triton.jit
+def log_joint_kernel(
+    z, log_pi, means, log_scales, result, S, N, K, D, z_s, z_n, z_d, p_n, p_k, m_n, m_k, m_d, c_n, c_k, c_d,
+    ACC: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    n = tl.program_id(0).to(tl.int64)
+    d = tl.arange(0, BLOCK_D).to(tl.int64)
+    valid = d < D
+    for start in range(0, K, BLOCK_K):
+        k = (start + tl.arange(0, BLOCK_K)).to(tl.int64)
+        tile = (k[:, None] < K) & valid[None, :]
+        mean = tl.load(means + n * m_n + k[:, None] * m_k + d[None, :] * m_d, mask=tile, other=0.0).to(ACC)
+        log_scale = tl.load(log_scales + n * c_n + k[:, None] * c_k + d[None, :] * c_d, mask=tile, other=0.0).to(ACC)
+        inverse = tl.exp(-log_scale)
+        weight = tl.load(log_pi + n * p_n + k * p_k, mask=k < K, other=float("-inf")).to(ACC)
+        constant = weight - tl.sum(log_scale, 1) - 0.5 * LOG_2PI * D
+        for s in range(S):
+            sample, _ = load_sample(z, z, z, s, n, d, valid, z_s, z_n, z_d, 0, 0, 0, 0, False, ACC)
+            normalised = tl.where(tile, (sample[None, :] - mean) * inverse, 0.0)
+            place = ((tl.zeros((), tl.int64) + s) * N + n) * K + k
+            tl.store(result + place, constant - 0.5 * tl.sum(normalised * normalised, 1), mask=k < K)
+
+
+@triton.jit
 def log_prob_backward_kernel(
     z, mean_q, log_scale_q, log_pi, means, log_scales, result, gradient,
     g_z, g_mean_q, g_log_scale_q, g_pi, g_means, g_scales,
@@ -300,6 +323,21 @@ def mixture_log_prob(
             **mixture_blocks(log_pi.shape[1], width, backward=False),
         )  # fmt: skip
     return result, kl
+
+
+def mixture_log_joint(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+    """log pi_k + log density of component k, (S, N, K)."""
+    samples, rows, width = z.shape
+    components = log_pi.shape[1]
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    result = torch.empty(samples, rows, components, dtype=dtype, device=z.device)
+    if rows and samples:
+        log_joint_kernel[(rows,)](
+            z, log_pi, means, log_scales, result, samples, rows, components, width,
+            *z.stride(), *strides(log_pi, means, log_scales), ACC=accumulator(dtype),
+            **mixture_blocks(components, width, backward=False),
+        )  # fmt: skip
+    return result
 
 
 def mixture_log_prob_backward(

@@ -105,6 +105,7 @@ def test_mixture_operators_are_proper(backend: str) -> None:
     z, log_pi, means, log_scales = normal(2, 3, 4), normal(3, 5), normal(3, 5, 4), normal(3, 5, 4)
     leaves = [tensor.requires_grad_() for tensor in (z, log_pi, means, log_scales)]
     torch.library.opcheck(mixture.log_prob_op, (*leaves, backend))
+    torch.library.opcheck(mixture.log_joint_op, (*leaves, backend))
     q = [normal(3, 4).requires_grad_(), normal(3, 4).requires_grad_()]
     torch.library.opcheck(mixture.kl_op, (*q, *leaves[1:], normal(2, 3, 4), backend))
 
@@ -116,8 +117,10 @@ def test_mixture_compiles(backend: str) -> None:
     def loss(log_a: Tensor, log_b: Tensor, means: Tensor, log_scales: Tensor, mean_q: Tensor) -> Tensor:
         log_pi, log_v, log_q = stick_log_weights(log_a, log_b, u, backend=backend)
         kl = mixture_kl(mean_q, mean_q * 0.1, log_pi, means, log_scales, eps, backend=backend)
-        density = mixture_log_prob(eps * mean_q, log_pi, means, log_scales, backend=backend)
-        return kl.sum() + density.sum() + log_v.sin().sum() + log_q.sum()
+        density, responsibilities = mixture_log_prob(
+            eps * mean_q, log_pi, means, log_scales, return_responsibilities=True, backend=backend
+        )
+        return kl.sum() + density.sum() + responsibilities[..., 0].sum() + log_v.sin().sum() + log_q.sum()
 
     same_when_compiled(loss, normal(3, 4), normal(3, 4), normal(3, 5, 4), 0.3 * normal(3, 5, 4), normal(3, 4))
 

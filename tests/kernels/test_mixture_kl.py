@@ -16,6 +16,7 @@ from aime.kernels import mixture_kl, mixture_log_prob, stick_log_weights
 from aime.kernels.mixture_kl.reference import (
     mixture_kl_reference,
     mixture_log_prob_reference,
+    mixture_responsibilities_reference,
     stick_log_weights_reference,
 )
 
@@ -331,3 +332,70 @@ def test_errors_name_the_axes() -> None:
         mixture_kl(z[0], z[0], log_pi, means, log_scales, z[:0])
     with pytest.raises(TypeError, match="z: expected float32"):
         mixture_log_prob(z.long(), log_pi, means, log_scales)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("samples", "rows", "components", "width"), [*SHAPES, (0, 3, 2, 4), (2, 0, 2, 4)])
+def test_responsibilities_match_the_reference(
+    target: Callable[..., Any], samples: int, rows: int, components: int, width: int, shared: bool
+) -> None:
+    tensors = mixture(samples, rows, components, width, shared)
+    exact = mixture_responsibilities_reference(*tensors)
+    plain = [tensor.float() for tensor in tensors]
+    log_prob, ours = target(mixture_log_prob, *plain, return_responsibilities=True)
+    assert torch.equal(log_prob, target(mixture_log_prob, *plain))
+    assert ours.dtype == torch.float32 and ours.shape == (samples, rows, components)
+    # an error of 2e-5 in a log density (see above) is one of 2e-5 in its exponential
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(ours.sum(-1), torch.ones(samples, rows), rtol=0, atol=1e-6)
+    if samples and rows:
+        weights = torch.linspace(-1, 1, components, dtype=torch.float64)
+
+        def loss(*leaves: Tensor) -> Tensor:
+            _, posterior = target(mixture_log_prob, *leaves, return_responsibilities=True)
+            return posterior @ weights.to(posterior.dtype)
+
+        truth = gradients(lambda *t: mixture_responsibilities_reference(*t) @ weights, tensors, torch.float64)
+        for gradient, expected in zip(gradients(loss, tensors, torch.float32), truth, strict=True):
+            torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=5e-4)
+
+
+def test_responsibilities_of_the_kl_are_those_of_its_samples(target: Callable[..., Any]) -> None:
+    _, *prior = (tensor.float() for tensor in mixture(3, 5, 4, 6))
+    mean, log_scale, eps = (tensor.float() for tensor in posterior(3, 5, 6))
+    leaves = [tensor.clone().requires_grad_() for tensor in (mean, log_scale)]
+    kl, ours = target(mixture_kl, *leaves, *prior, eps, return_responsibilities=True)
+    assert torch.equal(kl, target(mixture_kl, mean, log_scale, *prior, eps))
+    ours[..., 0].sum().backward()
+    truth = [tensor.double().requires_grad_() for tensor in (mean, log_scale)]
+    z = truth[0] + truth[1].exp() * eps.double()
+    exact = mixture_responsibilities_reference(z, *(tensor.double() for tensor in prior))
+    exact[..., 0].sum().backward()
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-4)
+    for leaf, other in zip(leaves, truth, strict=True):
+        torch.testing.assert_close(leaf.grad.double(), other.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_responsibilities_of_halves_and_odd_strides(target: Callable[..., Any]) -> None:
+    tensors = [tensor.bfloat16() for tensor in mixture(2, 5, 3, 7)]
+    strided = [restrided(tensor, place % 3) for place, tensor in enumerate(tensors)]
+    _, ours = target(mixture_log_prob, *strided, return_responsibilities=True)
+    assert ours.dtype == torch.float32
+    exact = mixture_responsibilities_reference(*(tensor.double() for tensor in tensors))
+    torch.testing.assert_close(ours.double(), exact, rtol=0, atol=1e-4)
+
+
+def test_a_component_without_weight_has_no_responsibility(target: Callable[..., Any]) -> None:
+    z, log_pi, means, log_scales = (tensor.float() for tensor in mixture(2, 4, 3, 5))
+    log_pi[:, 1] = -math.inf
+    _, ours = target(mixture_log_prob, z, log_pi, means, log_scales, return_responsibilities=True)
+    assert torch.equal(ours[..., 1], torch.zeros(2, 4))
+
+
+def test_responsibilities_gradcheck() -> None:
+    leaves = tuple(tensor.requires_grad_() for tensor in mixture(2, 3, 3, 4))
+
+    def op(*tensors: Tensor) -> Tensor:
+        return mixture_log_prob(*tensors, return_responsibilities=True, backend="torch")[1]
+
+    assert torch.autograd.gradcheck(op, leaves)
