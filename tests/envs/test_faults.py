@@ -40,8 +40,8 @@ from aime.envs import ParallelEnvironment
 env = ParallelEnvironment("humanoid", "run", 32, num_threads=2, seed=1, action_repeat=50)
 env.reset()
 actions = np.zeros((32, 21))
-print("ready", flush=True)
 try:
+    print("ready", flush=True)
     while True:
         env.step(actions)
 except KeyboardInterrupt:

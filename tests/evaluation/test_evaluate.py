@@ -89,6 +89,7 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
         "seconds",
         "frames_trained",
         "parameters",
+        "renderer",
     }
     assert set(record) == measured | about | {"stderr"}
     assert record["schema"] == 1
