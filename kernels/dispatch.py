@@ -1,8 +1,9 @@
 """Which backend runs an op: an argument decides, never an import.
 
-Every op takes `backend=None | "torch" | "triton" | "cpp"`. `None` lets the op choose by the table below; a name is an
-order, and an order that cannot be carried out raises with the reason. Inside `with use_backend(...)` its name takes the
-place of `None`; so does `AIME_KERNELS_BACKEND` (read once, when `aime.kernels` is imported) everywhere, for debugging.
+Every op takes `backend=None | "torch" | "triton" | "cpp"`, `vq_lookup` also "cublas". `None` lets the op choose by the
+tables below; a name is an order, and an order that cannot be carried out raises with the reason. Inside
+`with use_backend(...)` its name takes the place of `None`; so does `AIME_KERNELS_BACKEND` (read once, when
+`aime.kernels` is imported) everywhere, for debugging.
 """
 
 import difflib
@@ -24,8 +25,8 @@ EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
 # What `backend=None` runs, by op and device; "torch" where the named one cannot run and for every device not listed.
 # The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until
-# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess. No row depends on the size:
-# the C++ kernels won at every size tried, the smallest of AIME's presets included.
+# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess. No row for "cpu" depends on
+# the size: the C++ kernels won at every size tried, the smallest of AIME's presets included.
 PREFERRED: dict[str, dict[str, str]] = {
     "vq_lookup": {"cpu": "cpp"},
     "stick_log_weights": {"cpu": "cpp"},
@@ -34,6 +35,13 @@ PREFERRED: dict[str, dict[str, str]] = {
     "slot_attention": {"cpu": "cpp"},
     "mixture_logistics_nll": {"cpu": "cpp"},
 }
+
+# From this many channels on another backend than the one above, by op and device: (backend, channels).
+# A prediction from the floors of an H100, not measured. Seconds a (row, code) pair, float32 as three TF32 products at
+# 495 TFLOP/s of which cuBLAS reaches 80 % and assignment kernels 40 %, and 8 bytes of a score written and read again at
+# 3.35 TB/s: cuBLAS 1.5e-14 D + 2.4e-12, Triton 3.0e-14 D; equal at D = 158. (PyTorch's own product, 3.5e-14 D + 2.4e-12
+# on the 67 TFLOP/s of float32, loses to both.)
+PREFERRED_FROM_WIDTH: dict[str, dict[str, tuple[str, int]]] = {"vq_lookup": {"cuda": ("cublas", 160)}}
 
 # Filled by `use_backend`: op, or "" for all of them, to backend. A plain dictionary, which torch.compile can guard.
 ORDERED: dict[str, str] = {}
@@ -65,13 +73,18 @@ def use_backend(backend: str, *ops: str) -> Iterator[None]:
         ORDERED.update(before)
 
 
-def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, str | None]) -> str:
-    """The table's backend for this op and device if nothing is in its way, else "torch"."""
+def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, str | None], width: int = 0) -> str:
+    """The tables' backend for this op, device and number of channels if nothing is in its way, else "torch"."""
+    wide, least = PREFERRED_FROM_WIDTH.get(op, {}).get(device_type, ("torch", 0))
+    if width >= least and wide != "torch" and obstacles.get(wide, "not offered") is None:
+        return wide
     name = PREFERRED.get(op, {}).get(device_type, "torch")
     return name if obstacles.get(name, "not offered") is None else "torch"
 
 
-def choose_backend(op: str, requested: str | None, device_type: str, obstacles: Mapping[str, str | None]) -> str:
+def choose_backend(
+    op: str, requested: str | None, device_type: str, obstacles: Mapping[str, str | None], width: int = 0
+) -> str:
     """Name of the backend to run.
 
     Args:
@@ -79,6 +92,7 @@ def choose_backend(op: str, requested: str | None, device_type: str, obstacles: 
         requested: the caller's `backend` argument.
         device_type: of the tensors, "cpu" or "cuda" (also ROCm).
         obstacles: for every backend the op offers, why it cannot run on these inputs, or None if it can.
+        width: channels, for ops whose preference depends on them.
 
     Raises:
         ValueError: `requested` is not a backend of this op.
@@ -87,7 +101,7 @@ def choose_backend(op: str, requested: str | None, device_type: str, obstacles: 
     ordered = ORDERED.get(op, ORDERED.get(""))
     name = requested or ordered or BACKEND_FROM_ENVIRONMENT
     if name is None:
-        return preferred_backend(op, device_type, obstacles)
+        return preferred_backend(op, device_type, obstacles, width)
     if name not in obstacles:
         hint = ""
         if not torch.compiler.is_compiling():  # which cannot trace difflib

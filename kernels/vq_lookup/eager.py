@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import accumulation_dtype
+from .cublas import float32_products
 
 # Scores are made and reduced block by block, so that they stay in cache and N x V never exists. Measured on 2 cores of
 # an AMD EPYC (family 26), torch 2.13, ms for 8192 x 1024 x 64 | 32768 x 256 x 32: blocks of 64 Ki scores 9.5 | 7.1,
@@ -19,7 +20,8 @@ def assign(x: Tensor, codebook: Tensor) -> Tensor:
     rows = x.reshape(-1, heads, width)  # (N, Q, D)
     indices = torch.empty(len(rows), heads, dtype=torch.int32, device=x.device)
     block = max(1, (SCORES_PER_BLOCK if x.device.type == "cpu" else SCORES_PER_GPU_BLOCK) // codes)
-    with torch.autocast(x.device.type, enabled=False):
+    # exact whatever the process allows elsewhere: TF32 products would find other codes
+    with torch.autocast(x.device.type, enabled=False), float32_products("ieee"):
         for head in range(heads):
             weights = codebook[head].to(dtype)  # (V, D)
             half_norms = weights.square().sum(-1) / 2  # (V,)

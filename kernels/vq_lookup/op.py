@@ -9,7 +9,7 @@ from torch import Tensor
 from ..autograd import attach_gradient
 from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
-from . import cpp, eager
+from . import cpp, cublas, eager
 
 PRECISIONS = ("exact", "fast")
 TRITON_WIDTHS = (4, 512)
@@ -35,7 +35,7 @@ def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tupl
     if backend == "cpp":
         indices, distance = cpp.assign(x, codebook)
         return eager.gather(codebook, indices), indices, distance
-    indices = eager.assign(x, codebook)
+    indices = cublas.assign(x, codebook, precision) if backend == "cublas" else eager.assign(x, codebook)
     quantized = eager.gather(codebook, indices)
     dtype = accumulation_dtype(x, codebook)
     return quantized, indices, (x.to(dtype) - quantized.to(dtype)).square().sum(-1)
@@ -112,7 +112,8 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
         codebook: (Q, V, D) one book a head, or (V, D) for no head axis at all.
         precision: "exact" finds the same index as float64 wherever the float64 gap to the runner-up exceeds float32
             rounding of the scores |c|^2/2 - x.c; "fast" may use bfloat16 or TF32 products.
-        backend: None, "torch", "cpp" (CPU) or "triton" (GPU; D in 4..512).
+        backend: None, "torch", "cpp" (CPU), "triton" (GPU; D in 4..512) or "cublas" (NVIDIA GPU, float32): blocks of
+            scores by cuBLAS on tensor cores, then argmin.
 
     Returns:
         VQLookup(quantized, indices, distance); without a head axis in the codebook there is none in the results. Ties
@@ -141,7 +142,7 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
         wanted = f"(..., D={width})" if headless else f"(..., Q={heads}, D={width})"
         raise ValueError(f"vq_lookup: x: expected shape {wanted}, found {tuple(x.shape)}")
     rows = x.unsqueeze(-2) if headless else x  # (..., Q, D)
-    chosen = choose_backend("vq_lookup", backend, x.device.type, _lookup_obstacles(rows, books))
+    chosen = choose_backend("vq_lookup", backend, x.device.type, _lookup_obstacles(rows, books), width)
     quantized, indices, distance = lookup_op(rows, books, precision, chosen)
     if headless:
         return VQLookup(quantized.squeeze(-2), indices.squeeze(-1), distance.squeeze(-1))
@@ -155,6 +156,7 @@ def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, str | None]:
         "torch": None,
         "cpp": extension_obstacle(x, codebook),
         "triton": triton_obstacle(x, codebook) or width_obstacle,
+        "cublas": cublas.obstacle(x, codebook),
     }
 
 
@@ -207,7 +209,7 @@ def vq_statistics(
     leading = {f"axis {axis}": size for axis, size in enumerate(x.shape[:-1])}
     check_shape(op, "indices", indices, tuple(leading), leading)
     obstacles = _lookup_obstacles(x, x)
-    del obstacles["cpp"]
+    del obstacles["cpp"], obstacles["cublas"]
     chosen = choose_backend(op, backend, x.device.type, obstacles)
     ordered = deterministic or torch.are_deterministic_algorithms_enabled()
     counts, sums = statistics_op(x.detach(), indices, num_codes, ordered, chosen)

@@ -21,6 +21,17 @@ def test_no_request_takes_the_backend_of_the_table(monkeypatch: pytest.MonkeyPat
     assert choose_backend("op", None, "cuda", {"torch": None, "cpp": None}) == "torch"
 
 
+def test_the_width_decides_where_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", None)
+    backend, least = dispatch.PREFERRED_FROM_WIDTH["vq_lookup"]["cuda"]
+    free, taken = {"torch": None, backend: None}, {"torch": None, backend: "half types"}
+    assert choose_backend("vq_lookup", None, "cuda", free, least) == backend
+    assert choose_backend("vq_lookup", None, "cuda", free, least - 1) == "torch"
+    assert choose_backend("vq_lookup", None, "cuda", taken, least) == "torch"
+    assert choose_backend("vq_lookup", None, "cpu", free, least) == "torch"
+    assert choose_backend("vq_lookup", "torch", "cuda", free, least) == "torch"
+
+
 def test_a_request_is_followed() -> None:
     assert choose_backend("vq_lookup", "torch", "cpu", {"torch": None, "cpp": None}) == "torch"
 

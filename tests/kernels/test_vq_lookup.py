@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aime.kernels import dispatch, vq_lookup, vq_statistics
-from aime.kernels.vq_lookup import cpp
+from aime.kernels.vq_lookup import cpp, cublas, eager
 from aime.kernels.vq_lookup.reference import vq_lookup_reference, vq_statistics_reference
 
 
@@ -258,3 +258,76 @@ def test_deterministic_mode_keeps_gradients(target: Callable[..., Any]) -> None:
         gradients.append(leaf.grad)
     assert torch.equal(gradients[1], gradients[2])
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-5)
+
+
+def test_tf32_split_keeps_float32() -> None:
+    x = torch.randn(4096, generator=torch.Generator().manual_seed(14))
+    for scale in (1e-30, 1e-4, 1.0, 1e4, 1e30):
+        value = scale * x
+        high = cublas.round_to_tf32(value)
+        low = cublas.round_to_tf32(value - high)
+        assert not (high.view(torch.int32) & 0x1FFF).any() and not (low.view(torch.int32) & 0x1FFF).any()
+        assert ((value - high).abs() <= 2.0**-11 * value.abs()).all()
+        assert ((value.double() - high.double() - low.double()).abs() <= 2.0**-22 * value.double().abs()).all()
+    edges = torch.tensor([0.0, float("inf"), float("-inf"), float("nan")])
+    assert torch.equal(cublas.round_to_tf32(edges)[:3], edges[:3]) and cublas.round_to_tf32(edges)[3].isnan()
+
+
+@pytest.mark.parametrize(("rows", "heads", "codes", "width"), [(0, 1, 3, 4), (37, 2, 11, 5), (17, 1, 257, 512)])
+def test_cublas_route_matches_the_reference(rows: int, heads: int, codes: int, width: int) -> None:
+    """The route on CPU tensors: TF32 values multiply exactly in float32, so only the order of the sum differs."""
+    generator = torch.Generator().manual_seed(rows)
+    x = torch.randn(rows, heads, width, generator=generator)
+    codebook = torch.randn(heads, codes, width, generator=generator)
+    for scale in (1e-4, 1.0, 1e4):
+        indices = cublas.assign(scale * x, scale * codebook, "exact", scores_per_block=5 * codes)  # several blocks
+        assert indices.dtype == torch.int32
+        assert torch.equal(indices, vq_lookup_reference(scale * x.double(), scale * codebook.double())[1])
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_cublas_route_among_close_codes(scale: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    centre = torch.randn(1, 1, 256, generator=generator)
+    codebook = scale * (centre + 1e-5 * torch.randn(1, 200, 256, generator=generator))
+    x = scale * (centre + 1e-5 * torch.randn(300, 1, 256, generator=generator))
+    assert_same_or_tied(x, codebook, cublas.assign(x, codebook, "exact"))
+    duplicates = torch.cat((codebook[:, :50], codebook[:, :50]), 1)
+    assert (cublas.assign(x, duplicates, "exact") < 50).all()  # ties go to the lowest index
+    # codes 3e-3 apart, six times float32's rounding: one TF32 product, as "fast" takes it, mistakes rows
+    codebook = scale * (centre + 3e-3 * torch.randn(1, 200, 256, generator=generator))
+    x = codebook[0, :, None].contiguous()
+    truth = torch.arange(200, dtype=torch.int32)[:, None]
+    assert torch.equal(cublas.assign(x, codebook, "exact"), truth)
+    assert not torch.equal(cublas.assign(x, codebook, "fast"), truth)
+
+
+def test_products_are_exact_whatever_the_process_allows() -> None:
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    seen = []
+    try:
+        products.fp32_precision = "tf32"
+        with cublas.float32_products("ieee"):
+            seen.append(products.fp32_precision)
+        seen.append(products.fp32_precision)
+    finally:
+        products.fp32_precision = before
+    assert seen == ["ieee", "tf32"]
+
+
+def test_cublas_needs_a_gpu() -> None:
+    with pytest.raises(RuntimeError, match="'cublas' cannot run: it needs tensors on an NVIDIA GPU, found cpu"):
+        vq_lookup(torch.zeros(3, 8), torch.zeros(2, 8), backend="cublas")
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("width", [16, 512])
+def test_cublas_on_a_gpu(width: int) -> None:
+    generator = torch.Generator().manual_seed(15)
+    x, codebook = torch.randn(3000, 2, width, generator=generator), torch.randn(2, 700, width, generator=generator)
+    result = vq_lookup(x.cuda(), codebook.cuda(), backend="cublas")
+    assert_same_or_tied(x, codebook, result.indices.cpu())
+    with cublas.float32_products("tf32"):
+        assert_same_or_tied(x, codebook, eager.assign(x.cuda(), codebook.cuda()).cpu())
