@@ -16,6 +16,7 @@ from torch import Tensor
 from ..elementary import all_registers, expm1, log1p
 
 TILE = 2048  # elements of one K x D tile; forward keeps two in registers, backward six
+SAMPLE_TILE = 4096  # components times samples that the forward pass holds
 SHARED_PROGRAMS = 256  # of the backward pass with shared components: two for each of some 130 processors
 LOG_2PI = tl.constexpr(1.8378770664093453)
 LOG_2 = tl.constexpr(0.6931471805599453)
@@ -280,18 +281,19 @@ def stick_log_weights_backward(
     return g_a, g_b
 
 
-def mixture_blocks(components: int, width: int, backward: bool) -> dict[str, int]:
+def mixture_blocks(components: int, width: int, backward: bool, samples: int = 1) -> dict[str, int]:
     """Tile of K x D, and its warps.
 
     The compiler's registers decided: forward at 16 x 64 spills 8 bytes on sm_90 with 256 elements a warp and nothing
     with 512; at 4 x 512 8 bytes on sm_100 with 256 and 16 on sm_80 with 512, while 2 x 512 spills nowhere. The
-    backward pass holds three times as many values a warp.
+    backward pass holds three times as many values a warp. The running log-sum-exp holds K x `samples` too: 32 x 1024
+    spills 672 bytes on sm_100, so that many samples narrow the tile.
     """
     block_d = triton.next_power_of_2(width)
     tile = TILE // 2 if block_d > 128 and not backward else TILE
-    block_k = max(1, min(triton.next_power_of_2(components), tile // block_d))
+    block_k = max(1, min(triton.next_power_of_2(components), tile // block_d, SAMPLE_TILE // samples))
     per_warp = 256 if backward or block_d > 128 else 512
-    warps = max(1, min(8, block_k * block_d // per_warp))
+    warps = max(1, min(8, block_k * max(block_d, samples) // per_warp))
     return {"BLOCK_K": block_k, "BLOCK_D": block_d, "num_warps": warps, **all_registers()}
 
 
@@ -316,11 +318,12 @@ def mixture_log_prob(
     kl = torch.empty(rows if posterior is not None else 0, dtype=dtype, device=z.device)
     if rows and samples:
         q_strides = (0,) * 4 if posterior is None else (*mean_q.stride(), *log_scale_q.stride())
+        block_s = triton.next_power_of_2(samples)
         log_prob_kernel[(rows,)](
             z, mean_q, log_scale_q, log_pi, means, log_scales, result, kl,
             samples, rows, log_pi.shape[1], width, *z.stride(), *q_strides, *strides(log_pi, means, log_scales),
-            FROM_Q=posterior is not None, ACC=accumulator(dtype), BLOCK_S=triton.next_power_of_2(samples),
-            **mixture_blocks(log_pi.shape[1], width, backward=False),
+            FROM_Q=posterior is not None, ACC=accumulator(dtype), BLOCK_S=block_s,
+            **mixture_blocks(log_pi.shape[1], width, backward=False, samples=block_s),
         )  # fmt: skip
     return result, kl
 
