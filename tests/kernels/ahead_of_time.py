@@ -2,8 +2,8 @@
 
 The launchers of the ops run on CPU tensors against a driver that names a target but never launches: so exactly the
 kernels, configurations and argument specialisations of a real call are compiled. Must run in a process without
-TRITON_INTERPRET. Prints a JSON list, or a table with --markdown. Slot attention has some forty kernels an architecture:
-one demanding call of it stands for the others unless there is --all, which takes minutes.
+TRITON_INTERPRET. Prints a JSON list, or a table with --markdown. Each op has a few demanding calls that stand for the
+others; --all adds a call for every tile width that a launcher can choose, and takes a quarter of an hour.
 """
 
 import json
@@ -29,6 +29,8 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
+EVERY = "--all" in sys.argv
+WIDTHS = (4, 8, 16, 32, 64, 128, 256, 512)  # every BLOCK_D
 Case = tuple[str, Callable[[], Any]]
 NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -112,26 +114,41 @@ def vq_cases() -> Iterator[Case]:
 
     many, few = (8192, 512, 64), (1024, 1024, 32)
     exact, fast, half = (torch.float32, "exact"), (torch.float32, "fast"), (torch.bfloat16, "exact")
-    for (rows, codes, width), (dtype, precision) in ((many, exact), (many, fast), (many, half), (few, exact)):
+    calls = [(many, exact), (many, fast), (many, half), (few, exact)]
+    if EVERY:  # rows choose BLOCK_N and warps, the width BLOCK_D up to 64
+        kinds = (exact, fast, half, (torch.float16, "exact"))
+        calls += [((rows, 512, width), kind) for rows in (8192, 1024) for width in (16, 32, 64) for kind in kinds]
+        calls += [((1024, 512, width), exact) for width in (5, 4, 8, 128, 256, 512)]
+    for (rows, codes, width), (dtype, precision) in dict.fromkeys(calls):
         x, codebook = torch.empty(rows, 1, width, dtype=dtype), torch.empty(1, codes, width, dtype=dtype)
         label = f"lookup {rows}x{codes}x{width} {str(dtype)[6:]} {precision}"
         yield label, lambda x=x, codebook=codebook, precision=precision: op.lookup(x, codebook, precision)
-    x, codebook = torch.empty(4096, 2, 64), torch.empty(2, 512, 64)
-    indices = torch.zeros(4096, 2, dtype=torch.int32)
-    gradients = torch.empty(4096, 2, 64), torch.empty(4096, 2)
-    yield "backward", lambda: op.lookup_backward(x, codebook, indices, *gradients, True, True)
-    for deterministic in (False, True):
-        yield "statistics", lambda det=deterministic: op.statistics(x, indices, 512, det)
+    for width in WIDTHS if EVERY else (64,):
+        x, codebook = torch.empty(4096, 2, width), torch.empty(2, 512, width)
+        indices = torch.zeros(4096, 2, dtype=torch.int32)
+        both = torch.empty(4096, 2, width), torch.empty(4096, 2)
+        upstream = {"": both, " of quantized": (both[0], None), " of distance": (None, both[1])}
+        for name, gradients in upstream.items() if EVERY else [("", both)]:
+            call = (x, codebook, indices, *gradients, gradients[1] is not None, True)
+            yield f"backward {width}{name}", lambda call=call: op.lookup_backward(*call)
+        for deterministic in (False, True):
+            call = (x, indices, 512, deterministic)
+            yield f"statistics {width}", lambda call=call: op.statistics(*call)
 
 
 def mixture_cases() -> Iterator[Case]:
     from aime.kernels.mixture_kl import triton as op
 
-    log_a, weights = torch.empty(512, 14), torch.empty(512, 15)
-    yield "sticks", lambda: op.stick_log_weights(log_a, log_a, log_a)
-    yield "sticks backward", lambda: op.stick_log_weights_backward(log_a, log_a, log_a, weights, log_a, log_a)
-    for samples, rows, components, width in ((4, 512, 15, 36), (8, 4096, 32, 64), (8, 512, 64, 512)):
-        shared = width == 64  # the density on its own with shared components, the KL with components a row
+    for count in (14, 1, 127, 1023) if EVERY else (14,):
+        log_a, weights = torch.empty(512, count), torch.empty(512, count + 1)
+        yield f"sticks {count}", lambda a=log_a: op.stick_log_weights(a, a, a)
+        yield f"sticks {count} backward", lambda a=log_a, w=weights: op.stick_log_weights_backward(a, a, a, w, a, a)
+    # samples, rows, components, width, components shared by the rows: then the density on its own, else the KL
+    sizes = [(4, 512, 15, 36, False), (8, 4096, 32, 64, True), (8, 512, 64, 512, False)]
+    if EVERY:  # the width chooses BLOCK_D, components up to 2048 / BLOCK_D the rest of the tile
+        sizes += [(8, 512, k, width, shared) for width in WIDTHS for k in (1, 1024) for shared in (False, True)]
+        sizes += [(1024, 64, 32, 64, False), (1, 64, 32, 64, True)]
+    for samples, rows, components, width, shared in sizes:
         z, log_pi = torch.empty(samples, rows, width), torch.empty(rows, components)
         means = torch.empty((components, width) if shared else (rows, components, width))
         result, row = torch.empty(samples, rows), torch.empty(rows, width)
@@ -143,6 +160,8 @@ def mixture_cases() -> Iterator[Case]:
             f"{label} backward",
             lambda a=density, q=q, g=gradient, r=result: op.mixture_log_prob_backward(g, r, *a, q),
         )
+        if shared:
+            yield f"{label} responsibilities", lambda a=density: op.mixture_log_joint(*a)
 
 
 def slot_weights(channels: int, width: int, hidden: int, bias: bool) -> list[Any]:
@@ -155,11 +174,11 @@ def slot_weights(channels: int, width: int, hidden: int, bias: bool) -> list[Any
 def slot_cases() -> Iterator[Case]:
     from aime.kernels.slot_attention import fused
 
-    every = "--all" in sys.argv
     shapes = [(8, 256, 8, 64, 64), (32, 1024, 8, 128, 128), (64, 4096, 16, 256, 256), (4, 256, 7, 512, 512)]
     demanding = [((4, 300, 4, 128, 64), 4)]  # heads, a mask, biases, no alignment: the most registers
-    others = [*((shape, 1) for shape in shapes), ((4, 256, 32, 64, 64), 1)]
-    for shape, heads in [*demanding, *(others if every else [])]:
+    others = [*((shape, 1) for shape in shapes), ((4, 256, 32, 64, 64), 1), ((4, 256, 8, 16, 32), 1)]
+    others += [((4, 256, 16 // heads, 64, 64), heads) for heads in (2, 8, 16)]
+    for shape, heads in [*demanding, *(others if EVERY else [])]:
         batch, count, slots, channels, width = shape
         inputs, initial = torch.empty(batch, count, channels), torch.empty(batch, slots, width)
         weights = slot_weights(channels, width, 2 * width, bias=heads > 1)
@@ -171,7 +190,7 @@ def slot_cases() -> Iterator[Case]:
         wide, scalars = torch.empty(3, batch * slots * heads, 3 * channels), torch.empty(3, batch * slots * heads, 2)
         saved = fused.Saved(*norms, rows, wide, scalars)
         call = (inputs, initial, weights, mask)
-        for gelu in (True, False) if every else (True,):
+        for gelu in (True, False) if EVERY and heads in (1, 4) else (True,):
             yield (
                 f"forward {label} gelu {gelu}",
                 lambda c=call, h=heads, g=gelu: fused.forward(*c, 3, 1e-8, g, h),
@@ -185,11 +204,20 @@ def slot_cases() -> Iterator[Case]:
 def logistics_cases() -> Iterator[Case]:
     from aime.kernels.mixture_logistics import triton as op
 
-    image, plane = torch.empty(4, 3, 64, 64), torch.empty(4, 64, 64)
-    arguments = (image, torch.empty(4, 10, 64, 64), *(torch.empty(4, 10, 3, 64, 64) for _ in range(3)), plane)
-    saved = (image, plane, plane)
-    yield "nll", lambda: op.mixture_logistics_nll(*arguments)
-    yield "backward", lambda: op.mixture_logistics_nll_backward(plane[:, 0, 0], image, *saved, *arguments)
+    plane = torch.empty(4, 64, 64)
+    for dtype in (torch.float32, torch.bfloat16) if EVERY else (torch.float32,):
+        image, gradient = torch.empty(4, 3, 64, 64, dtype=dtype), torch.empty(4, 3, 64, 64)
+        components = [torch.empty(4, 10, 3, 64, 64, dtype=dtype) for _ in range(3)]
+        arguments = (image, torch.empty(4, 10, 64, 64, dtype=dtype), *components)
+        saved = (gradient, plane, plane)
+        for weights in (plane, None) if EVERY else (plane,):
+            label = f"{str(dtype)[6:]}{' weighted' if weights is not None else ''}"
+            call = (*arguments, weights)
+            yield f"nll {label}", lambda c=call: op.mixture_logistics_nll(*c)
+            yield (
+                f"backward {label}",
+                lambda c=call, g=gradient, s=saved: op.mixture_logistics_nll_backward(plane[:, 0, 0], g, *s, *c),
+            )
 
 
 CASES: dict[str, Callable[[], Iterator[Case]]] = {
