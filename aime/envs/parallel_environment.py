@@ -7,7 +7,7 @@ import functools
 import math
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Literal, Self, cast
@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from aime.envs import tasks
+from aime.envs.callbacks import CallbackEpisodes
 from aime.envs.episodes import Episodes
 from aime.envs.extension import gl_displays, load_extension, probe_gl
 from aime.envs.model_fields import Randomise
-from aime.envs.raycaster import SAMPLES
+from aime.envs.settings import check_layout, check_pictures, check_settings
 from aime.envs.time_step import EnvironmentState, FinalObservation, Joint, TimeStep
 
 Renderer = Literal["gl", "raycast"]
@@ -85,9 +86,13 @@ class ParallelEnvironment:
         ((4, 64, 64, 3), (4,))
     """
 
-    def __new__(cls, domain: str, task: str, num_envs: int = 1, **options: Any) -> Self:  # noqa: ARG004
+    def __new__(cls, domain: str, task: str, num_envs: int = 1, **options: Any) -> Self:
         """An environment of this class, or of the one that splits it over processes; arguments as in `__init__`."""
         if cls is ParallelEnvironment:
+            if tasks.is_registered(domain, task):
+                from aime.envs.callback_environment import CallbackEnvironment
+
+                return cast(Self, super().__new__(CallbackEnvironment))
             from aime.envs.process_environment import ProcessEnvironment, choose_processes
 
             if choose_processes(num_envs, **options) > 1:
@@ -119,9 +124,9 @@ class ParallelEnvironment:
         randomise: Randomise | None = None,
     ) -> None:
         self._batch: Any = None
-        _check_settings(num_envs, num_threads, action_repeat, quality, autoreset, time_limit)
-        _check_pictures(pixels, renderer, samples, segmentation, depth)
-        _check_layout(num_envs, batch_size, frame_stack, pixels, dtype)
+        check_settings(num_envs, num_threads, action_repeat, quality, autoreset, time_limit)
+        check_pictures(pixels, renderer, samples, segmentation, depth)
+        check_layout(num_envs, batch_size, frame_stack, pixels, dtype)
         self.domain, self.task = domain, task
         self.num_envs, self.action_repeat, self.autoreset = num_envs, action_repeat, autoreset
         self.num_threads = min(num_threads or tasks.usable_cores(), num_envs)
@@ -134,8 +139,9 @@ class ParallelEnvironment:
         if pixels is not None and renderer == "gl" and not gl_displays():
             probe_gl()  # raises with what was tried and what to install
         self.seeds = tasks.expand_seed(seed, num_envs)
-        load = functools.partial(tasks.load, domain, task, time_limit, gl=renderer == "gl")
-        self._environment = load(np.random.RandomState(self.seeds[0]))
+        load = self._loader(time_limit)
+        random = np.random.RandomState(self.seeds[0])
+        self._environment = load(random)
         physics = self._environment.physics
         model = physics.model.ptr
         self.camera = tasks.camera_index(model, camera)
@@ -168,6 +174,7 @@ class ParallelEnvironment:
             renderer=renderer,
             samples=self.samples or int(self._extension.DEFAULT_SAMPLES),
             randomised=randomise is not None,
+            callbacks=self._make_callbacks(load, random),
         )
         _OPEN.add(self)
         _close_at_exit()
@@ -175,9 +182,35 @@ class ParallelEnvironment:
         self.joints: tuple[Joint, ...] = tasks.joints(model)
         self._fields: list[tuple[str, tuple[int, ...]]] = self._batch.fields()
         self._mujoco_version = int(self._extension.mujoco_version())
-        self._episodes = Episodes(self._environment, load, self._batch, self.seeds, randomise)
+        self._episodes = self._make_episodes(load, randomise)
         self._started = False
         self._steps: dict[tuple[int, bool], TimeStep] = {}  # of each block of the batch's memory
+
+    @classmethod
+    def from_dm_control(
+        cls,
+        make_environment: Callable[[np.random.RandomState], Any],
+        num_envs: int = 1,
+        *,
+        name: str | None = None,
+        **options: Any,
+    ) -> ParallelEnvironment:
+        """Environments of a task of your own: its Python is asked under the GIL, its physics steps in C++ threads.
+
+        Args:
+            make_environment: gives a new `dm_control.rl.control.Environment` that draws from the random state it is
+                called with; called once for each environment, and once more to see an observation.
+            num_envs: N.
+            name: of the task, in messages and states; the factory's name by default.
+            **options: as in `ParallelEnvironment`.
+
+        Raises:
+            TypeError, ValueError: C++ cannot step what `make_environment` gives; see `CallbackEnvironment`.
+        """
+        from aime.envs.callback_environment import CallbackEnvironment
+
+        task = name or str(getattr(make_environment, "__name__", "environment"))
+        return CallbackEnvironment("dm_control", task, num_envs, make_environment=make_environment, **options)
 
     @property
     def observation_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -394,6 +427,22 @@ class ParallelEnvironment:
     ) -> None:
         self.close()
 
+    def _loader(self, time_limit: float | None) -> Callable[[np.random.RandomState], Any]:
+        return functools.partial(tasks.load, self.domain, self.task, time_limit, gl=self.renderer == "gl")
+
+    def _make_callbacks(
+        self,
+        load: Callable[[np.random.RandomState], Any],  # noqa: ARG002
+        random: np.random.RandomState,  # noqa: ARG002
+    ) -> Any:
+        """What asks Python for the task, an entry for each environment; None where C++ has it."""
+        return None
+
+    def _make_episodes(
+        self, load: Callable[[np.random.RandomState], Any], randomise: Randomise | None
+    ) -> Episodes | CallbackEpisodes:
+        return Episodes(self._environment, load, self._batch, self.seeds, randomise)
+
     def _open(self) -> Any:
         if self._batch is None:
             raise RuntimeError(f"the environment {self.domain} {self.task} is closed")
@@ -505,61 +554,6 @@ class ParallelEnvironment:
             raise ValueError(f"the physics state of environment {env} is not finite")
         if state.mujoco_version != self._mujoco_version:
             raise ValueError(f"the state was made by MuJoCo {state.mujoco_version}, this is {self._mujoco_version}")
-
-
-def _check_settings(
-    num_envs: int,
-    num_threads: int,
-    action_repeat: int,
-    quality: str,
-    autoreset: str,
-    time_limit: float | None,
-) -> None:
-    for name, value, least in (
-        ("num_envs", num_envs, 1),
-        ("num_threads", num_threads, 0),
-        ("action_repeat", action_repeat, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-    for name, word, known in (
-        ("quality", quality, ("exact", "high", "fast")),
-        ("autoreset", autoreset, ("next_step", "same_step", "disabled")),
-    ):
-        if word not in known:
-            raise ValueError(f"unknown {name} {word!r}: {tasks.near(word, known)}")
-    if time_limit is not None and not time_limit > 0:
-        raise ValueError(f"time_limit must be positive, got {time_limit}")
-
-
-def _check_layout(
-    num_envs: int, batch_size: int | None, frame_stack: int, pixels: tuple[int, ...] | None, dtype: Any
-) -> None:
-    if batch_size is not None and not 1 <= batch_size <= num_envs:
-        raise ValueError(f"batch_size must lie in [1, num_envs = {num_envs}], got {batch_size}")
-    if frame_stack < 1:
-        raise ValueError(f"frame_stack must be at least 1, got {frame_stack}")
-    if frame_stack > 1 and pixels is None:
-        raise ValueError("frame_stack needs pixels=(height, width)")
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f"dtype must be numpy.float32 or numpy.float64, got {dtype!r}")
-
-
-def _check_pictures(
-    pixels: tuple[int, ...] | None, renderer: str, samples: int | None, segmentation: bool, depth: bool
-) -> None:
-    if pixels is not None and (len(pixels) != 2 or min(pixels) < 1):
-        raise ValueError(f"pixels must be (height, width), both at least 1, got {pixels}")
-    if renderer not in ("gl", "raycast"):
-        raise ValueError(f"unknown renderer {renderer!r}: {tasks.near(renderer, ('gl', 'raycast'))}")
-    if samples is not None:
-        if renderer == "gl":
-            raise ValueError("samples is a setting of renderer='raycast'; that of 'gl' is quality")
-        if samples not in SAMPLES:
-            raise ValueError(f"samples must be one of {', '.join(map(str, SAMPLES))}, got {samples}")
-    for name, wanted in (("segmentation", segmentation), ("depth", depth)):
-        if wanted and pixels is None:
-            raise ValueError(f"{name} needs pixels=(height, width)")
 
 
 _OPEN: weakref.WeakSet[ParallelEnvironment] = weakref.WeakSet()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -47,6 +48,20 @@ def load(domain: str, task: str, time_limit: float | None, random: np.random.Ran
     known = [name for owner, name in pairs if owner == domain]
     if task not in known:
         raise ValueError(f"unknown task {task!r} of domain {domain!r}: {near(task, known)}")
+    return load_from_suite(domain, task, time_limit, random, gl=gl)
+
+
+def is_registered(domain: str, task: str) -> bool:
+    """Whether somebody added this pair to dm_control's suite, so that there is no C++ for it."""
+    suite = sys.modules.get("dm_control.suite")
+    module = getattr(suite, "_DOMAINS", {}).get(domain)
+    return module is not None and task in module.SUITE and (domain, task) not in supported()
+
+
+def load_from_suite(
+    domain: str, task: str, time_limit: float | None, random: np.random.RandomState, *, gl: bool = True
+) -> Any:
+    """As `load`, for every pair that dm_control's suite knows."""
     options: dict[str, Any] = {"random": random}
     if time_limit is not None:
         options["time_limit"] = time_limit

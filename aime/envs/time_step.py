@@ -136,6 +136,7 @@ class EnvironmentState:
         reward, discount, step_type: (N,) of the time step that was current.
         frames: (N, k, H, W, 3) with a frame stack of k, else None.
         fields: per environment the model fields that were set, and the state of the generator that randomises them.
+        task_states: per environment the pickled attributes of a task in Python; empty for tasks in C++.
     """
 
     task: str
@@ -149,3 +150,4 @@ class EnvironmentState:
     step_type: NDArray[np.int8]
     frames: NDArray[np.uint8] | None = None
     fields: tuple[tuple[Mapping[str, NDArray[np.floating[Any]]], Any], ...] = ()
+    task_states: tuple[bytes, ...] = ()

@@ -23,23 +23,39 @@ RowShape row_shape(const mjModel* model, const Task& task, const BatchSettings& 
   return shape;
 }
 
+std::unique_ptr<Task> task_of(const BatchSettings& settings, const TaskCallbacks& callbacks, const mjModel* model) {
+  if (!callbacks.environments.empty()) return std::make_unique<CallbackTask>(callbacks.fields);
+  return make_task(settings.domain, settings.task, model);
+}
+
 }  // namespace
 
-Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vector<std::uint32_t>& seeds)
+Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vector<std::uint32_t>& seeds,
+             TaskCallbacks callbacks)
     : settings_(settings),
       base_(copy_model(model)),
-      task_(make_task(settings.domain, settings.task, base_.get())),
+      task_(task_of(settings, callbacks, base_.get())),
+      callbacks_(!callbacks.environments.empty()),
+      legacy_step_(callbacks.legacy_step),
       assets_(make_render_assets(base_.get(), settings.render)),
       shape_(row_shape(base_.get(), *task_, settings)),
       process_(static_cast<int>(getpid())) {
   const auto envs = static_cast<std::size_t>(settings.num_envs);
   if (seeds.size() != envs) throw std::invalid_argument("as many seeds as environments are needed");
+  if (callbacks_ && callbacks.environments.size() != envs) {
+    throw std::invalid_argument("as many callbacks as environments are needed");
+  }
   for (std::size_t env = 0; env < envs; ++env) {
     Environment& environment = environments_.emplace_back(shape_);
-    environment.current.make(base_.get());
+    if (callbacks_) {
+      environment.callback = std::move(callbacks.environments[env]);
+      adopt_physics(environment);
+    } else {
+      environment.current.make(base_.get());
+    }
     environment.random = RandomState(seeds[env]);
     environment.awaits_fields = settings.randomised;
-    environment.action.resize(static_cast<std::size_t>(base_->nu));
+    environment.action.resize(static_cast<std::size_t>(callbacks_ ? callbacks.action_size : base_->nu));
   }
   workers_.resize(static_cast<std::size_t>(settings.num_threads));
   for (Worker& worker : workers_) {
@@ -56,9 +72,10 @@ Batch::Batch(const mjModel* model, const BatchSettings& settings, const std::vec
     }
   }
   // A GL context belongs to the thread it was made on, and the caller's thread may have contexts of its own. With
-  // send and receive the caller has something else to do.
+  // send and receive the caller has something else to do. Callbacks run Python, where the caller's thread would take
+  // Ctrl-C for an error of the task.
   const bool gl = settings.render.height > 0 && settings.render.renderer == RendererKind::kGl;
-  const bool caller_takes_part = !gl && settings.batch_size == 0;
+  const bool caller_takes_part = !gl && !callbacks_ && settings.batch_size == 0;
   PoolWork work;
   work.job = [this](int worker, int env) { carry_out(worker, env); };
   work.idle = [this](int worker) { return prepare(worker); };
@@ -220,6 +237,7 @@ void Batch::carry_out(int worker, int env) {
     }
   } catch (const std::exception& error) {
     failure = error.what();
+    if (environment.callback) abandon(environment);
   }
   publish(worker, env, failure);
 }
@@ -253,6 +271,7 @@ void Batch::publish(int worker, int env, const std::string& failure) {
       begin(worker, environment);
     } catch (const std::exception& error) {
       add_failure(error.what());
+      if (environment.callback) abandon(environment);
     }
   }
   results->rows.write(shape_, report, row);
@@ -260,7 +279,9 @@ void Batch::publish(int worker, int env, const std::string& failure) {
 }
 
 void Batch::begin(int worker, Environment& environment) {
-  {
+  if (environment.callback) {
+    begin_with_callback(environment);
+  } else {
     NextEpisode next(environment);
     if (!next.ready()) {
       if (!task_->initialises()) throw std::runtime_error("no episode is loaded");
@@ -279,13 +300,17 @@ void Batch::begin(int worker, Environment& environment) {
 }
 
 void Batch::step(int worker, Environment& environment) {
-  const mjModel* model = workers_[static_cast<std::size_t>(worker)].model.bind(environment.current.changes);
-  const mjData* data = environment.current.data;
   Report& report = environment.report;
   environment.fault.clear();
   report.reward = 0.0;
   report.discount = 1.0;
   report.type = kMid;
+  if (environment.callback) {
+    step_with_callback(worker, environment);
+    return;
+  }
+  const mjModel* model = workers_[static_cast<std::size_t>(worker)].model.bind(environment.current.changes);
+  const mjData* data = environment.current.data;
   std::copy(environment.action.begin(), environment.action.end(), data->ctrl);
   for (int repeat = 0; repeat < settings_.action_repeat; ++repeat) {
     if (!control_step(model, environment)) {
@@ -318,13 +343,19 @@ bool Batch::control_step(const mjModel* model, Environment& environment) {
   int before[mjNWARNING];
   for (int kind = 0; kind < mjNWARNING; ++kind) before[kind] = data->warning[kind].number;
   const bool runge_kutta = model->opt.integrator == mjINT_RK4;
-  // dm_control computes the first state with actuation disabled; its first step with this integrator begins anew.
-  const bool fresh = runge_kutta && environment.step_count == 0;
+  // dm_control computes the first state with actuation disabled; its first step with this integrator begins anew. So do
+  // all steps of callbacks, which may have written into the state.
+  const bool callback = environment.callback != nullptr;
+  const bool fresh = runge_kutta && (callback || environment.step_count == 0);
   MujocoMessages messages;
   guarded(
       [&] {
         for (int count = 0; count < settings_.substeps; ++count) {
-          if (fresh && count == 0) {
+          if (!legacy_step_) {
+            mj.mj_step(model, data);
+            continue;
+          }
+          if (fresh && (callback || count == 0)) {
             mj.mj_step(model, data);
           } else if (runge_kutta) {
             mj.mj_forwardSkip(model, data, mjSTAGE_VEL, 0);
@@ -349,10 +380,15 @@ bool Batch::control_step(const mjModel* model, Environment& environment) {
 
 void Batch::observe(int worker_index, Environment& environment, bool first) {
   Worker& worker = workers_[static_cast<std::size_t>(worker_index)];
+  if (environment.callback && shape_.area > 0) read_changes(environment);
   const mjModel* model = worker.model.bind(environment.current.changes);
   mjData* data = environment.current.data;
   Report& report = environment.report;
-  task_->observe(model, data, report.observation.data());
+  if (environment.callback) {
+    std::copy_n(environment.callback->observation(), shape_.observation, report.observation.begin());
+  } else {
+    task_->observe(model, data, report.observation.data());
+  }
   std::copy_n(data->qpos, shape_.qpos, report.qpos.begin());
   std::copy_n(data->qvel, shape_.qvel, report.qvel.begin());
   if (shape_.area == 0) return;

@@ -1,6 +1,7 @@
 // N environments of one task, stepped by a pool of threads: all together, or some at a time as they finish.
 #pragma once
 
+#include "callback_task.hpp"
 #include "environment.hpp"
 #include "renderer.hpp"
 #include "results.hpp"
@@ -48,8 +49,10 @@ struct RestoredState {
 
 class Batch {
  public:
-  // `model` is the pristine compiled model; it is copied. `seeds`: one for each environment.
-  Batch(const mjModel* model, const BatchSettings& settings, const std::vector<std::uint32_t>& seeds);
+  // `model` is the pristine compiled model; it is copied. `seeds`: one for each environment. With `callbacks`, one for
+  // each environment too, the task is theirs: they begin its episodes, none ahead.
+  Batch(const mjModel* model, const BatchSettings& settings, const std::vector<std::uint32_t>& seeds,
+        TaskCallbacks callbacks = {});
   ~Batch();
   Batch(const Batch&) = delete;
   Batch& operator=(const Batch&) = delete;
@@ -139,6 +142,13 @@ class Batch {
   void check_changes(const ModelChanges& changes) const;
   void step(int worker, Environment& environment);
   bool control_step(const mjModel* model, Environment& environment);
+  void adopt_physics(Environment& environment) const;
+  void abandon(Environment& environment) const;
+  template <typename Call>
+  void ask(Environment& environment, const Call& call) const;
+  void begin_with_callback(Environment& environment);
+  void step_with_callback(int worker, Environment& environment);
+  void read_changes(Environment& environment) const;
   void restore(int worker, Environment& environment, int env);
   void observe(int worker, Environment& environment, bool first);
   void start(bool together);
@@ -146,6 +156,8 @@ class Batch {
   BatchSettings settings_;
   std::unique_ptr<mjModel, ModelDeleter> base_;
   std::unique_ptr<Task> task_;
+  bool callbacks_ = false;
+  bool legacy_step_ = true;
   RenderAssets assets_;  // shared by the workers' renderers
   RowShape shape_;
   std::deque<Environment> environments_;  // never moved

@@ -26,7 +26,7 @@ void Batch::load(int env, const mjModel* model, const mjData* data) {
 
 std::vector<int> Batch::lacking(const std::vector<int>* ids, bool begin) const {
   std::vector<int> found;
-  if (task_->initialises() && !settings_.randomised) return found;
+  if (callbacks_ || (task_->initialises() && !settings_.randomised)) return found;
   const auto check = [&](int env) {
     const Environment& environment = environments_[index(env)];
     if (environment.next_status.load() == Environment::kReady) return;
@@ -169,6 +169,7 @@ void Batch::get_state(double* out) {
   require_settled();
   const auto size = static_cast<std::size_t>(state_size());
   for (std::size_t env = 0; env < environments_.size(); ++env) {
+    if (callbacks_) read_changes(environments_[env]);
     const mjData* data = environments_[env].current.data;
     mujoco().mj_getState(base_.get(), data, out + env * size, kStateSignature);
     std::copy_n(data->sensordata, base_->nsensordata,
@@ -182,6 +183,7 @@ void Batch::set_model_changes(int env, ModelChanges changes) {
   const NextEpisode next(environment);  // nobody reads the changes to begin the next episode meanwhile
   environment.current.fields = nullptr;
   environment.current.changes = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
+  if (environment.callback) lend_model(env, environment.model);
 }
 
 void Batch::set_state(const RestoredState& state) {
@@ -197,7 +199,9 @@ void Batch::restore(int worker, Environment& environment, int env) {
   const MujocoApi& mj = mujoco();
   const auto row = static_cast<std::size_t>(env);
   const double* physics = restored_->physics + row * static_cast<std::size_t>(state_size());
-  const mjModel* model = workers_[static_cast<std::size_t>(worker)].model.bind(environment.current.changes);
+  const mjModel* model = environment.callback
+                             ? environment.model
+                             : workers_[static_cast<std::size_t>(worker)].model.bind(environment.current.changes);
   guarded_or_throw(
       [&] {
         mj.mj_setState(model, environment.current.data, physics, kStateSignature);

@@ -78,7 +78,13 @@ mjModel* BoundModel::bind(const SharedChanges& changes) {
 }
 
 Episode::~Episode() {
-  if (data != nullptr) mujoco().mj_deleteData(data);
+  if (data != nullptr && !borrowed_) mujoco().mj_deleteData(data);
+}
+
+void Episode::borrow(mjData* other) {
+  if (data != nullptr && !borrowed_) mujoco().mj_deleteData(data);
+  data = other;
+  borrowed_ = true;
 }
 
 mjData* Episode::make(const mjModel* model) {
@@ -92,6 +98,7 @@ void Episode::swap(Episode& other) noexcept {
   std::swap(data, other.data);
   std::swap(changes, other.changes);
   std::swap(fields, other.fields);
+  std::swap(borrowed_, other.borrowed_);
 }
 
 NextEpisode::NextEpisode(Environment& environment) : environment_(environment), ready_(false) {

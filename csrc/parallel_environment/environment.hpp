@@ -1,6 +1,7 @@
 // One environment of a batch: the episode that runs, and the next one, begun ahead so that an autoreset is a swap.
 #pragma once
 
+#include "callback_task.hpp"
 #include "model_change.hpp"
 #include "mujoco_api.hpp"
 #include "random_state.hpp"
@@ -60,11 +61,16 @@ struct Episode {
 
   // Makes the simulation data on first use.
   mjData* make(const mjModel* model);
+  // Simulation data of somebody else, who keeps and frees it.
+  void borrow(mjData* other);
   void swap(Episode& other) noexcept;
 
   mjData* data = nullptr;
   SharedChanges changes;
   SharedChanges fields;  // those of the changes that the caller set
+
+ private:
+  bool borrowed_ = false;
 };
 
 // What an environment is to do next.
@@ -91,6 +97,8 @@ struct Environment {
   std::int64_t step_count = 0;
   std::string fault;  // why the last step failed; empty when it did not
   Report report;
+  std::unique_ptr<TaskCallback> callback;  // null: the batch's task
+  mjModel* model = nullptr;                // the callback's; others have the workers' models
   Command command = Command::kObserve;
   std::vector<double> action;
   bool in_flight = false;  // sent and not yet received; the caller's

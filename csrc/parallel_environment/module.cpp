@@ -1,6 +1,7 @@
 // The Python face of the batch: thin, typed, and with the GIL released while environments run.
 #include "batch.hpp"
 #include "gl_context.hpp"
+#include "module_callback.hpp"
 #include "module_raycaster.hpp"
 #include "random_module.hpp"
 
@@ -143,7 +144,7 @@ class PyBatch {
           const std::string& task, int num_threads, int batch_size, int substeps, double step_limit, int action_repeat,
           const std::string& autoreset, int frame_stack, bool single_precision, int height, int width, int camera,
           const std::string& quality, bool segmentation, bool depth, const std::string& renderer, int samples,
-          std::vector<double> minimum, std::vector<double> maximum, bool randomised)
+          std::vector<double> minimum, std::vector<double> maximum, bool randomised, const py::object& callbacks)
       : minimum_(std::move(minimum)), maximum_(std::move(maximum)) {
     BatchSettings settings;
     settings.domain = domain;
@@ -160,11 +161,21 @@ class PyBatch {
     settings.randomised = randomised;
     settings.render = {height,  width, camera, parse_quality(quality), segmentation, depth, parse_renderer(renderer),
                        samples, {}};
-    batch_ = std::make_unique<Batch>(pointer<const mjModel>(model), settings, seeds);
-    if (minimum_.size() != static_cast<std::size_t>(batch_->model().nu) || maximum_.size() != minimum_.size()) {
-      throw std::invalid_argument("an action has a bound for each actuator");
+    TaskCallbacks parsed = parse_callbacks(callbacks);
+    const int action_size = callbacks.is_none() ? pointer<const mjModel>(model)->nu : parsed.action_size;
+    if (minimum_.size() != static_cast<std::size_t>(action_size) || maximum_.size() != minimum_.size()) {
+      throw std::invalid_argument("an action has a bound for each of its entries");
     }
+    batch_ = std::make_unique<Batch>(pointer<const mjModel>(model), settings, seeds, std::move(parsed));
   }
+
+  // Threads that end may wait for the GIL in a callback.
+  ~PyBatch() {
+    const py::gil_scoped_release release;
+    batch_.reset();
+  }
+  PyBatch(const PyBatch&) = delete;
+  PyBatch& operator=(const PyBatch&) = delete;
 
   Batch& batch() {
     if (!batch_) throw std::runtime_error("the environment is closed");
@@ -418,13 +429,13 @@ PYBIND11_MODULE(_parallel_environment, module) {
   py::class_<PyBatch>(module, "Batch")
       .def(py::init<std::uintptr_t, const std::vector<std::uint32_t>&, const std::string&, const std::string&, int, int,
                     int, double, int, const std::string&, int, bool, int, int, int, const std::string&, bool, bool,
-                    const std::string&, int, std::vector<double>, std::vector<double>, bool>(),
+                    const std::string&, int, std::vector<double>, std::vector<double>, bool, const py::object&>(),
            py::kw_only(), py::arg("model"), py::arg("seeds"), py::arg("domain"), py::arg("task"),
            py::arg("num_threads"), py::arg("batch_size"), py::arg("substeps"), py::arg("step_limit"),
            py::arg("action_repeat"), py::arg("autoreset"), py::arg("frame_stack"), py::arg("single_precision"),
            py::arg("height"), py::arg("width"), py::arg("camera"), py::arg("quality"), py::arg("segmentation"),
            py::arg("depth"), py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"),
-           py::arg("randomised"))
+           py::arg("randomised"), py::arg("callbacks") = py::none())
       .def("close", &PyBatch::close)
       .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))
