@@ -25,23 +25,27 @@ EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
 # What `backend=None` runs, by op and device; "torch" where the named one cannot run and for every device not listed.
 # The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until
-# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess. No row for "cpu" depends on
-# the size: the C++ kernels won at every size tried, the smallest of AIME's presets included.
+# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess. The C++ kernels won at
+# every size tried, the smallest of AIME's presets included, but for slot attention (below).
 PREFERRED: dict[str, dict[str, str]] = {
     "vq_lookup": {"cpu": "cpp"},
     "stick_log_weights": {"cpu": "cpp"},
     "mixture_log_prob": {"cpu": "cpp"},
     "mixture_kl": {"cpu": "cpp"},
-    "slot_attention": {"cpu": "cpp"},
     "mixture_logistics_nll": {"cpu": "cpp"},
 }
 
 # From this many channels on another backend than the one above, by op and device: (backend, channels).
-# A prediction from the floors of an H100, not measured. Seconds a (row, code) pair, float32 as three TF32 products at
-# 495 TFLOP/s of which cuBLAS reaches 80 % and assignment kernels 40 %, and 8 bytes of a score written and read again at
-# 3.35 TB/s: cuBLAS 1.5e-14 D + 2.4e-12, Triton 3.0e-14 D; equal at D = 158. (PyTorch's own product, 3.5e-14 D + 2.4e-12
-# on the 67 TFLOP/s of float32, loses to both.)
-PREFERRED_FROM_WIDTH: dict[str, dict[str, tuple[str, int]]] = {"vq_lookup": {"cuda": ("cublas", 160)}}
+# slot_attention on a CPU is measured: forward and backward, C++ takes 1.07 times PyTorch's kernels at 32 channels,
+# where the slot side costs as much as the pass over the inputs, and .67 times at 64 (bench/results/kernels-cpu.json).
+# vq_lookup on CUDA is a prediction from the floors of an H100, not measured. Seconds a (row, code) pair, float32 as
+# three TF32 products at 495 TFLOP/s of which cuBLAS reaches 80 % and assignment kernels 40 %, and 8 bytes of a score
+# written and read again at 3.35 TB/s: cuBLAS 1.5e-14 D + 2.4e-12, Triton 3.0e-14 D; equal at D = 158. (PyTorch's own
+# product, 3.5e-14 D + 2.4e-12 on the 67 TFLOP/s of float32, loses to both.)
+PREFERRED_FROM_WIDTH: dict[str, dict[str, tuple[str, int]]] = {
+    "slot_attention": {"cpu": ("cpp", 64)},
+    "vq_lookup": {"cuda": ("cublas", 160)},
+}
 
 # Filled by `use_backend`: op, or "" for all of them, to backend. A plain dictionary, which torch.compile can guard.
 ORDERED: dict[str, str] = {}

@@ -169,8 +169,9 @@ class PyBatch {
     batch_ = std::make_unique<Batch>(pointer<const mjModel>(model), settings, seeds, std::move(parsed));
   }
 
-  // Threads that end may wait for the GIL in a callback.
-  ~PyBatch() {
+  // Threads that end may wait for the GIL in a callback. pybind11's GIL guards throw only without an interpreter, where
+  // to end the process is right.
+  ~PyBatch() {  // NOLINT(bugprone-exception-escape)
     const py::gil_scoped_release release;
     batch_.reset();
   }

@@ -27,7 +27,8 @@ class PythonCallback final : public TaskCallback {
         sets_control_only_(callback.attr("sets_control_only").cast<bool>()) {
     find_physics();
   }
-  ~PythonCallback() override {
+  // pybind11's GIL guard throws only without an interpreter, where to end the process is right.
+  ~PythonCallback() override {  // NOLINT(bugprone-exception-escape)
     const py::gil_scoped_acquire acquire;
     callback_.release().dec_ref();
     observation_.release().dec_ref();

@@ -126,7 +126,7 @@ def slot_attention(
         "triton": _triton_obstacle(inputs, slots, weights, heads),
         "cpp": one_head or extension_obstacle(inputs, slots),
     }
-    chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles)
+    chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles, slots.shape[-1])
     if chosen == "triton":
         gelu = activation == "gelu"
         out, attention, *_ = slot_attention_op(inputs, slots, *weights, mask, iters, eps, gelu, heads, implicit)
