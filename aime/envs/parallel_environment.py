@@ -485,10 +485,10 @@ class ParallelEnvironment:
         step = self._steps.get((block, received))
         if step is None:
             step = self._steps[block, received] = self._view_block(block, received)
-        return replace(step, faults=self._batch.faults(block, received)) if troubled else step
+        return replace(step, faults=self._open().faults(block, received)) if troubled else step
 
     def _view_block(self, block: int, received: bool) -> TimeStep:
-        views = self._batch.views(block, received)
+        views = self._open().views(block, received)  # another thread may have closed it during the step
         final = None
         if "has_final" in views:
             final = FinalObservation(mask=views["has_final"].view(np.bool_), **self._observed(views, "final_"))

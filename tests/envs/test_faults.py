@@ -87,7 +87,7 @@ def test_the_interpreter_ends_with_environments_alive(end: str) -> None:
     if status == 1:
         assert "ValueError: mine" in done.stderr
     elif "daemon" in end:  # the thread learns it by an error of its own, if it still has the time to print it
-        assert "Fatal" not in done.stderr  # what the other thread is told depends on where it was
+        assert all("is closed" in line for line in done.stderr.splitlines() if "Error" in line)
     else:
         assert done.stderr == ""
 
