@@ -19,14 +19,17 @@ PILLARS = {
     "attention_schema",
     "multi_task_learning",
 }
-#: at the bottom of the house, without any dependency
-BOTTOM = {"locking", "ranges", "terminal"}
+#: at the bottom of the house, known to every room
+BOTTOM = {"devices", "files", "locking", "ranges", "tensor_files", "terminal"}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
     "terminal": set(),
     "locking": {"terminal"},
+    "files": {"terminal"},
+    "tensor_files": {"files", "terminal"},
+    "devices": {"ranges"},
     "nn": {"kernels"},
     "kernels": set(),
     "ranges": set(),
