@@ -20,7 +20,7 @@ PILLARS = {
     "multi_task_learning",
 }
 #: at the bottom of the house, known to every room
-BOTTOM = {"devices", "files", "locking", "ranges", "tensor_files", "terminal"}
+BOTTOM = {"command", "devices", "files", "locking", "ranges", "tensor_files", "terminal"}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": {"terminal"},
     "tensor_files": {"files", "terminal"},
     "devices": {"ranges"},
+    "command": {"files", "ranges", "terminal"},
     "nn": {"kernels"},
     "kernels": set(),
     "ranges": set(),

@@ -93,8 +93,8 @@ def gate_orthogonal_parameter(weight: Tensor) -> torch.nn.Parameter:
 class DecoupledRiemannianAdam(geoopt.optim.RiemannianAdam):  # type: ignore[misc]  # geoopt has no annotations
     """RiemannianAdam whose weight decay is AdamW's: a factor on ordinary parameters, none on those of a manifold.
 
-    geoopt adds `weight_decay * point` to the gradient instead: an L2 penalty that the second moment rescales, and that on
-    an orthogonal block has no tangent part to act on and only disturbs the moments.
+    geoopt adds `weight_decay * point` to the gradient instead: an L2 penalty, which the second moment rescales, and
+    which on an orthogonal block has no tangent part to act with.
     """
 
     @torch.no_grad()

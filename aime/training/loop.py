@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from aime.data import Batch, EpisodeSource
+from aime.ranges import OptionError, show
 from aime.training import schedule
 from aime.training.allocator import keep_freed_memory
 from aime.training.checkpoint import CheckpointDirectory
@@ -100,6 +101,7 @@ def train(
                 f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
             )
         session = start_session(model, source, config, device)
+        check_best_metric(session)
         step = None
         if run is not None:
             if overwrite:  # only now, when nothing that the caller gave is wrong
@@ -284,12 +286,19 @@ def report(session: Session, record: dict[str, float]) -> None:
     session.progress.update(fraction, left, "  ".join(figures))
 
 
+def check_best_metric(session: Session) -> None:
+    """Raise OptionError where the model has no loss of that name: better now than at the first validation."""
+    name = session.config.best_metric
+    if name == "total_loss":  # every model has it
+        return
+    losses = held_out_losses(session.model, session.data.validation[:1], session.config, session.device)
+    if name not in losses:
+        raise OptionError(f"best_metric: expected one of {', '.join(losses)}, found {show(name)}")
+
+
 def mark_best(session: Session, record: dict[str, float]) -> bool:
     """Whether the validation loss in the record is lower than any before."""
     name = f"validation/{session.config.best_metric}"
-    if name not in record:
-        there = ", ".join(key.partition("/")[2] for key in record if key.startswith("validation/"))
-        raise ValueError(f"best_metric: expected one of {there}, found {session.config.best_metric!r}")
     best = session.counters.best
     if not math.isfinite(record[name]) or (best is not None and record[name] >= best):
         return False
