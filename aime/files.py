@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from aime.terminal import printable
 
+CHECKSUMS = "checksums.json"
 _numbers = itertools.count()
 
 
@@ -153,6 +154,34 @@ def sha256_of(path: Path) -> str:
     """Checksum of a file, in hexadecimal."""
     with path.open("rb") as file, naming(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def record_written(directory: Path) -> None:
+    """Write checksums.json: size and sha256 of every file in a directory, for `check_written`."""
+    files = sorted(path for path in directory.iterdir() if path.is_file() and path.name != CHECKSUMS)
+    record = {path.name: {"bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in files}
+    write_json(directory / CHECKSUMS, record)
+
+
+def check_written(directory: Path) -> None:
+    """Compare the files of a directory with its checksums.json; without one there is nothing to compare.
+
+    Raises:
+        DamagedFileError: a file is missing, cut or changed; it is named.
+    """
+    index = directory / CHECKSUMS
+    if not index.is_file():
+        return
+    for name, record in read_json(index).items():
+        if Path(name).name != name or not isinstance(record, dict):
+            raise DamagedFileError(index, expected="size and sha256 by file name", found=f"{name!r}")
+        path = directory / name
+        if not path.is_file():
+            raise DamagedFileError(path, expected="the file that was written", found="none")
+        if path.stat().st_size != record.get("bytes"):
+            raise DamagedFileError(path, expected=f"{record.get('bytes')} bytes", found=f"{path.stat().st_size}")
+        if sha256_of(path) != record.get("sha256"):
+            raise DamagedFileError(path, expected="the content that was written (sha256)", found="another")
 
 
 def describe_os_error(error: OSError) -> str:

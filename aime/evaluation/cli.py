@@ -14,9 +14,9 @@ from aime.data import EpisodeSource, open_source, splits_for
 from aime.devices import choose_device
 from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.run_directory import RunDirectory
-from aime.files import read_json, require_writable
+from aime.files import check_written, read_json, require_writable
 from aime.ranges import SEED, OptionError, Range, check_ranges
-from aime.tensor_files import check_finite, read_tensors
+from aime.tensor_files import check_finite, check_tensors, read_tensors
 
 if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
@@ -68,6 +68,7 @@ class Evaluate:
         source = _source(self.data, run)
         model = _load_model(run, device)
         _check_fit(model, source)
+        facts, history = run.facts(model, source, device), run.history()  # a damaged run.json shows before the work
         trained = self._train_rssm(run, source) if self.rssm else None
         extra: dict[str, Forecaster] = {}
         if trained is not None:
@@ -75,14 +76,14 @@ class Evaluate:
 
             extra["rssm"] = RSSMForecaster(trained.model)
         evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
-        record = metrics_record(evaluation, run.facts(model, source, device))
+        record = metrics_record(evaluation, facts)
         write_json(out / "metrics.json", record)
         write_json(out / "evaluation.json", protocol_record(evaluation, None if trained is None else trained.summary()))
         if self.report:
             from aime.evaluation.report import write_report
 
             _say("writing the report")
-            write_report(out / "report.html", evaluation, record, run.history())
+            write_report(out / "report.html", evaluation, record, history)
         print_summary(evaluation, record)
         print(f"metrics  {out / 'metrics.json'}")
         if self.report:
@@ -199,6 +200,7 @@ def _load_model(run: RunDirectory, device: torch.device) -> torch.nn.Module:
         DamagedFileError: a file of the weights is cut, changed or of another kind.
         ValueError: configuration and weights do not fit each other, or weights are NaN or infinite.
     """
+    check_written(run.weights)
     read_json(run.weights / "config.json")
     weights = read_tensors(run.weights / "model.safetensors")
     try:
@@ -208,6 +210,7 @@ def _load_model(run: RunDirectory, device: torch.device) -> torch.nn.Module:
     except ValueError as error:
         raise ValueError(f"{run.weights}: {error}") from error
     file = run.weights / "model.safetensors"
+    check_tensors(file, weights, model.state_dict())  # loading casts what is of another dtype
     check_finite(file, {name: weights[name] for name, _ in model.named_parameters() if name in weights})
     return model
 

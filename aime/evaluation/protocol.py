@@ -45,7 +45,7 @@ class EvaluationConfig:
     """Rollouts in one batch; bounds memory."""
     clips_at_once: Annotated[int, Range(1, 10**6)] = 8
     """Clips filtered in one batch; bounds memory."""
-    films: Annotated[int, Range(0, 1000)] = 3
+    films: Annotated[int, Range(1, 1000)] = 3
     """Clips shown as film strips and animations in the report."""
     split: str = "test"
     """The split that is held out."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from aime.data import EpisodeSource
-from aime.files import mode_of_new_files, naming, remove, temporary_beside
+from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
 from aime.training import schedule
 from aime.training.batches import TrainingData
 from aime.training.checkpoint import CheckpointDirectory
@@ -118,6 +118,7 @@ def export_weights(model: SequenceModel, run: RunDirectory) -> Path:
         with naming(run.weights):
             temporary.mkdir()
             model.save_pretrained(temporary)
+            record_written(temporary)
             mode = mode_of_new_files(temporary)
             for file in temporary.iterdir():
                 file.chmod(mode)
