@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test sanitize lint bench gpu clean
+.PHONY: help train test faults sanitize lint bench gpu clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,9 @@ train: $(VENV)/.installed-train ## collect episodes, train the laptop model, eva
 test: $(VENV)/.installed-test ## all tests (CPU)
 	@scripts/check_gl.sh $(BIN)/python
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+faults: $(VENV)/.installed-test ## every broken file, command, weight and checkpoint that the tests' generators make
+	@$(BIN)/python -m pytest -q -m faults $(ARGS)
 
 sanitize: $(VENV)/.installed-test ## the C++ tests under ASan with UBSan, and under TSan
 	@scripts/sanitize.sh $(CURDIR)/$(BIN)/python $(ARGS)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+from aime.command import TRACEBACK, guarded, refuse_empty, wants_traceback
+from aime.ranges import OptionError, show
 
 #: subcommand -> (module, class, one line for the overview)
 COMMANDS: dict[str, tuple[str, str, str]] = {
@@ -19,15 +21,20 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "doctor": ("aime.doctor", "Doctor", "what this machine has, and what each lack costs"),
 }
 
-USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError, ImportError)
-
 
 def usage() -> str:
     """The overview that `aime --help` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {line}" for name, (_, _, line) in COMMANDS.items()]
     return "\n".join(
-        ["usage: aime COMMAND [--help] [OPTIONS]", "", "commands:", *lines, "", "`aime COMMAND --help` is its manual."]
+        [
+            "usage: aime COMMAND [--help] [--traceback] [OPTIONS]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`aime COMMAND --help` is its manual. An error is one line; --traceback shows where it arose.",
+        ]
     )
 
 
@@ -41,10 +48,16 @@ def load(name: str) -> type[Any]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `aime` with the given arguments (those of the process by default); returns the exit status.
 
-    A mistake of the user (a wrong flag, a missing file, bad data) is one line and status 2; with AIME_TRACEBACK=1 in
-    the environment it is a traceback.
+    What goes wrong is one line on stderr: status 2 for a command or option that makes no sense, 1 for anything else.
+    With `--traceback` anywhere, or AIME_TRACEBACK=1 in the environment, it is a traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with_traceback = wants_traceback(arguments)
+    arguments = [argument for argument in arguments if argument != TRACEBACK]
+    return guarded(lambda: _run(arguments), with_traceback=with_traceback)
+
+
+def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -53,27 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(f"aime {aime.__version__}")
         return 0
+    refuse_empty(arguments)
     name, *rest = arguments
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"error: expected a command among {', '.join(COMMANDS)}, found {name!r}{hint}", file=sys.stderr)
-        return 2
-    try:
-        return _run(name, rest)
-    except KeyboardInterrupt:
-        return 130
-    except USER_ERRORS as error:
-        if os.environ.get("AIME_TRACEBACK") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-def _run(name: str, arguments: list[str]) -> int:
+        raise OptionError(f"expected a command among {', '.join(COMMANDS)}, found {show(name)}{hint}")
     import tyro
 
-    status = tyro.cli(load(name), prog=f"aime {name}", args=arguments).run()
+    status = tyro.cli(load(name), prog=f"aime {name}", args=rest).run()
     return 0 if status is None else int(status)
 
 

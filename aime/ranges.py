@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -30,6 +30,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 SHOWN = 60  # characters of a refused value that a message repeats
+
+
+class OptionError(ValueError):
+    """An option has a value that it does not admit, or options contradict each other."""
+
+
+class UnknownOptionError(OptionError, TypeError):
+    """An option that there is not; a TypeError like that of a call."""
 
 
 @dataclass(frozen=True)
@@ -92,18 +100,28 @@ def check_ranges(instance: Any) -> None:
     """Refuse a dataclass instance of which a field has another type or lies outside of its range.
 
     Raises:
-        ValueError: `FIELD: expected ..., found ...`, for the first such field.
+        OptionError: `FIELD: expected ..., found ...`, for the first such field; a ValueError.
         TypeError: the class has a number without a Range.
     """
     for name, hint in _hints(type(instance)).items():
         check_value(name, getattr(instance, name), hint)
 
 
+def check_arguments(function: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Check arguments by the annotations of a function or `__init__`; names that it does not have are left out.
+
+    Errors as in `check_ranges`: `check_arguments(RGB.__init__, locals())` is the first line of a constructor.
+    """
+    for name, hint in _argument_hints(function).items():
+        if name in values:
+            check_value(name, values[name], hint)
+
+
 def check_value(name: str, value: Any, annotation: Any) -> None:
     """Refuse a value that its annotation does not admit; errors as in `check_ranges`, under the given name."""
     expected = _mismatch(value, annotation, name)
     if expected is not None:
-        raise ValueError(f"{name}: expected {expected}, found {show(value)}")
+        raise OptionError(f"{name}: expected {expected}, found {show(value)}")
 
 
 def show(value: Any) -> str:
@@ -116,6 +134,13 @@ def show(value: Any) -> str:
 def _hints(kind: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@cache
+def _argument_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = get_type_hints(function, include_extras=True)
+    hints.pop("return", None)
+    return hints
 
 
 def _mismatch(value: Any, annotation: Any, name: str) -> str | None:

@@ -19,23 +19,31 @@ PILLARS = {
     "attention_schema",
     "multi_task_learning",
 }
+#: at the bottom of the house, known to every room
+BOTTOM = {"command", "devices", "files", "locking", "ranges", "tensor_files", "terminal"}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
+    "terminal": set(),
+    "locking": {"terminal"},
+    "files": {"terminal"},
+    "tensor_files": {"files", "terminal"},
+    "devices": {"ranges"},
+    "command": {"files", "ranges", "terminal"},
     "nn": {"kernels"},
     "kernels": set(),
     "ranges": set(),
-    **{pillar: {"nn", "kernels", "ranges"} for pillar in PILLARS},
-    "world_model": {*PILLARS, "nn", "kernels", "ranges"},
+    **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
+    "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
     "envs": set(),
-    "data": {"envs", "ranges"},
-    "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "ranges"},
-    "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "ranges"},
-    "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs"},
-    "doctor": {"envs", "kernels"},
+    "data": {"envs", *BOTTOM},
+    "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "doctor": {"envs", "kernels", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
-    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench"},
+    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
 }
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {

@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import aime
 from aime.data.hdf5_writer import EpisodeWriter
 from aime.data.policies import Policy, make_policy
 from aime.data.recording import Recorder
 from aime.data.spec import EpisodeSpec, JointSpec
+from aime.files import require_writable
+from aime.ranges import SEED, OptionError, Range, check_ranges, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from aime.envs import ParallelEnvironment
 
 FULL_EPISODE = 1000  # control steps in an episode of the Control Suite
+NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass
@@ -37,15 +41,15 @@ class Collect:
     """Domain of the Control Suite."""
     task: str = "swingup"
     """Task of that domain."""
-    episodes: int = 50
+    episodes: Annotated[int, Range(1, 10**9)] = 50
     """Episodes to store."""
-    steps: int | None = None
+    steps: Annotated[int, Range(1, 10**9)] | None = None
     """Steps of each episode at most, counted after the action repeat; the task's whole episode by default."""
-    action_repeat: int = 2
+    action_repeat: Annotated[int, Range(1, FULL_EPISODE)] = 2
     """Control steps for which an action is held; rewards are summed over them and one frame is rendered after them."""
-    size: int = 64
+    size: Annotated[int, Range(1, 4096)] = 64
     """Height and width of the frames."""
-    camera: int = 0
+    camera: Annotated[int, Range(-1, 1000)] = 0
     """Camera of the model."""
     policy: str = "smooth"
     """smooth: time-correlated random actions. uniform: independent random actions."""
@@ -53,15 +57,15 @@ class Collect:
     """raycast: the ray caster, close to MuJoCo's pictures, faster, without a GL library. gl: MuJoCo's own renderer."""
     quality: Literal["exact", "high", "fast"] = "high"
     """Of gl. exact: dm_control's own pixels. high: smaller shadow map, the same to the eye. fast: no anti-aliasing."""
-    samples: int | None = None
+    samples: Annotated[int, Range(1, 1024)] | None = None
     """Of raycast: rays a pixel; its default where not given."""
-    seed: int = 1
+    seed: Annotated[int, SEED] = 1
     """Seed of the environments and the policy. Environment i gets seed + i."""
-    split_seed: int = 0
+    split_seed: Annotated[int, SEED] = 0
     """Seed of the division into train, validation and test episodes, which is stored in the file."""
-    num_envs: int = 0
+    num_envs: Annotated[int, Range(0, 65536)] = 0
     """Environments played at once, whose episodes are held in memory until they end; 0 takes four per thread."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, 4096)] = 0
     """Threads of the environments; 0 takes one per CPU core."""
     masks: bool = True
     """Store which pixels show a moving body (needed for the body-masked metrics)."""
@@ -70,15 +74,25 @@ class Collect:
     overwrite: bool = False
     """Replace the file where it exists."""
 
+    @property
+    def path(self) -> Path:
+        """The file that is written."""
+        return self.out or Path("data") / f"{self.domain}_{self.task}.h5"
+
     def run(self) -> int:
         """Collect; returns 0."""
         from aime.envs import ParallelEnvironment
 
-        policy = make_policy(self.policy)  # a wrong name must not cost the start of the environments
+        check_ranges(self)  # nothing that is wrong may cost the start of the environments
+        try:
+            policy = make_policy(self.policy)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
         steps = self.steps or FULL_EPISODE // self.action_repeat
-        for name, value in (("episodes", self.episodes), ("steps", steps), ("size", self.size)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, found {value}")
+        for name, value in (("domain", self.domain), ("task", self.task)):
+            if not NAME.fullmatch(value):
+                raise OptionError(f"{name}: expected a name of letters, digits and '_', found {show(value)}")
+        require_writable(self.path.parent)
         threads = self.threads or len(os.sched_getaffinity(0))
         with ParallelEnvironment(
             self.domain,
@@ -102,7 +116,7 @@ class Collect:
 
         console, begin, frames = Console(), time.perf_counter(), 0
         writer = EpisodeWriter(
-            self.out or Path("data") / f"{self.domain}_{self.task}.h5",
+            self.path,
             self._spec(environment, policy),
             body_masks=self.masks,
             split_seed=self.split_seed,

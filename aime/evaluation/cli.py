@@ -11,18 +11,16 @@ import torch
 import tyro
 
 from aime.data import EpisodeSource, open_source, splits_for
+from aime.devices import choose_device
 from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.run_directory import RunDirectory
+from aime.files import check_written, read_json, require_writable
+from aime.ranges import SEED, OptionError, Range, check_ranges
+from aime.tensor_files import check_finite, check_tensors, read_tensors
 
 if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
     from aime.evaluation.forecasters import Forecaster
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def _source(data: Path | None, run: RunDirectory) -> EpisodeSource:
@@ -30,6 +28,9 @@ def _source(data: Path | None, run: RunDirectory) -> EpisodeSource:
     if path is None:
         raise FileNotFoundError(f"{run.root} has no data.h5: say with --data which episodes to use")
     return open_source(path)
+
+
+VIDEO_SUFFIXES = (".gif", ".mp4")
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Evaluate:
     """Where metrics.json, evaluation.json and report.html go. Default: the run directory."""
     rssm: bool = False
     """Train a small RSSM on the same training split and score it in the same table."""
-    rssm_seconds: float | None = None
+    rssm_seconds: Annotated[float, Range(above=0)] | None = None
     """Wall-clock training of the RSSM, in seconds. Default: what the model had, from the run's timing.json."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, ..."""
@@ -59,12 +60,15 @@ class Evaluate:
         from aime.evaluation.record import metrics_record, protocol_record, write_json
         from aime.evaluation.table import print_summary
 
+        check_ranges(self)
+        device = choose_device(self.device)
         run = RunDirectory.find(self.run_path)
-        source = _source(self.data, run)
-        device = _device(self.device)
         out = self.out or run.root
-        model = run.load_model(device)
+        require_writable(out)
+        source = _source(self.data, run)
+        model = _load_model(run, device)
         _check_fit(model, source)
+        facts, history = run.facts(model, source, device), run.history()  # a damaged run.json shows before the work
         trained = self._train_rssm(run, source) if self.rssm else None
         extra: dict[str, Forecaster] = {}
         if trained is not None:
@@ -72,14 +76,14 @@ class Evaluate:
 
             extra["rssm"] = RSSMForecaster(trained.model)
         evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
-        record = metrics_record(evaluation, run.facts(model, source, device))
+        record = metrics_record(evaluation, facts)
         write_json(out / "metrics.json", record)
         write_json(out / "evaluation.json", protocol_record(evaluation, None if trained is None else trained.summary()))
         if self.report:
             from aime.evaluation.report import write_report
 
             _say("writing the report")
-            write_report(out / "report.html", evaluation, record, run.history())
+            write_report(out / "report.html", evaluation, record, history)
         print_summary(evaluation, record)
         print(f"metrics  {out / 'metrics.json'}")
         if self.report:
@@ -107,23 +111,23 @@ class Imagine:
     """Run directory, or a directory of exported weights."""
     data: Path | None = None
     """Episode file (HDF5). Default: data.h5 in the run directory."""
-    horizon: int = 50
+    horizon: Annotated[int, Range(1, 100_000)] = 50
     """Frames imagined."""
-    context: int = 15
+    context: Annotated[int, Range(1, 100_000)] = 15
     """Frames observed before."""
-    episode: int | None = None
+    episode: Annotated[int, Range(0)] | None = None
     """Episode number in the file. Default: the first of the test split that is long enough."""
-    start: int = 0
+    start: Annotated[int, Range(0)] = 0
     """First observed frame of the episode."""
-    samples: int = 16
+    samples: Annotated[int, Range(1, 100_000)] = 16
     """Rollouts behind the mean."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the rollouts."""
     out: Path | None = None
     """Output file, .gif or .mp4 (needs PyAV). Default: imagination.gif in the run directory."""
-    scale: int = 4
+    scale: Annotated[int, Range(1, 64)] = 4
     """Enlargement of each pixel."""
-    frames_per_second: float = 12.0
+    frames_per_second: Annotated[float, Range(above=0, to=1000)] = 12.0
     """Speed of the animation."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, ..."""
@@ -141,12 +145,16 @@ class Imagine:
             write_video,
         )
 
-        if min(self.horizon, self.context, self.samples, self.scale) < 1:
-            raise ValueError("--horizon, --context, --samples and --scale must be at least 1")
+        check_ranges(self)
+        device = choose_device(self.device)
+        if self.out is not None and self.out.suffix not in VIDEO_SUFFIXES:
+            raise OptionError(
+                f"out: expected a path that ends in {' or '.join(VIDEO_SUFFIXES)}, found {self.out.name!r}"
+            )
         run = RunDirectory.find(self.run_path)
+        require_writable((self.out or run.root / "imagination.gif").parent)
         source = _source(self.data, run)
-        device = _device(self.device)
-        model = run.load_model(device)
+        model = _load_model(run, device)
         _check_fit(model, source)
         episode = self._episode(source)
         clip = cut_window(source, episode, self.start, self.context + self.horizon)
@@ -183,6 +191,28 @@ class Imagine:
             f"start {self.start} + context {self.context} + horizon {self.horizon} need {needed} frames; "
             f"the longest episode to choose from has {longest}"
         )
+
+
+def _load_model(run: RunDirectory, device: torch.device) -> torch.nn.Module:
+    """The run's model; what is wrong with its files is said in one sentence that names them.
+
+    Raises:
+        DamagedFileError: a file of the weights is cut, changed or of another kind.
+        ValueError: configuration and weights do not fit each other, or weights are NaN or infinite.
+    """
+    check_written(run.weights)
+    read_json(run.weights / "config.json")
+    weights = read_tensors(run.weights / "model.safetensors")
+    try:
+        model = run.load_model(device)
+    except (RuntimeError, TypeError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(f"{run.weights}: expected weights that fit config.json, found {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{run.weights}: {error}") from error
+    file = run.weights / "model.safetensors"
+    check_tensors(file, weights, model.state_dict())  # loading casts what is of another dtype
+    check_finite(file, {name: weights[name] for name, _ in model.named_parameters() if name in weights})
+    return model
 
 
 def _check_fit(model: Any, source: EpisodeSource) -> None:

@@ -9,53 +9,51 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Annotated
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from aime.data import EpisodeSource, Window, collate
+from aime.ranges import SEED, Range, check_ranges
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How much is evaluated. The defaults keep the laptop run under a minute on two CPU cores."""
 
-    horizons: tuple[int, ...] = (1, 5, 15, 45)
+    horizons: tuple[Annotated[int, Range(1, 100_000)], ...] = (1, 5, 15, 45)
     """Open-loop horizons in frames; a horizon longer than the episodes allow is reported as null."""
-    context: int = 15
+    context: Annotated[int, Range(1, 100_000)] = 15
     """Observed frames before an open-loop forecast."""
-    samples: int = 16
+    samples: Annotated[int, Range(1, 100_000)] = 16
     """Sampled rollouts behind the predictive mean."""
-    episodes: int = 12
+    episodes: Annotated[int, Range(1, 10**9)] = 12
     """Held-out episodes at most."""
-    starts: int = 3
+    starts: Annotated[int, Range(1, 100_000)] = 3
     """Clips per episode, evenly spaced from its first to its last possible start."""
-    probe_episodes: int = 40
+    probe_episodes: Annotated[int, Range(1, 10**9)] = 40
     """Training episodes the linear probe is fitted on, at most."""
-    burn_in: int = 4
+    burn_in: Annotated[int, Range(0, 100_000)] = 4
     """First frames of a clip left out of filtering figures and probes, while the state settles."""
-    one_step_stride: int = 4
+    one_step_stride: Annotated[int, Range(1, 100_000)] = 4
     """One-step prior predictions are made at every this-many-th frame."""
-    mean_image_frames: int = 20_000
+    mean_image_frames: Annotated[int, Range(1, 10**9)] = 20_000
     """Training frames behind the mean image, at most (evenly spread)."""
-    rollouts_at_once: int = 64
+    rollouts_at_once: Annotated[int, Range(1, 10**6)] = 64
     """Rollouts in one batch; bounds memory."""
-    clips_at_once: int = 8
+    clips_at_once: Annotated[int, Range(1, 10**6)] = 8
     """Clips filtered in one batch; bounds memory."""
-    films: int = 3
+    films: Annotated[int, Range(1, 1000)] = 3
     """Clips shown as film strips and animations in the report."""
     split: str = "test"
     """The split that is held out."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of every random draw in the evaluation."""
 
     def __post_init__(self) -> None:
-        if not self.horizons or any(horizon < 1 for horizon in self.horizons):
-            raise ValueError(f"horizons must be positive frame counts, found {self.horizons}")
-        for name in ("context", "samples", "episodes", "starts", "rollouts_at_once", "clips_at_once"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 
 from aime.data import EpisodeSource
 from aime.evaluation.record import RunFacts
+from aime.files import read_json
 
 VERSIONS = ("aime", "torch", "numpy", "mujoco", "dm_control", "torchmetrics")
 
@@ -55,12 +56,7 @@ class RunDirectory:
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.root / name
-        if not path.is_file():
-            return {}
-        values = json.loads(path.read_text())
-        if not isinstance(values, dict):
-            raise TypeError(f"{path}: expected a JSON object, found {type(values).__name__}")
-        return values
+        return read_json(path) if path.is_file() else {}
 
     def data(self) -> Path | None:
         """The episodes recorded in the run directory, if they are there."""

@@ -92,10 +92,14 @@ class GradientBalancer(ABC):
         """State that a resumed run needs: tensors and plain numbers only."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`."""
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that `load_state_dict` could not restore; ValueError, and nothing is changed."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, found keys {sorted(state)}")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`; errors as in `check_state_dict`."""
+        self.check_state_dict(state)
 
     def backward(
         self,

@@ -32,7 +32,8 @@ class _Group:
     parameters: list[int]
     rows: Tensor  # (1 + m, P_g): the kept direction, then one gradient per task of `tasks`
     combined: Tensor  # (2, P_g): the new gradient and the new direction
-    views: list[Tensor]  # combined[0] cut to the parameters' shapes: what `.grad` points at
+    views: list[Tensor]  # combined[0] cut to the parameters' shapes
+    grads: list[Tensor]  # what `.grad` points at: the views, or copies in the dtype of parameters that have another
     zeros: Tensor  # (largest parameter,) what a task writes that does not reach a parameter on this step
 
 
@@ -114,9 +115,11 @@ class GradientMatrix:
             torch.mv(group.rows.T, coefficients[0], out=group.combined[0])
             torch.mv(group.rows.T, coefficients[1], out=group.combined[1])
             torch.where(replace, group.combined[1], group.rows[0], out=group.rows[0])
-            for parameter_index, view in zip(group.parameters, group.views, strict=True):
+            for parameter_index, view, grad in zip(group.parameters, group.views, group.grads, strict=True):
+                if grad is not view:
+                    grad.copy_(view)
                 # A parameter that no task has reached gets no gradient, so that the optimizer leaves it alone.
-                self.parameters[parameter_index].grad = view if group.tasks else None
+                self.parameters[parameter_index].grad = grad if group.tasks else None
 
     def direction(self) -> Tensor:
         """The kept direction (P,) in parameter order, as a copy."""
@@ -163,11 +166,11 @@ class GradientMatrix:
     def _rebuild(self, reach: list[int], rows: dict[tuple[int, int], Tensor]) -> None:
         """Lay the blocks out for new reach sets, carrying the direction and the gradients already written."""
         direction = self.direction() if self._groups else None
-        members: dict[int, list[int]] = {}
+        members: dict[tuple[int, bool], list[int]] = {}
         for index, mask in enumerate(reach):
-            members.setdefault(mask, []).append(index)
+            members.setdefault((mask, self.parameters[index].dtype == torch.float64), []).append(index)
         self._reach = reach
-        self._groups = [self._allocate(mask, members[mask]) for mask in sorted(members)]
+        self._groups = [self._allocate(key[0], members[key]) for key in sorted(members)]
         if direction is not None:
             self.set_direction(direction)
         for group in self._groups:
@@ -186,9 +189,16 @@ class GradientMatrix:
         combined = torch.zeros(2, sum(sizes), dtype=dtype, device=like.device)
         pieces = torch.split(combined[0], sizes)
         views = [_unflatten(piece, self.parameters[index]) for piece, index in zip(pieces, indices, strict=True)]
+        # bfloat16 and float16 parameters are balanced in float32, and get their gradient rounded to their own dtype.
+        grads = [
+            view
+            if view.dtype == self.parameters[i].dtype
+            else torch.empty_like(self.parameters[i], requires_grad=False)
+            for view, i in zip(views, indices, strict=True)
+        ]
         index = torch.tensor((self.task_num, *tasks), device=like.device)
         zeros = torch.zeros(max(sizes), dtype=dtype, device=like.device)
-        return _Group(tasks, index, indices, rows, combined, views, zeros)
+        return _Group(tasks, index, indices, rows, combined, views, grads, zeros)
 
 
 def _has_layout(tensor: Tensor, parameter: Tensor) -> bool:

@@ -16,19 +16,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
 
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.multi_task_learning.gradient_matrix import GradientMatrix
+from aime.ranges import OptionError, Range, check_arguments
 
 Rescale = Literal["unit", "mean_norm", "sum_norm"]
 
 # Squared residual 1 - p^2 below which the plane of (gbar_i, d) is float32 noise of the Gram matrix (about 1e-7).
 DEGENERATE = 1e-6
 LARGEST_ANGLE = math.pi / 2 - 1e-6
+LARGEST_TASK_NUM = 62  # which tasks reach a parameter is kept as bits of an int64
 
 
 class RGB(GradientBalancer):
@@ -61,24 +63,25 @@ class RGB(GradientBalancer):
     def __init__(
         self,
         *,
-        mu: float = 0.9,
-        lambd: float = 1.0,
-        alpha_steps: int = 3,
-        lr_inner: float = 0.2,
-        update_interval: int = 1,
-        eps: float = 1e-8,
-        align_threshold: float = 0.999,
+        mu: Annotated[float, Range(0, below=1)] = 0.9,
+        lambd: Annotated[float, Range(0)] = 1.0,
+        alpha_steps: Annotated[int, Range(0, 1000)] = 3,
+        lr_inner: Annotated[float, Range(0)] = 0.2,
+        update_interval: Annotated[int, Range(1)] = 1,
+        eps: Annotated[float, Range(above=0)] = 1e-8,
+        align_threshold: Annotated[float, Range(-1, 1)] = 0.999,
         rescale: Rescale = "mean_norm",
         use_adaptive_steps: bool = False,
-        alpha_min: int = 1,
-        alpha_max: int = 10,
-        k_std: float = 1.0,
-        task_num: int | None = None,
+        alpha_min: Annotated[int, Range(0, 1000)] = 1,
+        alpha_max: Annotated[int, Range(0, 1000)] = 10,
+        k_std: Annotated[float, Range(above=0)] = 1.0,
+        task_num: Annotated[int, Range(1, LARGEST_TASK_NUM)] | None = None,
         device: torch.device | str = "cpu",
         rep_grad: bool = False,
         get_share_params: Callable[[], Iterable[Tensor]] | None = None,
         task_name: Sequence[str] | None = None,
     ) -> None:
+        check_arguments(RGB.__init__, locals())
         super().__init__(
             task_num=task_num,
             device=device,
@@ -86,15 +89,8 @@ class RGB(GradientBalancer):
             get_share_params=get_share_params,
             task_name=task_name,
         )
-        if rescale not in get_args(Rescale):
-            raise ValueError(f"expected rescale to be one of {', '.join(get_args(Rescale))}, found {rescale!r}")
-        if not 0 <= mu < 1:
-            raise ValueError(f"expected 0 <= mu < 1, found {mu}")
-        if update_interval < 1 or alpha_steps < 0 or alpha_min < 0 or alpha_max < alpha_min:
-            raise ValueError(
-                "expected update_interval >= 1, alpha_steps >= 0 and 0 <= alpha_min <= alpha_max, found "
-                f"{update_interval}, {alpha_steps}, {alpha_min}, {alpha_max}"
-            )
+        if alpha_max < alpha_min:
+            raise OptionError(f"alpha_max: expected at least alpha_min ({alpha_min}), found {alpha_max}")
         self.mu = mu
         self.lambd = lambd
         self.alpha_steps = alpha_steps
@@ -231,11 +227,37 @@ class RGB(GradientBalancer):
             state["reach"] = torch.tensor(self.matrix.reach)
         return {name: tensor.clone() for name, tensor in state.items()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; the direction is placed at the next `backward`, when the parameters are known."""
-        required = {"alpha_state", "prev_losses", "step_count"}
-        if not required <= state.keys() <= required | {"ema_direction", "reach"}:
+    def check_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state with other keys, shapes or dtypes, NaN, or a direction of other parameters; ValueError."""
+        required, optional = {"alpha_state", "prev_losses", "step_count"}, {"ema_direction", "reach"}
+        if not (state.keys() == required or state.keys() == required | optional):
             raise ValueError(f"expected keys {sorted(required)} [ema_direction, reach], found {sorted(state)}")
+        alpha = state["alpha_state"]
+        tasks = alpha.shape[0] if isinstance(alpha, Tensor) and alpha.dim() == 1 else 0
+        if tasks > LARGEST_TASK_NUM or (self.task_num is not None and tasks not in (0, self.task_num)):
+            raise ValueError(f"alpha_state: expected angles of {self.task_num or 'fewer'} tasks, found {tasks}")
+        shapes: dict[str, tuple[tuple[int, ...] | None, bool]] = {
+            "alpha_state": ((tasks,), True),
+            "prev_losses": ((tasks,), True),
+            "step_count": ((), False),
+            "ema_direction": (None, True),
+            "reach": (None, False),
+        }
+        if self.get_share_params is not None:
+            shared = list(self._shared_parameters(None))
+            shapes["ema_direction"] = ((sum(parameter.numel() for parameter in shared),), True)
+            shapes["reach"] = ((len(shared),), False)
+        for name, value in state.items():
+            _check_state_tensor(name, value, *shapes[name])
+        if "reach" in state and not bool(((state["reach"] >= 0) & (state["reach"] < 1 << tasks)).all()):
+            raise ValueError(f"reach: expected sets of {tasks} tasks as bit masks from 0 to {(1 << tasks) - 1}")
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`; the direction is placed at the next `backward`, when the parameters are known.
+
+        Errors as in `check_state_dict`.
+        """
+        self.check_state_dict(state)
         self.alpha_state = state["alpha_state"].to(self.device, torch.float64)
         self.prev_losses = state["prev_losses"].to(self.device, torch.float64)
         self.step_count = state["step_count"].to(self.device, torch.int64)
@@ -248,3 +270,16 @@ class RGB(GradientBalancer):
             matrix.set_reach(self._pending["reach"].tolist())
         self._pending = None
         self.matrix = matrix
+
+
+def _check_state_tensor(name: str, value: Any, shape: tuple[int, ...] | None, floating: bool) -> None:
+    """A finite tensor of this shape (None: any vector), of floating point or of int64."""
+    kind = "floating point" if floating else "int64"
+    wanted = f"a tensor of {kind} of shape {'(P,)' if shape is None else shape}"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected {wanted}, found {type(value).__name__}")  # noqa: TRY004 - one kind of error
+    right = value.is_floating_point() if floating else value.dtype == torch.int64
+    if not right or (value.dim() != 1 if shape is None else tuple(value.shape) != shape):
+        raise ValueError(f"{name}: expected {wanted}, found {value.dtype} of shape {tuple(value.shape)}")
+    if floating and not bool(torch.isfinite(value).all()):
+        raise ValueError(f"{name}: expected finite values, found NaN or infinity")

@@ -4,7 +4,7 @@ An LSTM keeps the four recurrent blocks of a layer stacked in one (4 Hd, Hd) mat
 matrix with orthonormal columns; `GateStiefel` shows it the four square blocks instead, each of them orthogonal.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import geoopt
@@ -90,14 +90,43 @@ def gate_orthogonal_parameter(weight: Tensor) -> torch.nn.Parameter:
     return parameter
 
 
+class DecoupledRiemannianAdam(geoopt.optim.RiemannianAdam):  # type: ignore[misc]  # geoopt has no annotations
+    """RiemannianAdam whose weight decay is AdamW's: a factor on ordinary parameters, none on those of a manifold.
+
+    geoopt adds `weight_decay * point` to the gradient instead: an L2 penalty, which the second moment rescales, and
+    which on an orthogonal block has no tangent part to act with.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step; returns what the closure returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        decays = [group["weight_decay"] for group in self.param_groups]
+        try:
+            for group in self.param_groups:
+                factor, group["weight_decay"] = 1 - group["lr"] * group["weight_decay"], 0.0
+                for parameter in group["params"]:
+                    if parameter.grad is not None and not isinstance(parameter, geoopt.ManifoldParameter):
+                        parameter.mul_(factor)
+            super().step()
+        finally:
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
+        return loss
+
+
 def riemannian_adam(
     parameters: Iterable[torch.nn.Parameter] | Iterable[dict[str, Any]], lr: float, **options: Any
 ) -> torch.optim.Optimizer:
     """RiemannianAdam (Becigneul and Ganea 2019) that re-projects onto the manifold every few steps.
 
-    Ordinary parameters in the same groups get plain Adam. Give manifold parameters no weight decay: it pulls off the
-    manifold. `options` go to `geoopt.optim.RiemannianAdam`.
+    Ordinary parameters in the same groups get plain Adam with AdamW's decoupled weight decay (Loshchilov and Hutter
+    2019), manifold parameters no decay at all, whatever their group says: it would pull off the manifold. `options` go
+    to `geoopt.optim.RiemannianAdam`.
     """
     options = {"stabilize": STABILIZE_EVERY} | options
-    optimizer: torch.optim.Optimizer = geoopt.optim.RiemannianAdam(parameters, lr=lr, **options)
+    optimizer: torch.optim.Optimizer = DecoupledRiemannianAdam(parameters, lr=lr, **options)
     return optimizer

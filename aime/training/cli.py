@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 
+from aime.command import INTERRUPTED
+from aime.ranges import SEED, OptionError, Range, check_ranges
 from aime.training.config import TrainConfig
 from aime.world_model import WorldModelConfig
 
@@ -66,7 +68,8 @@ class Train:
     """Train a world model on an episode file.
 
     The run directory holds config.json, metrics.jsonl (a line per logged step), tensorboard/, checkpoints/,
-    timing.json, and at the end weights/. SIGTERM or SIGUSR1 saves and exits with status 0; --resume continues exactly.
+    timing.json, and at the end weights/. SIGTERM, SIGHUP or SIGUSR1 saves and exits with status 0, Ctrl-C likewise with
+    130; --resume continues exactly.
     Where a --model or --train option is None, the preset decides.
     """
 
@@ -76,15 +79,15 @@ class Train:
     """Sizes of model and training."""
     out: Path | None = None
     """Run directory. Default: runs/<domain>-<task>-<preset>-seed<seed>."""
-    seed: int = 1
+    seed: Annotated[int, SEED] = 1
     """Seed of weights, windows and noise."""
-    seconds: float | None = None
+    seconds: Annotated[float, Range(above=0)] | None = None
     """Train for this much wall-clock time."""
-    minutes: float | None = None
+    minutes: Annotated[float, Range(above=0)] | None = None
     """The same in minutes."""
-    epochs: float | None = None
+    epochs: Annotated[float, Range(above=0)] | None = None
     """Train for this many passes over the training frames."""
-    steps: int | None = None
+    steps: Annotated[int, Range(1, 10**12)] | None = None
     """Train for this many optimizer steps. The first limit that is reached ends the run; by default the preset's."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda, cuda:1, ..."""
@@ -102,18 +105,19 @@ class Train:
     """Everything about training, instead of the preset's."""
 
     def run(self) -> int:
-        """Train; returns 0, also when a signal stopped the run after saving."""
+        """Train; returns 0, also when a signal stopped the run after saving, but 130 after Ctrl-C."""
         from aime.training.experiment import run_experiment
 
+        check_ranges(self)
         if self.seconds is not None and self.minutes is not None:
-            raise ValueError(f"expected one of --seconds and --minutes, found {self.seconds} and {self.minutes}")
+            raise OptionError(f"expected one of --seconds and --minutes, found {self.seconds} and {self.minutes}")
         train = given(self.train)
         if "balancer_options" in train:
             train["balancer_options"] = {name: _value(text) for name, text in train["balancer_options"].items()}
         seconds = self.minutes * 60 if self.minutes is not None else self.seconds
         limits = {"seconds": seconds, "epochs": self.epochs, "steps": self.steps}
         train.update({name: limit for name, limit in limits.items() if limit is not None})
-        run_experiment(
+        result = run_experiment(
             self.data,
             self.out,
             preset=self.preset,
@@ -126,7 +130,7 @@ class Train:
             tensorboard=self.tensorboard,
             progress=self.progress,
         )
-        return 0
+        return INTERRUPTED if result.stopped_by == "SIGINT" else 0
 
 
 def _value(text: str) -> Any:

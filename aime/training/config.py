@@ -6,57 +6,60 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
+
+from aime.ranges import SEED, SHARE, OptionError, Range, UnknownOptionError, check_ranges
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Export = Literal["best", "last"]
+WEIGHT = Range(0, 1e6)  # of a loss
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """How to train. A run ends at the first of `epochs`, `steps` and `seconds` that it reaches."""
 
-    batch_size: int = 32
+    batch_size: Annotated[int, Range(1, 65536)] = 32
     """B, windows in a batch."""
-    sequence_length: int = 16
+    sequence_length: Annotated[int, Range(1, 65536)] = 16
     """T, frames in a window."""
-    epochs: float | None = None
+    epochs: Annotated[float, Range(above=0)] | None = None
     """Stop after this many passes over the training frames (an epoch is as many steps as B * T goes into them)."""
-    steps: int | None = None
+    steps: Annotated[int, Range(1, 10**12)] | None = None
     """Stop after this many optimizer steps."""
-    seconds: float | None = None
+    seconds: Annotated[float, Range(above=0)] | None = None
     """Stop after this much wall-clock time of training (validation and checkpoints included, start-up not)."""
-    seed: int = 1
+    seed: Annotated[int, SEED] = 1
     """Seed of weights, windows, noise and splits."""
 
-    learning_rate: float = 3e-4
+    learning_rate: Annotated[float, Range(above=0, to=1)] = 3e-4
     """AdamW's peak learning rate; the model's parameter groups hold multiples of it."""
-    weight_decay: float = 1e-5
+    weight_decay: Annotated[float, Range(0, below=1)] = 1e-5
     """AdamW's decoupled weight decay, on matrices only."""
-    warmup_fraction: float = 0.03
+    warmup_fraction: Annotated[float, SHARE] = 0.03
     """Share of the run in which the learning rate rises linearly from 0."""
-    final_learning_rate: float = 0.05
+    final_learning_rate: Annotated[float, SHARE] = 0.05
     """Learning rate at the end of the cosine, as a share of the peak."""
-    grad_clip: float = 5.0
+    grad_clip: Annotated[float, Range(above=0)] = 5.0
     """Largest norm of the balanced gradient."""
     precision: Precision = "auto"
     """Autocast: bfloat16 on a GPU and float32 on CPU, or the one named."""
 
-    beta_min: float = 0.5
+    beta_min: Annotated[float, WEIGHT] = 0.5
     """Weight of the KL terms at the start."""
-    beta_max: float = 1.0
+    beta_max: Annotated[float, WEIGHT] = 1.0
     """Weight of the KL terms after their warm-up."""
-    beta_warmup_fraction: float = 0.1
+    beta_warmup_fraction: Annotated[float, SHARE] = 0.1
     """Share of the run in which beta rises (half a cosine) from beta_min to beta_max."""
-    entropy_weight: float = 0.0
+    entropy_weight: Annotated[float, WEIGHT] = 0.0
     """Weight of the bonus on the mixture's entropy."""
-    lambda_recon: float = 1.0
+    lambda_recon: Annotated[float, WEIGHT] = 1.0
     """Weight of the reconstruction loss."""
-    lambda_att_dyn: float = 0.1
+    lambda_att_dyn: Annotated[float, WEIGHT] = 0.1
     """Weight of the attention's centre-motion loss."""
-    lambda_gram: float = 0.05
+    lambda_gram: Annotated[float, WEIGHT] = 0.05
     """Weight of the Gram loss against the teacher."""
-    lambda_diversity: float = 0.01
+    lambda_diversity: Annotated[float, WEIGHT] = 0.01
     """Weight of the slots' diversity."""
 
     balancer: str = "rgb"
@@ -66,53 +69,36 @@ class TrainConfig:
     )
     """Options of the balancer, by name; those of another balancer than RGB have to be given with it."""
 
-    log_every: int = 10
+    log_every: Annotated[int, Range(1, 10**9)] = 10
     """Steps between two lines of metrics.jsonl."""
-    validate_every: int = 200
+    validate_every: Annotated[int, Range(0, 10**9)] = 200
     """Steps between two validations; 0 validates only at the end."""
-    validation_batches: int = 4
+    validation_batches: Annotated[int, Range(1, 65536)] = 4
     """Batches of held-out windows in a validation, the same ones each time."""
-    checkpoint_every: int = 500
+    checkpoint_every: Annotated[int, Range(0, 10**9)] = 500
     """Steps between two checkpoints; 0 saves only at the end."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: Annotated[int, Range(1, 10**6)] = 2
     """Latest checkpoints to keep; the best one by validation is kept besides."""
     best_metric: str = "total_loss"
     """Validation loss that decides which checkpoint is the best."""
     export: Export = "best"
     """Whose weights are exported at the end: the best checkpoint's by validation, or the last step's."""
-    bad_steps_allowed: int = 10
+    bad_steps_allowed: Annotated[int, Range(0, 10**6)] = 10
     """Steps in a row with NaN or infinite gradients that are skipped; one more stops the run and saves the batch."""
 
-    cache_gigabytes: float = 2.0
+    cache_gigabytes: Annotated[float, Range(0, 10**6)] = 2.0
     """Training frames are held in memory when they fit in this."""
-    prefetch: int = 2
+    prefetch: Annotated[int, Range(1, 1024)] = 2
     """Batches that a background thread has ready."""
-    initial_frames: int = 2048
+    initial_frames: Annotated[int, Range(1, 10**7)] = 2048
     """Training frames from which the mean image and the codebook are initialised."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "batch_size",
-            "sequence_length",
-            "log_every",
-            "keep_checkpoints",
-            "validation_batches",
-            "prefetch",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        for name in ("warmup_fraction", "beta_warmup_fraction", "final_learning_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
-        limits = {name: getattr(self, name) for name in ("epochs", "steps", "seconds")}
-        for name, limit in limits.items():
-            if limit is not None and limit <= 0:
-                raise ValueError(f"{name}: expected more than 0, found {limit}")
-        if all(limit is None for limit in limits.values()):
-            raise ValueError("expected an end of the run (epochs, steps or seconds), found none of them")
-        for name, choices in (("precision", get_args(Precision)), ("export", get_args(Export))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}: expected one of {', '.join(choices)}, found {getattr(self, name)!r}")
+        check_ranges(self)
+        if self.epochs is None and self.steps is None and self.seconds is None:
+            raise OptionError("expected an end of the run (epochs, steps or seconds), found none of them")
+        if self.beta_min > self.beta_max:
+            raise OptionError(f"beta_min: expected at most beta_max ({self.beta_max}), found {self.beta_min}")
 
     @classmethod
     def preset(cls, name: str, **overrides: Any) -> Self:
@@ -127,7 +113,7 @@ class TrainConfig:
         if name not in PRESETS:
             near = difflib.get_close_matches(name, PRESETS, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}{hint}")
+            raise OptionError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}{hint}")
         values = dict(PRESETS[name])
         overrides = resolve_aliases(overrides)
         if any(overrides.get(limit) is not None for limit in ("epochs", "steps", "seconds")):
@@ -219,8 +205,8 @@ def resolve_aliases(names: Mapping[str, Any]) -> dict[str, Any]:
         if target not in known:
             near = difflib.get_close_matches(name, [*known, *ALIASES], n=3, cutoff=0.5)
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; fields are {', '.join(sorted(known))}"
-            raise TypeError(f"unknown training option {name!r}{hint}")
+            raise UnknownOptionError(f"unknown training option {name!r}{hint}")
         if target in resolved:
-            raise TypeError(f"training option {target!r} is given twice, once as {name!r}")
+            raise UnknownOptionError(f"training option {target!r} is given twice, once as {name!r}")
         resolved[target] = value
     return resolved

@@ -9,19 +9,15 @@ from typing import Any
 import torch
 
 from aime.data import EpisodeSource, open_source
+from aime.devices import choose_device
+from aime.ranges import OptionError
+from aime.terminal import printable
 from aime.training.config import TrainConfig
 from aime.training.loop import TrainResult, train
 from aime.training.progress import duration
 from aime.training.protocol import parameter_count
-from aime.training.run_directory import RunDirectory
+from aime.training.run_directory import RunDirectory, default_path
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
-
-
-def choose_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
 
 
 def build_model(preset: str, source: EpisodeSource, seed: int, overrides: Mapping[str, Any]) -> Any:
@@ -66,23 +62,21 @@ def run_experiment(
         ValueError: the run directory is taken, or the data do not fit the model.
     """
     if resume and overwrite:
-        raise ValueError("expected one of resume and overwrite, found both")
-    source = open_source(data, body_masks=False, physics=False)
-    config = TrainConfig.preset(preset, seed=seed, **(train_overrides or {}))
-    model = build_model(preset, source, seed, model_overrides or {})
-    task = f"{source.spec.domain}-{source.spec.task}"
-    run = RunDirectory(out or Path("runs") / f"{task}-{preset}-seed{seed}")
-    if run.holds_a_run() and not resume:
-        if not overwrite:
-            raise ValueError(
-                f"{run.path} holds an earlier run: continue it with --resume, replace it with --overwrite, or choose "
-                "another --out"
-            )
-        run.clear()
+        raise OptionError("expected one of resume and overwrite, found both")
     place = choose_device(device)
+    config = TrainConfig.preset(preset, seed=seed, **(train_overrides or {}))
+    source = open_source(data, body_masks=False, physics=False)
+    spec = source.spec
+    run = RunDirectory(out or default_path(spec.domain, spec.task, f"-{preset}-seed{seed}"))
+    if run.holds_a_run() and not (resume or overwrite):
+        raise ValueError(
+            f"{run.path} holds an earlier run: continue it with --resume, replace it with --overwrite, or choose "
+            "another --out"
+        )
+    model = build_model(preset, source, seed, model_overrides or {})
     print(
-        f"training {preset} ({parameter_count(model) / 1e6:.2f} M parameters) on {task}, "
-        f"{len(source.lengths)} episodes, {place}, to {run.path}"
+        f"training {preset} ({parameter_count(model) / 1e6:.2f} M parameters) on "
+        f"{printable(f'{spec.domain}-{spec.task}')}, {len(source.lengths)} episodes, {place}, to {printable(run.path)}"
     )
     result = train(
         model,
@@ -91,6 +85,7 @@ def run_experiment(
         run.path,
         device=place,
         resume=resume,
+        overwrite=overwrite,
         provenance={"preset": preset, "seed": seed, "data": str(data)},
         tensorboard=tensorboard,
         show_progress=progress,
@@ -103,7 +98,7 @@ def summary(result: TrainResult) -> str:
     """One line about how a run ended."""
     held_out = result.metrics.get("validation/total_loss")
     parts = [
-        f"{'trained' if result.finished else 'stopped by a signal after'} {result.step} steps",
+        f"{'trained' if result.finished else f'stopped by {result.stopped_by} after'} {result.step} steps",
         f"{result.frames:,} frames in {duration(result.seconds)}",
         f"{result.frames / max(result.seconds, 1e-9):.0f} frames/s",
     ]
@@ -111,5 +106,6 @@ def summary(result: TrainResult) -> str:
         parts.append(f"held-out loss {held_out:.5g}")
     if result.bad_steps:
         parts.append(f"{result.bad_steps} steps skipped for NaN or infinite gradients")
-    parts.append(f"weights in {result.weights}" if result.weights else "continue with --resume")
+    resume = "continue with the same command and --resume"
+    parts.append(f"weights in {printable(result.weights)}" if result.weights else resume)
     return ", ".join(parts)

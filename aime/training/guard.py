@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,33 @@ import torch
 from torch import Tensor
 
 from aime.data import Batch
+from aime.tensor_files import first_non_finite
+from aime.training.protocol import SequenceModel
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row had NaN or infinite gradients."""
+    """Gradients, parameters or losses are NaN or infinite, and the run cannot go on or be called finished."""
+
+
+def check_parameters(model: SequenceModel, step: int, learning_rate: float) -> None:
+    """Refuse NaN and infinity among parameters, and NaN among buffers (synchronises the device).
+
+    A step can have finite gradients and still end there, when the learning rate is too high.
+
+    Raises:
+        NonFiniteError: names the first such tensor.
+    """
+    parameters: dict[str, Tensor] = dict(model.named_parameters())
+    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+    name = first_non_finite(parameters) or first_non_finite(buffers, infinity_counts=False)
+    if name is not None:
+        tensor = {**buffers, **parameters}[name]
+        count = int((~torch.isfinite(tensor)).sum())
+        raise NonFiniteError(
+            f"step {step}: {name} holds NaN or infinity in {count} of {tensor.numel()} values, after steps whose "
+            "gradients were finite: nothing of it was saved or exported. Continue from the last checkpoint, or start "
+            f"anew, with a lower learning rate (now {learning_rate:g}) or grad_clip."
+        )
 
 
 class FiniteGuard:
@@ -27,6 +51,15 @@ class FiniteGuard:
         self.allowed = allowed
         self.consecutive = torch.zeros((), dtype=torch.int64, device=device)
         self.total = torch.zeros((), dtype=torch.int64, device=device)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of it."""
+        return {"consecutive": self.consecutive, "total": self.total}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore `tensors`."""
+        self.consecutive.copy_(tensors["consecutive"])
+        self.total.copy_(tensors["total"])
 
     def update(self, finite: Tensor) -> None:
         """Take in one step's flag, () bool or 0/1."""

@@ -5,28 +5,30 @@ Nothing in a step waits for the device: metrics and the count of skipped steps s
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from aime.data import Batch, EpisodeSource
+from aime.ranges import OptionError, show
 from aime.training import schedule
 from aime.training.allocator import keep_freed_memory
-from aime.training.batches import TrainingData
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
-from aime.training.guard import FiniteGuard, RunningMeans
-from aime.training.metric_log import MetricSink, open_sinks
+from aime.training.guard import NonFiniteError, check_parameters
+from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
-from aime.training.progress import Progress, Silent, make_progress
-from aime.training.protocol import SequenceModel, optimizers_of, parameter_count
+from aime.training.progress import make_progress
+from aime.training.protocol import SequenceModel, optimizers_of
 from aime.training.run_directory import RunDirectory
-from aime.training.training_state import Counters, capture, load_weights, restore
+from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
+from aime.training.training_state import load_weights
 
 Clock = Callable[[], float]
 
@@ -41,43 +43,12 @@ class TrainResult:
     bad_steps: int
     finished: bool
     """False when a signal stopped the run before its end."""
+    stopped_by: str | None
+    """Name of that signal."""
     metrics: dict[str, float]
     """The last logged metrics, training and validation."""
     weights: Path | None
     """Where the weights were exported, None without a run directory or before the end."""
-
-
-@dataclass
-class Session:
-    """What the loop holds while it runs."""
-
-    model: SequenceModel
-    config: TrainConfig
-    data: TrainingData
-    device: torch.device
-    generator: torch.Generator
-    peaks: list[float]
-    guard: FiniteGuard
-    counters: Counters = field(default_factory=Counters)
-    means: RunningMeans = field(default_factory=RunningMeans)
-    sinks: list[MetricSink] = field(default_factory=list)
-    checkpoints: CheckpointDirectory | None = None
-    run: RunDirectory | None = None
-    progress: Progress = field(default_factory=Silent)
-    last: dict[str, float] = field(default_factory=dict)
-    validated: int = -1  # step of the last validation
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the training frames so far."""
-        return self.counters.step / self.data.steps_per_epoch(self.config)
-
-    @property
-    def fraction(self) -> float:
-        """How much of the run is over, in [0, 1]."""
-        return schedule.elapsed_fraction(
-            self.config, steps=self.counters.step, seconds=self.counters.seconds, epochs=self.epochs
-        )
 
 
 def train(
@@ -88,10 +59,12 @@ def train(
     *,
     device: torch.device | str = "cpu",
     resume: bool = False,
+    overwrite: bool = False,
     provenance: dict[str, Any] | None = None,
     tensorboard: bool = True,
     show_progress: bool = True,
     clock: Clock = time.perf_counter,
+    cpu_clock: Clock = time.process_time,
 ) -> TrainResult:
     """Train a model on a source's training episodes until the configuration's end.
 
@@ -101,98 +74,68 @@ def train(
         config: see `TrainConfig`.
         run_directory: where everything is written; None writes nothing.
         device: where to train.
-        resume: continue from the run directory's latest checkpoint, if there is one.
+        resume: continue from the run directory's newest whole checkpoint, if there is one.
+        overwrite: replace the run in the run directory.
         provenance: entries of run.json (preset, task, ...).
         tensorboard: write event files too, where tensorboard is installed.
         show_progress: a bar on a terminal, lines elsewhere.
         clock: seconds, for the wall-clock budget.
+        cpu_clock: CPU seconds of the process, all threads together: what a baseline of equal cost is given.
 
     Raises:
-        NonFiniteError: too many skipped steps in a row.
-        ValueError: the data do not fit the model, or the run directory holds a run and `resume` is False.
+        NonFiniteError: too many skipped steps in a row, or parameters or the held-out loss are NaN or infinite.
+        ValueError: the data do not fit the model, the run directory holds a run and `resume` is False, or the
+            checkpoint does not fit or is damaged.
+        aime.locking.LockedError: another trainer writes to the run directory.
+        OSError: the run directory cannot be written to, or the disk is full.
     """
     started = clock()
     device = torch.device(device)
     if device.type == "cpu":
         keep_freed_memory()
-    run = None if run_directory is None else RunDirectory(run_directory)
-    if run is not None and run.holds_a_run() and not resume:
-        raise ValueError(f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)")
     check_fit(model, source)
-    session = start_session(model, source, config, device)
-    if run is not None:
-        session.run = run
-        session.checkpoints = CheckpointDirectory(run.checkpoints, config.keep_checkpoints)
-    step = session.checkpoints.latest() if session.checkpoints is not None and resume else None
-    if session.checkpoints is not None and step is not None:
-        state = session.checkpoints.load(step)
-        session.counters = restore(state, model, session.data.loader, session.guard, session.generator)
-    else:
-        frames = session.data.initial_frames(config.initial_frames, config.seed)
-        model.initialise_from_data(frames, generator=session.generator)
-    if run is not None:
-        task = f"{source.spec.domain}-{source.spec.task}"
-        model_values = model.config.to_dict()
-        run.write_configuration(
-            {"model": model_values, "train": config.to_dict(), "task": task, "parameters": parameter_count(model)}
-        )
-        run.write_provenance(
-            {
-                "preset": None,
-                "seed": config.seed,
-                "task": task,
-                "renderer": source.spec.drawn_by or None,
-                **(provenance or {}),
-            }
-        )
-        run.add_timing({"train_setup": clock() - started})
-        session.sinks = open_sinks(run.path, tensorboard=tensorboard, resume_step=step)
-    session.progress = make_progress(show_progress)
-    try:
-        with Preemption() as preemption, session.data.loader:
-            loop(session, preemption, clock)
-        return finish(session, finished=session.fraction >= 1.0)
-    finally:
-        session.progress.close()
-        for sink in session.sinks:
-            sink.close()
+    with contextlib.ExitStack() as held:
+        run = None if run_directory is None else held.enter_context(RunDirectory(run_directory).locked())
+        if run is not None and run.holds_a_run() and not (resume or overwrite):
+            raise ValueError(
+                f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
+            )
+        session = start_session(model, source, config, device)
+        check_best_metric(session)
+        step = None
+        if run is not None:
+            if overwrite:  # only now, when nothing that the caller gave is wrong
+                run.clear()
+            session.run = run
+            session.checkpoints = CheckpointDirectory(run.checkpoints, config.keep_checkpoints)
+            step = resume_session(session) if resume else None
+        if step is None:
+            frames = session.data.initial_frames(config.initial_frames, config.seed)
+            model.initialise_from_data(frames, generator=session.generator)
+        if run is not None:
+            write_facts(session, run, provenance or {})
+            run.add_timing({"train_setup": clock() - started})
+            session.sinks = open_sinks(run.path, tensorboard=tensorboard, resume_step=step)
+            for sink in session.sinks:
+                held.callback(sink.close)
+        session.progress = make_progress(show_progress)
+        held.callback(session.progress.close)
+        with Preemption() as preemption:
+            with session.data.loader:
+                loop(session, preemption, clock, cpu_clock)
+            return finish(session, preemption)
 
 
-def check_fit(model: SequenceModel, source: EpisodeSource) -> None:
-    """Raise ValueError where the model's image or action size is not the data's."""
-    spec = source.spec
-    shape: tuple[int, ...] = tuple(getattr(model.config, "image_shape", spec.image_shape))
-    size: int = getattr(model.config, "action_size", spec.action_size)
-    if shape != tuple(spec.image_shape):
-        raise ValueError(
-            f"image_shape (C, H, W): the model expects {shape}, found {tuple(spec.image_shape)} in the data"
-        )
-    if size != spec.action_size:
-        raise ValueError(f"action_size: the model expects {size}, found {spec.action_size} in the data")
-
-
-def start_session(model: SequenceModel, source: EpisodeSource, config: TrainConfig, device: torch.device) -> Session:
-    """Seed, place the model, give it its optimizer and balancer, and open the data."""
-    torch.manual_seed(config.seed)
-    generator = torch.Generator(device).manual_seed(config.seed)
-    model.to(device)
-    model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
-    optimizer, _ = optimizers_of(model)
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    data = TrainingData.open(source, config, device)
-    return Session(model, config, data, device, generator, peaks, FiniteGuard(config.bad_steps_allowed, device))
-
-
-def loop(session: Session, preemption: Preemption, clock: Clock) -> None:
+def loop(session: Session, preemption: Preemption, clock: Clock, cpu_clock: Clock) -> None:
     """Step, log, validate and save until the end of the run or a signal."""
     config, counters, loader = session.config, session.counters, session.data.loader
     session.model.train()
-    base = counters.seconds - clock()
+    base, cpu_base = counters.seconds - clock(), counters.cpu_seconds - cpu_clock()
     window = Window.now(session)
     while session.fraction < 1.0 and preemption.requested is None:
         batch = next(loader)
         step_once(session, batch)
-        counters.seconds = base + clock()
+        counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
         step = counters.step
         ends = session.fraction >= 1.0 or preemption.requested is not None
         validates = session.fraction >= 1.0 or due(step, config.validate_every)
@@ -201,8 +144,9 @@ def loop(session: Session, preemption: Preemption, clock: Clock) -> None:
             session.guard.check(batch, session.run.path if session.run else None, step)
         improved = False
         if logs:
+            check_parameters(session.model, step, config.learning_rate)
             record = session.means.read()  # waits for the device: only now is the time that of these steps
-            counters.seconds = base + clock()
+            counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
             record |= window.rates(session)
             if validates:
                 record |= validate(session)
@@ -210,7 +154,7 @@ def loop(session: Session, preemption: Preemption, clock: Clock) -> None:
             report(session, record)
         if improved or due(step, config.checkpoint_every):
             save(session, best=improved)
-        counters.seconds = base + clock()
+        counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
         if logs:
             window = Window.now(session)
     if session.fraction >= 1.0 and counters.step > 0 and session.validated != counters.step:
@@ -272,6 +216,7 @@ def held_out_losses(
     generator = torch.Generator(device).manual_seed(config.seed)
     dtype = autocast_dtype(config, device)
     totals: dict[str, torch.Tensor] = {}
+    before = model.training
     model.eval()
     try:
         for batch in batches:
@@ -288,7 +233,7 @@ def held_out_losses(
             for name, value in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=device)) + value.float()
     finally:
-        model.train()
+        model.train(before)
     return {name: float(value) / len(batches) for name, value in totals.items()}
 
 
@@ -322,6 +267,7 @@ def report(session: Session, record: dict[str, float]) -> None:
         "epoch": session.epochs,
         "frames": counters.frames,
         "seconds": counters.seconds,
+        "cpu_seconds": counters.cpu_seconds,
         "learning_rate": config.learning_rate * schedule.learning_rate_factor(config, fraction),
         "beta": schedule.beta(config, fraction),
         "bad_steps": float(session.guard.total),
@@ -340,58 +286,68 @@ def report(session: Session, record: dict[str, float]) -> None:
     session.progress.update(fraction, left, "  ".join(figures))
 
 
+def check_best_metric(session: Session) -> None:
+    """Raise OptionError where the model has no loss of that name: better now than at the first validation."""
+    name = session.config.best_metric
+    if name == "total_loss":  # every model has it
+        return
+    losses = held_out_losses(session.model, session.data.validation[:1], session.config, session.device)
+    if name not in losses:
+        raise OptionError(f"best_metric: expected one of {', '.join(losses)}, found {show(name)}")
+
+
 def mark_best(session: Session, record: dict[str, float]) -> bool:
     """Whether the validation loss in the record is lower than any before."""
     name = f"validation/{session.config.best_metric}"
-    if name not in record:
-        there = ", ".join(key.partition("/")[2] for key in record if key.startswith("validation/"))
-        raise ValueError(f"best_metric: expected one of {there}, found {session.config.best_metric!r}")
     best = session.counters.best
-    if math.isnan(record[name]) or (best is not None and record[name] >= best):
+    if not math.isfinite(record[name]) or (best is not None and record[name] >= best):
         return False
     session.counters.best = record[name]
     return True
 
 
-def save(session: Session, *, best: bool = False) -> None:
-    """Write a checkpoint of everything."""
-    if session.checkpoints is None:
-        return
-    state = capture(session.model, session.data.loader, session.counters, session.guard, session.generator)
-    session.checkpoints.save(session.counters.step, state, best=best)
-
-
-def finish(session: Session, *, finished: bool) -> TrainResult:
-    """Save where the run stands; at its end, export weights."""
-    counters, run = session.counters, session.run
+def finish(session: Session, preemption: Preemption) -> TrainResult:
+    """Save where the run stands; at its end, export weights that are worth it."""
+    counters, run, finished = session.counters, session.run, session.fraction >= 1.0
+    check_parameters(session.model, counters.step, session.config.learning_rate)
     weights = None
     if run is not None and session.checkpoints is not None:
         if counters.step > 0:
             save(session)
-        run.add_timing({"train": counters.seconds, "frames_trained": counters.frames})
-        best = session.checkpoints.best()
-        if finished:
-            if session.config.export == "best" and best is not None and best != counters.step:
+        spent = {"train": counters.seconds, "train_cpu": counters.cpu_seconds}
+        run.add_timing({**spent, "frames_trained": counters.frames})
+    if finished:
+        best = session.checkpoints.best() if session.checkpoints and session.config.export == "best" else None
+        check_outcome(session, best)
+        if run is not None and session.checkpoints is not None:
+            if best is not None and best != counters.step:
                 load_weights(session.checkpoints.load(best), session.model)
             weights = export_weights(session.model, run)
+    stopped_by = None if finished or preemption.requested is None else preemption.requested.name
     return TrainResult(
         counters.step,
         counters.seconds,
         counters.frames,
         int(session.guard.total),
         finished,
+        stopped_by,
         session.last,
         weights,
     )
 
 
-def export_weights(model: SequenceModel, run: RunDirectory) -> Path | None:
-    """Write weights/; without safetensors they stay in the checkpoint only, which is said."""
-    try:
-        model.save_pretrained(run.weights)
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith("safetensors"):
-            raise
-        print(f"safetensors is not installed: the weights are in {run.checkpoints} only")
-        return None
-    return run.weights
+def check_outcome(session: Session, best: int | None) -> None:
+    """Raise NonFiniteError where a run came to its end and learnt nothing that could be used."""
+    counters, name = session.counters, f"validation/{session.config.best_metric}"
+    skipped = int(session.guard.total)
+    if counters.step > 0 and skipped == counters.step:
+        raise NonFiniteError(
+            f"all {skipped} steps had NaN or infinite gradients and were skipped: nothing was learnt, nothing is "
+            "exported. A lower learning rate, or precision float32, are the usual remedies."
+        )
+    loss = session.last.get(name, 0.0)
+    if best is None and not math.isfinite(loss):
+        raise NonFiniteError(
+            f"step {counters.step}: {name} is {loss}: the weights are of no use and are not exported. A lower learning "
+            f"rate (now {session.config.learning_rate:g}) is the usual remedy."
+        )

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from aime.files import write_text
+
 Record = Mapping[str, float]
 
 
@@ -35,7 +37,7 @@ class JSONLines:
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         if resume_step is not None and path.is_file():
-            path.write_text("".join(line for line in _complete_lines(path) if json.loads(line)["step"] <= resume_step))
+            write_text(path, "".join(line for line, step in _steps(path) if step <= resume_step))
         self._file = path.open("a" if resume_step is not None else "w")
 
     def write(self, step: int, record: Record) -> None:
@@ -49,9 +51,23 @@ class JSONLines:
         self._file.close()
 
 
-def _complete_lines(path: Path) -> list[str]:
-    """Lines that were written whole; a kill may have cut the last one."""
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+def _steps(path: Path) -> list[tuple[str, int]]:
+    """Lines that were written whole, with their steps; a kill may have cut the last one.
+
+    A line that is no record of a step is dropped with a warning that names it: the log is there to be looked at, and
+    must not keep a run from going on.
+    """
+    lines: list[tuple[str, int]] = []
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(keepends=True), start=1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            lines.append((line, int(json.loads(line)["step"])))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            warnings.warn(
+                f"{path}: line {number}: expected a JSON object with a step, found none: dropped", stacklevel=4
+            )
+    return lines
 
 
 class TensorBoard:

@@ -1,18 +1,22 @@
-"""A cluster takes a machine back with SIGTERM or SIGUSR1: remember it, so that the loop can save and end well."""
+"""Whoever stops a run (a cluster, a closed terminal, Ctrl-C) sends a signal: remember it, so that the loop can save."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+STOPPING = b"\nstopping after this step: a checkpoint is being written\n"
 
 
 class Preemption:
-    """Context in which SIGTERM and SIGUSR1 set `requested` instead of ending the process.
+    """Context in which SIGTERM, SIGUSR1, SIGHUP and SIGINT set `requested` instead of ending the process.
 
+    The first one counts; any that follow it, in whatever order, change nothing: what the loop writes because of the
+    first is written whole. A signal that is ignored (SIGHUP under nohup, SIGINT of a background job) stays ignored.
     Outside of the main thread, where Python cannot install handlers, it does nothing.
     """
 
@@ -21,11 +25,18 @@ class Preemption:
         self._previous: dict[signal.Signals, Any] = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        self.requested = signal.Signals(number)
+        if self.requested is None:
+            self.requested = signal.Signals(number)
+            if number == signal.SIGINT:
+                os.write(2, STOPPING)  # a buffered stream may be in the middle of a write of its own
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            for number in SIGNALS:
+                before = signal.getsignal(number)
+                if before is not signal.SIG_IGN:
+                    self._previous[number] = before
+                    signal.signal(number, self._remember)
         return self
 
     def __exit__(

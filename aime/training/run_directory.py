@@ -8,15 +8,17 @@ runs/<name>/
     tensorboard/     event files
     checkpoints/     step_*/ and best.json
     weights/         what save_pretrained exported at the end
+    .trainer.lock    while a trainer writes here
 """
 
 from __future__ import annotations
 
-import json
+import os
 import platform
-import shutil
+import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,11 @@ import numpy as np
 import torch
 
 from aime import __version__
-from aime.training.checkpoint import write_json
+from aime.files import read_json, remove, require_writable, write_json
+from aime.locking import hold
+from aime.ranges import show
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 OWN_ENTRIES = ("config.json", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "weights")
 
 
@@ -34,7 +39,21 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[RunDirectory]:
+        """Make the directory, and keep every other trainer out of it meanwhile.
+
+        Raises:
+            aime.locking.LockedError: another trainer writes there; its process is named.
+            OSError: it cannot be made or written to.
+        """
+        require_writable(self.path)
+        # The lock lies inside: the directory above may belong to somebody else.
+        with hold(self.path / "trainer", "training"):
+            for left_by_a_kill in self.path.glob(".writing_*"):
+                remove(left_by_a_kill)
+            yield self
 
     @property
     def checkpoints(self) -> Path:
@@ -48,16 +67,15 @@ class RunDirectory:
 
     def holds_a_run(self) -> bool:
         """Whether something was trained here."""
-        return self.checkpoints.is_dir() or (self.path / "metrics.jsonl").is_file()
+        return os.path.lexists(self.checkpoints) or os.path.lexists(self.path / "metrics.jsonl")
 
     def clear(self) -> None:
-        """Remove what training wrote here, and nothing else (the data file and the report may lie beside it)."""
+        """Remove what training wrote here, and nothing else (the data file and the report may lie beside it).
+
+        Of a link the link goes, not what it leads to.
+        """
         for name in OWN_ENTRIES:
-            entry = self.path / name
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+            remove(self.path / name)
 
     def write_configuration(self, sections: Mapping[str, Any]) -> None:
         """Write config.json."""
@@ -76,8 +94,23 @@ class RunDirectory:
     def add_timing(self, values: Mapping[str, float | int]) -> None:
         """Merge keys into timing.json, keeping those of other commands."""
         file = self.path / "timing.json"
-        there = json.loads(file.read_text()) if file.is_file() else {}
+        there = read_json(file) if file.is_file() else {}
         write_json(file, {**there, **values})
+
+
+def default_path(domain: str, task: str, suffix: str = "") -> Path:
+    """runs/<domain>-<task><suffix>, for names that an episode file gives.
+
+    Raises:
+        ValueError: a name could lead out of runs/, or is none.
+    """
+    for name in (domain, task):
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                "run directory: expected the data to name its domain and task with letters, digits, '_', '-' and '.', "
+                f"found {show(name)}: say where to write (--out)"
+            )
+    return Path("runs") / f"{domain}-{task}{suffix}"
 
 
 def commit() -> str | None:

@@ -10,12 +10,15 @@ from typing import Any
 import torch
 
 from aime.data import EpisodeSource, open_source
+from aime.ranges import show
 from aime.training.batches import validation_batches
 from aime.training.config import TrainConfig
 from aime.training.dataset import find_episodes
-from aime.training.loop import TrainResult, check_fit, held_out_losses, train
+from aime.training.loop import TrainResult, held_out_losses, train
 from aime.training.protocol import SequenceModel
+from aime.training.run_directory import NAME, default_path
 from aime.training.schedule import beta
+from aime.training.session import check_fit
 
 # Keys of the older configuration dictionaries that mean nothing here, and why.
 WITHOUT_EFFECT = {
@@ -63,7 +66,10 @@ class DMCVBTrainer:
         self.model = model
         self.device = torch.device(device)
         spec = self.source.spec
-        self.run_directory = Path(run_directory or Path("runs") / (experiment or f"{spec.domain}-{spec.task}"))
+        if run_directory is None and experiment is not None and not NAME.fullmatch(str(experiment)):
+            raise ValueError(f"experiment_name: expected letters, digits, '_', '-' and '.', found {show(experiment)}")
+        named = Path("runs") / str(experiment) if experiment else None
+        self.run_directory = Path(run_directory or named or default_path(spec.domain, spec.task))
         self.metrics_history: list[dict[str, float]] = []
         check_fit(model, self.source)
 

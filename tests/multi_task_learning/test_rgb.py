@@ -348,6 +348,70 @@ def test_errors_name_what_was_found() -> None:
         make_balancer("rbg")
 
 
+@pytest.mark.parametrize(
+    "dtypes", [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32), (torch.float32, torch.float64)]
+)
+@pytest.mark.parametrize("balancer", [RGB, Sum])
+def test_every_parameter_gets_a_gradient_of_its_own_dtype(balancer, dtypes) -> None:
+    """The same as in float64 up to the rounding of the coarser dtype: 8 bits of bfloat16 are 2^-8 of a value."""
+    shapes = [(5, 3), (7,)]
+    exact, generator = parameters_of(shapes), torch.Generator().manual_seed(3)
+    exact = [nn.Parameter(parameter.detach().double()) for parameter in exact]
+    coarse = [nn.Parameter(parameter.detach().to(dtype)) for parameter, dtype in zip(exact, dtypes, strict=True)]
+    left, right = balancer(), balancer()
+    for _ in range(2):
+        gradients = random_gradients(exact, 2, generator)
+        left.backward(linear_losses(exact, [[g.double() for g in row] for row in gradients]), exact)
+        right.backward(linear_losses(coarse, gradients), coarse)
+        for parameter, like in zip(coarse, exact, strict=True):
+            assert parameter.grad.dtype == parameter.dtype
+            assert torch.allclose(
+                parameter.grad.double(), like.grad, rtol=2**-6, atol=2**-6 * float(like.grad.abs().max())
+            )
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("alpha_state", torch.zeros(3, 1), "alpha_state: expected a tensor"),
+        ("prev_losses", torch.zeros(5), r"prev_losses: .* \(2,\), found torch.float32 of shape \(5,\)"),
+        ("prev_losses", torch.tensor([math.nan, 0]), "prev_losses: expected finite"),
+        ("step_count", torch.zeros(()), "step_count: expected a tensor of int64"),
+        ("step_count", 3, "step_count: .* found int"),
+        ("ema_direction", torch.zeros(9), r"ema_direction: .* \(19,\)"),
+        ("reach", torch.tensor([0, 4]), "reach: expected sets of 2 tasks"),
+        ("alpha_state", torch.zeros(1000), "alpha_state: expected angles of 2 tasks, found 1000"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(entry, value, message) -> None:
+    parameters, generator = parameters_of([(4, 3), (7,)]), torch.Generator().manual_seed(1)
+    balancer = RGB(get_share_params=lambda: parameters)
+    balancer.backward(linear_losses(parameters, random_gradients(parameters, 2, generator)))
+    before = balancer.state_dict()
+    with pytest.raises(ValueError, match=message):
+        balancer.load_state_dict({**before, entry: value})
+    after = balancer.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mu": 1.0}, "mu: .* from 0|mu: .* below 1"),
+        ({"lambd": math.nan}, "lambd: .* found nan"),
+        ({"lr_inner": math.inf}, "lr_inner: .* found inf"),
+        ({"update_interval": 0}, "update_interval: .* found 0"),
+        ({"update_interval": "2"}, "update_interval: .* found '2'"),
+        ({"alpha_steps": 1.5}, "alpha_steps: .* whole number"),
+        ({"alpha_min": 5, "alpha_max": 2}, r"alpha_max: expected at least alpha_min \(5\), found 2"),
+        ({"updat_interval": 2}, "found 'updat_interval'; did you mean update_interval"),
+    ],
+)
+def test_options_outside_their_range_are_refused(options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_balancer("rgb", **options)
+
+
 def test_get_share_params_and_sequence_of_losses() -> None:
     parameter = nn.Parameter(torch.tensor([1.0, 2.0]))
     balancer = make_balancer("sum", get_share_params=lambda: iter([parameter]), task_name=["a", "b"])

@@ -132,6 +132,37 @@ def test_manifold_stays_orthogonal_while_it_learns() -> None:
 
 
 @IGNORE_GEOOPT
+def test_decay_is_that_of_adamw_and_leaves_the_manifold_alone() -> None:
+    pytest.importorskip("geoopt")
+    from aime.temporal_dynamics.manifold import gate_orthogonal_parameter, riemannian_adam
+
+    torch.manual_seed(0)
+    start, blocks = torch.randn(5, 3), torch.cat([torch.linalg.qr(torch.randn(4, 4))[0] for _ in range(4)])
+    target = torch.randn(16, 4)
+
+    def trained(weight_decay: float, steps: int = 12) -> tuple[torch.Tensor, torch.Tensor]:
+        free, orthogonal = torch.nn.Parameter(start.clone()), gate_orthogonal_parameter(blocks)
+        optimizer = riemannian_adam([{"params": [free, orthogonal], "weight_decay": weight_decay}], lr=0.05)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            ((free**3).sum() + (orthogonal * target).sum()).backward()
+            optimizer.step()
+        assert optimizer.param_groups[0]["weight_decay"] == weight_decay
+        return free.detach(), orthogonal.detach()
+
+    free, orthogonal = trained(0.3)
+    reference = torch.nn.Parameter(start.clone())
+    adamw = torch.optim.AdamW([reference], lr=0.05, weight_decay=0.3)
+    for _ in range(12):
+        adamw.zero_grad()
+        (reference**3).sum().backward()
+        adamw.step()
+    assert torch.allclose(free, reference.detach(), atol=1e-5)
+    assert torch.equal(orthogonal, trained(0.0)[1])  # no trace of the decay
+    assert not torch.allclose(free, trained(0.0)[0], atol=1e-3)
+
+
+@IGNORE_GEOOPT
 def test_manifold_and_free_weights_compute_the_same() -> None:
     pytest.importorskip("geoopt")
     torch.manual_seed(0)

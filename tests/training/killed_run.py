@@ -29,8 +29,8 @@ def main() -> None:
         if step == fatal_step:
             if where == "before rename":
                 Path.rename = die
-            elif where == "before index":  # tensors are on disk, the index and state.json are not
-                checkpoint_module.FileSystemWriter.finish = die
+            elif where == "before index":  # tensors are on disk, the index is not
+                checkpoint_module.write_json = die
             else:
                 raise SystemExit(f"expected a known place, found {where}")
         return original(self, step, state, best=best)

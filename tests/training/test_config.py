@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import itertools
+import math
 import textwrap
 
 import pytest
@@ -46,10 +48,34 @@ def test_errors() -> None:
         TrainConfig.preset("labtop")
     with pytest.raises(ValueError, match="expected an end of the run"):
         TrainConfig()
-    with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
+    with pytest.raises(ValueError, match="batch_size: expected a whole number from 1 to 65536, found 0"):
         TrainConfig(steps=1, batch_size=0)
     with pytest.raises(ValueError, match="precision: expected one of"):
         TrainConfig(steps=1, precision="fp16")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -1, "three", True, None, [1]])
+@pytest.mark.parametrize(
+    "field", [f for f in dataclasses.fields(TrainConfig) if f.name != "steps"], ids=lambda f: f.name
+)
+def test_every_field_refuses_what_makes_no_sense(field, value) -> None:
+    """Each by a message that names field, expectation and value; None is the default of what may be left out."""
+    if (value is None and field.default is None) or (
+        isinstance(value, str) and field.name in ("balancer", "best_metric")
+    ):
+        return
+    with pytest.raises(ValueError, match=f"^{field.name}: expected .*, found ") as refused:
+        TrainConfig(**{"steps": 1, field.name: value})
+    assert repr(value) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("learning_rate", 2.0), ("grad_clip", 0.0), ("batch_size", 10**6), ("seed", 2**32), ("weight_decay", 1.0)],
+)
+def test_absurd_values_are_refused(field, value) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: expected "):
+        TrainConfig(**{"steps": 1, field: value})
 
 
 def test_every_field_is_documented() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from aime.training import CheckpointDirectory, TrainConfig, train
+from aime.training import checkpoint as checkpoint_module
 from tests.training.toy import ToyConfig, ToyModel, ToySource, make_model
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ class Interrupt(ToyModel):
         return super().training_step_sequence(*args, **options)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_saves_and_the_run_continues_exactly(tmp_path, uninterrupted, number) -> None:
     torch.manual_seed(0)
     model = Interrupt()
@@ -71,6 +72,7 @@ def test_a_signal_saves_and_the_run_continues_exactly(tmp_path, uninterrupted, n
     before = signal.getsignal(number)
     result = train(model, ToySource(), TrainConfig(**OPTIONS), tmp_path / "run", **QUIET)
     assert not result.finished and result.step == 11 and result.weights is None
+    assert result.stopped_by == number.name
     assert signal.getsignal(number) is before
     assert CheckpointDirectory(tmp_path / "run" / "checkpoints").latest() == 11
     model = make_model(seed=99)  # other weights and another random state: all must come from the checkpoint
@@ -78,6 +80,57 @@ def test_a_signal_saves_and_the_run_continues_exactly(tmp_path, uninterrupted, n
     result = train(model, ToySource(), TrainConfig(**OPTIONS), tmp_path / "run", resume=True, **QUIET)
     assert result.finished
     assert_same(tmp_path / "run", model, uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (signal.SIGTERM, signal.SIGTERM, signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT, signal.SIGHUP),
+        (signal.SIGINT, signal.SIGINT, signal.SIGTERM),
+    ],
+)
+@pytest.mark.parametrize("late", ["write_tensors", "write_json", "sync_directory"])
+def test_signals_during_the_save_change_nothing(tmp_path, monkeypatch, numbers, late) -> None:
+    """The first stops the run; the others arrive in the middle of the checkpoint that it causes."""
+    model = make_model()
+    step, original, rest = model.training_step_sequence, getattr(checkpoint_module, late), list(numbers[1:])
+
+    def interrupted(*args, **values):
+        if model.calls + 1 == 3:
+            os.kill(os.getpid(), numbers[0])
+        return step(*args, **values)
+
+    def signalled(*args, **values):
+        while rest:
+            os.kill(os.getpid(), rest.pop())
+        return original(*args, **values)
+
+    model.training_step_sequence = interrupted
+    monkeypatch.setattr(checkpoint_module, late, signalled)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    result = train(model, ToySource(), TrainConfig(**OPTIONS), tmp_path / "run", **QUIET)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)] == before
+    assert not rest and result.step == 3 and result.stopped_by == numbers[0].name
+    checkpoints = CheckpointDirectory(tmp_path / "run" / "checkpoints")
+    assert checkpoints.steps() == [3] and checkpoints.load().values["counters"]["step"] == 3
+
+
+def test_an_ignored_signal_stays_ignored(tmp_path) -> None:
+    """As SIGHUP is under nohup, and SIGINT in a background job."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        model = make_model()
+        step = model.training_step_sequence
+
+        def signalled(*args, **values):
+            os.kill(os.getpid(), signal.SIGHUP)
+            return step(*args, **values)
+
+        model.training_step_sequence = signalled
+        assert train(model, ToySource(), TrainConfig(**{**OPTIONS, "steps": 2}), **QUIET).finished
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("where", ["before rename", "before index"])
@@ -94,6 +147,53 @@ def test_kill_in_the_middle_of_a_save(tmp_path, uninterrupted, where) -> None:
     train(model, ToySource(), TrainConfig(**OPTIONS), run, resume=True, **QUIET)
     assert_same(run, model, uninterrupted)
     assert not list(checkpoints.path.glob(".writing_*"))
+
+
+class OnManifold(ToyModel):
+    """With a recurrent block on a manifold, whose optimizer counts its steps with a plain int."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from aime.temporal_dynamics.manifold import gate_orthogonal_parameter
+
+        blocks = torch.cat([torch.linalg.qr(torch.randn(16, 16))[0] for _ in range(4)])
+        self.recurrent = gate_orthogonal_parameter(blocks)
+
+    def configure_optimizer(self, learning_rate, weight_decay, balancer, **options) -> None:
+        from aime.temporal_dynamics.manifold import riemannian_adam
+
+        super().configure_optimizer(learning_rate, weight_decay, balancer, **options)
+        self.optimizer = riemannian_adam(self.parameters(), lr=learning_rate, weight_decay=weight_decay)
+
+    def forward_sequence(self, observations, actions, generator):
+        outputs = super().forward_sequence(observations, actions, generator)
+        gates = (outputs["latents"] @ self.recurrent.T).tanh()
+        return {**outputs, "attention_dynamics_loss": outputs["attention_dynamics_loss"] + gates.square().mean()}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # geoopt still scripts functions when it is imported
+def test_a_run_on_a_manifold_continues_exactly(tmp_path) -> None:
+    pytest.importorskip("geoopt")
+    options = {**OPTIONS, "steps": 14, "checkpoint_every": 0, "validate_every": 0}  # step 10 re-projects
+    torch.manual_seed(0)
+    whole = OnManifold()
+    train(whole, ToySource(), TrainConfig(**options), tmp_path / "whole", **QUIET)
+    torch.manual_seed(0)
+    first = OnManifold()
+    step = first.training_step_sequence
+
+    def interrupted(*args, **values):
+        if first.calls + 1 == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args, **values)
+
+    first.training_step_sequence = interrupted
+    assert train(first, ToySource(), TrainConfig(**options), tmp_path / "run", **QUIET).step == 7
+    torch.manual_seed(5)
+    resumed = OnManifold()
+    train(resumed, ToySource(), TrainConfig(**options), tmp_path / "run", resume=True, **QUIET)
+    for (name, left), right in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
 
 
 def test_another_model_configuration_is_refused(tmp_path, uninterrupted) -> None:

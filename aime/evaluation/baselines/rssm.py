@@ -18,35 +18,43 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.ranges import Range, check_ranges
+
+Size = Annotated[int, Range(1, 65536)]
+
 
 @dataclass(frozen=True)
 class RSSMConfig:
     """Sizes and loss constants of the baseline."""
 
-    image_shape: tuple[int, int, int] = (3, 64, 64)
+    image_shape: tuple[Size, Size, Size] = (3, 64, 64)
     """(C, H, W); other sides than multiples of 16 are padded with the mean image inside."""
-    action_size: int = 1
-    channels: tuple[int, int, int, int] = (16, 32, 64, 80)
+    action_size: Size = 1
+    channels: tuple[Size, Size, Size, Size] = (16, 32, 64, 80)
     """Widths of the four stride-2 convolutions; mirrored in the decoder."""
-    embedding_size: int = 160
-    hidden_size: int = 256
-    latent_size: int = 32
-    minimum_scale: float = 0.1
+    embedding_size: Size = 160
+    hidden_size: Size = 256
+    latent_size: Size = 32
+    minimum_scale: Annotated[float, Range(above=0)] = 0.1
     """Lower bound of both Gaussian scales (Dreamer's value)."""
-    observation_scale: float = 0.1
+    observation_scale: Annotated[float, Range(above=0)] = 0.1
     """Standard deviation of the pixel likelihood, frames in [0, 1]. On a toy world .1 forecast .8 dB better one frame
     ahead after 400 steps than .05 after 600: the latent spends fewer nats (20 against 29) on detail."""
-    free_nats: float = 1.0
-    dynamics_weight: float = 0.8
+    free_nats: Annotated[float, Range(0)] = 1.0
+    dynamics_weight: Annotated[float, Range(0)] = 0.8
     """Weight of KL(stop_grad(q) || p)."""
-    representation_weight: float = 0.2
+    representation_weight: Annotated[float, Range(0)] = 0.2
     """Weight of KL(q || stop_grad(p))."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

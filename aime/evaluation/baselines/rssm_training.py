@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from aime.data import EpisodeSource, PrefetchLoader, WindowSampler, cached
 from aime.evaluation.baselines.rssm import RSSM, RSSMConfig
+from aime.ranges import SEED, Range, check_ranges
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,21 @@ class RSSMTrainingConfig:
     took more than 100 steps to leave the plateau of the mean image.
     """
 
-    seconds: float = 300.0
+    seconds: Annotated[float, Range(above=0)] = 300.0
     """Wall-clock budget of the optimisation (loading the episodes into memory is not counted)."""
-    batch_size: int = 16
-    sequence_length: int = 16
-    learning_rate: float = 1.5e-3
-    warmup_steps: int = 50
-    grad_clip: float = 100.0
-    weight_average: float = 0.99
+    batch_size: Annotated[int, Range(1, 65536)] = 16
+    sequence_length: Annotated[int, Range(1, 65536)] = 16
+    learning_rate: Annotated[float, Range(above=0, to=1)] = 1.5e-3
+    warmup_steps: Annotated[int, Range(0, 10**9)] = 50
+    grad_clip: Annotated[float, Range(above=0)] = 100.0
+    weight_average: Annotated[float, Range(0, below=1)] = 0.99
     """Decay of the exponential moving average of the weights, which is what gets evaluated."""
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     clock: Callable[[], float] = time.perf_counter
     """What measures the budget, in seconds."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,130 @@
+"""What a training loop holds while it runs: how it is begun, put back to a checkpoint, saved and exported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aime.data import EpisodeSource
+from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
+from aime.training import schedule
+from aime.training.batches import TrainingData
+from aime.training.checkpoint import CheckpointDirectory
+from aime.training.config import TrainConfig
+from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
+from aime.training.metric_log import MetricSink
+from aime.training.progress import Progress, Silent
+from aime.training.protocol import SequenceModel, optimizers_of, parameter_count
+from aime.training.run_directory import RunDirectory
+from aime.training.training_state import Counters, capture, restore
+
+
+@dataclass
+class Session:
+    """What the loop holds while it runs."""
+
+    model: SequenceModel
+    config: TrainConfig
+    data: TrainingData
+    device: torch.device
+    generator: torch.Generator
+    peaks: list[float]
+    guard: FiniteGuard
+    counters: Counters = field(default_factory=Counters)
+    means: RunningMeans = field(default_factory=RunningMeans)
+    sinks: list[MetricSink] = field(default_factory=list)
+    checkpoints: CheckpointDirectory | None = None
+    run: RunDirectory | None = None
+    progress: Progress = field(default_factory=Silent)
+    last: dict[str, float] = field(default_factory=dict)
+    validated: int = -1  # step of the last validation
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training frames so far."""
+        return self.counters.step / self.data.steps_per_epoch(self.config)
+
+    @property
+    def fraction(self) -> float:
+        """How much of the run is over, in [0, 1]."""
+        return schedule.elapsed_fraction(
+            self.config, steps=self.counters.step, seconds=self.counters.seconds, epochs=self.epochs
+        )
+
+
+def check_fit(model: SequenceModel, source: EpisodeSource) -> None:
+    """Raise ValueError where the model's image or action size is not the data's."""
+    spec = source.spec
+    shape: tuple[int, ...] = tuple(getattr(model.config, "image_shape", spec.image_shape))
+    size: int = getattr(model.config, "action_size", spec.action_size)
+    if shape != tuple(spec.image_shape):
+        raise ValueError(
+            f"image_shape (C, H, W): the model expects {shape}, found {tuple(spec.image_shape)} in the data"
+        )
+    if size != spec.action_size:
+        raise ValueError(f"action_size: the model expects {size}, found {spec.action_size} in the data")
+
+
+def start_session(model: SequenceModel, source: EpisodeSource, config: TrainConfig, device: torch.device) -> Session:
+    """Seed, place the model, give it its optimizer and balancer, and open the data."""
+    torch.manual_seed(config.seed)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    model.to(device)
+    model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
+    optimizer, _ = optimizers_of(model)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    data = TrainingData.open(source, config, device)
+    return Session(model, config, data, device, generator, peaks, FiniteGuard(config.bad_steps_allowed, device))
+
+
+def resume_session(session: Session) -> int | None:
+    """Put the session back to its newest whole checkpoint; its step, None where there is no checkpoint."""
+    assert session.checkpoints is not None
+    session.checkpoints.best()  # a damaged best.json is said now, not at the first save
+    checkpoint = session.checkpoints.newest()
+    if checkpoint is None:
+        return None
+    session.counters = restore(checkpoint, session.model, session.data.loader, session.guard, session.generator)
+    session.checkpoints.set_aside_after(session.counters.step)
+    return session.counters.step
+
+
+def write_facts(session: Session, run: RunDirectory, provenance: dict[str, Any]) -> None:
+    """Write config.json and run.json."""
+    spec, config = session.data.source.spec, session.config
+    task = f"{spec.domain}-{spec.task}"
+    sections = {"model": session.model.config.to_dict(), "train": config.to_dict(), "task": task}
+    run.write_configuration({**sections, "parameters": parameter_count(session.model)})
+    facts = {"preset": None, "seed": config.seed, "task": task, "renderer": spec.drawn_by or None}
+    run.write_provenance({**facts, **provenance})
+
+
+def save(session: Session, *, best: bool = False) -> None:
+    """Write a checkpoint of everything; NonFiniteError, and none is written, where parameters are not finite."""
+    if session.checkpoints is None:
+        return
+    check_parameters(session.model, session.counters.step, session.config.learning_rate)
+    state = capture(session.model, session.data.loader, session.counters, session.guard, session.generator)
+    session.checkpoints.save(session.counters.step, state, best=best)
+
+
+def export_weights(model: SequenceModel, run: RunDirectory) -> Path:
+    """Write weights/ under a temporary name and rename it; a reader sees the old weights, the new ones, or none."""
+    temporary = temporary_beside(run.weights)
+    try:
+        with naming(run.weights):
+            temporary.mkdir()
+            model.save_pretrained(temporary)
+            record_written(temporary)
+            mode = mode_of_new_files(temporary)
+            for file in temporary.iterdir():
+                file.chmod(mode)
+            remove(run.weights)
+            temporary.rename(run.weights)
+    except BaseException:
+        remove(temporary)
+        raise
+    return run.weights
