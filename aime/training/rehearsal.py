@@ -16,6 +16,10 @@ from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
 
 
+SHORTEST = 4
+"""Frames of the shortest window that is worth a rehearsal."""
+
+
 @runtime_checkable
 class RehearsingModel(Protocol):
     """A model that can be trained on remembered posteriors; see `aime.world_model.rehearsal`."""
@@ -76,14 +80,14 @@ class PosteriorMemory:
     def draw(self, count: int, length: int, index: int) -> RememberedSequences | None:
         """Draw ``index``: ``count`` windows of ``length`` frames, of half as many where too few are remembered yet.
 
-        None where not even windows of 8 frames are.
+        Too few are fewer than an eighth of ``count``. None where not even windows of 4 frames are remembered.
         """
         random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, index]))
         length = min(length, self.filled.shape[1])
-        while length >= min(8, self.filled.shape[1]):
+        while length >= SHORTEST:
             runs = torch.nn.functional.pad(self.filled.int().cumsum(1), (1, 0))  # (E, L + 1)
             places = ((runs[:, length:] - runs[:, :-length]) == length).nonzero()  # (N, 2)
-            if len(places) >= count:
+            if len(places) >= max(count // 8, 1):
                 chosen = places[torch.from_numpy(random.integers(len(places), size=count))]
                 rows = chosen[:, :1].expand(-1, length).to(self.device)  # (B, T)
                 times = (chosen[:, 1:] + torch.arange(length)).to(self.device)  # (B, T)
