@@ -25,9 +25,14 @@ class RehearsingModel(Protocol):
     """A model that can be trained on remembered posteriors; see `aime.world_model.rehearsal`."""
 
     def rehearse(
-        self, sequences: RememberedSequences, seen: int, *, generator: torch.Generator | None = None
+        self,
+        sequences: RememberedSequences,
+        seen: int,
+        rolled: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """One optimizer step on them, rolled out from frame ``seen``."""
+        """One optimizer step on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``."""
         ...
 
 
@@ -118,7 +123,7 @@ def rehearse(
             break
         length = sequences.actions.shape[1]
         random = np.random.Generator(np.random.Philox(key=memory.seed, counter=[0, 0, 2, index]))
-        least = min(config.rehearsal_seen, length)
-        seen = int(random.integers(least, max(length // 2, least) + 1))
-        metrics = model.rehearse(sequences, seen, generator=generator)
+        seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
+        rolled = round(config.rehearsal_rolled * len(sequences.actions))
+        metrics = model.rehearse(sequences, seen, rolled, generator=generator)
     return metrics

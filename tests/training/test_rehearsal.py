@@ -118,7 +118,9 @@ def test_a_run_with_rehearsals_and_averages_continues_exactly(tmp_path) -> None:
     resumed, _ = run(tmp_path / "parts", 12, resume=True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
-    exported = [DPGMMVariationalRecurrentAutoencoder.from_pretrained(tmp_path / p / "weights") for p in ("whole", "parts")]
+    exported = [
+        DPGMMVariationalRecurrentAutoencoder.from_pretrained(tmp_path / p / "weights") for p in ("whole", "parts")
+    ]
     for name, value in exported[0].state_dict().items():
         assert torch.equal(value, exported[1].state_dict()[name]), name
     assert not torch.equal(exported[0].dynamics.norm.weight, whole.dynamics.norm.weight)  # the average is exported
