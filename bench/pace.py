@@ -62,7 +62,7 @@ def model_steps(observations: torch.Tensor, actions: torch.Tensor) -> dict[str, 
 def baseline_step(config: RSSMConfig, observations: torch.Tensor, actions: torch.Tensor) -> Callable[[], object]:
     """A training step of an RSSM."""
     torch.manual_seed(0)
-    model = RSSM(config).to(memory_format=torch.channels_last).train()
+    model = RSSM(config).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:

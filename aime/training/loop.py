@@ -26,7 +26,7 @@ from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel, optimizers_of
-from aime.training.rehearsal import PosteriorMemory, rehearse
+from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
 from aime.training.training_state import load_weights
@@ -191,7 +191,7 @@ def step_once(session: Session, batch: Batch) -> None:
         **config.loss_weights(),
     )
     session.guard.update(metrics["finite"])
-    if session.memory is not None:
+    if session.memory is not None and isinstance(session.model, RehearsingModel):
         metrics |= rehearse(session.model, session.memory, config, session.counters.step, session.generator)
     session.means.update(metrics)
     if session.average is not None:

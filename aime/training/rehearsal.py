@@ -15,7 +15,6 @@ from aime.encoder_decoder import Posterior
 from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
 
-
 SHORTEST = 4
 """Frames of the shortest window that is worth a rehearsal."""
 
