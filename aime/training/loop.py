@@ -92,6 +92,7 @@ def train(
     tensorboard: bool = True,
     show_progress: bool = True,
     clock: Clock = time.perf_counter,
+    cpu_clock: Clock = time.process_time,
 ) -> TrainResult:
     """Train a model on a source's training episodes until the configuration's end.
 
@@ -106,6 +107,7 @@ def train(
         tensorboard: write event files too, where tensorboard is installed.
         show_progress: a bar on a terminal, lines elsewhere.
         clock: seconds, for the wall-clock budget.
+        cpu_clock: CPU seconds of the process, all threads together: what a baseline of equal cost is given.
 
     Raises:
         NonFiniteError: too many skipped steps in a row.
@@ -150,7 +152,7 @@ def train(
     session.progress = make_progress(show_progress)
     try:
         with Preemption() as preemption, session.data.loader:
-            loop(session, preemption, clock)
+            loop(session, preemption, clock, cpu_clock)
         return finish(session, finished=session.fraction >= 1.0)
     finally:
         session.progress.close()
@@ -183,16 +185,16 @@ def start_session(model: SequenceModel, source: EpisodeSource, config: TrainConf
     return Session(model, config, data, device, generator, peaks, FiniteGuard(config.bad_steps_allowed, device))
 
 
-def loop(session: Session, preemption: Preemption, clock: Clock) -> None:
+def loop(session: Session, preemption: Preemption, clock: Clock, cpu_clock: Clock) -> None:
     """Step, log, validate and save until the end of the run or a signal."""
     config, counters, loader = session.config, session.counters, session.data.loader
     session.model.train()
-    base = counters.seconds - clock()
+    base, cpu_base = counters.seconds - clock(), counters.cpu_seconds - cpu_clock()
     window = Window.now(session)
     while session.fraction < 1.0 and preemption.requested is None:
         batch = next(loader)
         step_once(session, batch)
-        counters.seconds = base + clock()
+        counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
         step = counters.step
         ends = session.fraction >= 1.0 or preemption.requested is not None
         validates = session.fraction >= 1.0 or due(step, config.validate_every)
@@ -202,7 +204,7 @@ def loop(session: Session, preemption: Preemption, clock: Clock) -> None:
         improved = False
         if logs:
             record = session.means.read()  # waits for the device: only now is the time that of these steps
-            counters.seconds = base + clock()
+            counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
             record |= window.rates(session)
             if validates:
                 record |= validate(session)
@@ -210,7 +212,7 @@ def loop(session: Session, preemption: Preemption, clock: Clock) -> None:
             report(session, record)
         if improved or due(step, config.checkpoint_every):
             save(session, best=improved)
-        counters.seconds = base + clock()
+        counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
         if logs:
             window = Window.now(session)
     if session.fraction >= 1.0 and counters.step > 0 and session.validated != counters.step:
@@ -272,6 +274,7 @@ def held_out_losses(
     generator = torch.Generator(device).manual_seed(config.seed)
     dtype = autocast_dtype(config, device)
     totals: dict[str, torch.Tensor] = {}
+    before = model.training
     model.eval()
     try:
         for batch in batches:
@@ -288,7 +291,7 @@ def held_out_losses(
             for name, value in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=device)) + value.float()
     finally:
-        model.train()
+        model.train(before)
     return {name: float(value) / len(batches) for name, value in totals.items()}
 
 
@@ -322,6 +325,7 @@ def report(session: Session, record: dict[str, float]) -> None:
         "epoch": session.epochs,
         "frames": counters.frames,
         "seconds": counters.seconds,
+        "cpu_seconds": counters.cpu_seconds,
         "learning_rate": config.learning_rate * schedule.learning_rate_factor(config, fraction),
         "beta": schedule.beta(config, fraction),
         "bad_steps": float(session.guard.total),
@@ -368,7 +372,8 @@ def finish(session: Session, *, finished: bool) -> TrainResult:
     if run is not None and session.checkpoints is not None:
         if counters.step > 0:
             save(session)
-        run.add_timing({"train": counters.seconds, "frames_trained": counters.frames})
+        spent = {"train": counters.seconds, "train_cpu": counters.cpu_seconds}
+        run.add_timing({**spent, "frames_trained": counters.frames})
         best = session.checkpoints.best()
         if finished:
             if session.config.export == "best" and best is not None and best != counters.step:

@@ -46,6 +46,8 @@ class SequenceModel(Protocol):
         ...
 
     # What nn.Module gives.
+    training: bool
+
     def train(self, mode: bool = True) -> Any:
         """Training mode."""
         ...

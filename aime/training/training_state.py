@@ -24,6 +24,8 @@ class Counters:
     """Optimizer steps, skipped ones included."""
     seconds: float = 0.0
     """Wall-clock time of training, over all sessions of the run."""
+    cpu_seconds: float = 0.0
+    """CPU time of the process while it trained, over all sessions of the run."""
     frames: int = 0
     """Frames trained on, repeats included."""
     best: float | None = None

@@ -92,6 +92,18 @@ def test_a_budget_of_seconds_ends_the_run_and_drives_the_schedules() -> None:
     assert "validation/total_loss" in result.metrics
 
 
+def test_cpu_seconds_are_those_of_the_process_in_training(tmp_path) -> None:
+    """A CPU clock that gives half a second a look: timing.json and the log say what passed between the first and last."""
+    ticks = itertools.count(100)
+    config = TrainConfig(**{**SMALL, "steps": 4, "log_every": 2, "validate_every": 0})
+    train(make_model(), ToySource(), config, tmp_path / "run", cpu_clock=lambda: next(ticks) * 0.5, **QUIET)
+    spent = json.loads((tmp_path / "run" / "timing.json").read_text())["train_cpu"]
+    looks = next(ticks) - 101
+    assert 0 < spent <= looks * 0.5
+    logged = [line["cpu_seconds"] for line in read_metrics(tmp_path / "run")]
+    assert logged == sorted(logged) and 0 < logged[0] < spent
+
+
 def test_schedules() -> None:
     config = TrainConfig(
         steps=100, warmup_fraction=0.1, final_learning_rate=0.2, beta_min=0.25, beta_warmup_fraction=0.5

@@ -27,7 +27,9 @@ def episodes(tmp_path_factory):
 def test_trains_from_a_dictionary_and_evaluates(tmp_path, episodes) -> None:
     values = {**VALUES, "domain_name": "toy", "task_name": "square", "num_epochs": 20, "learning_rate": 3e-3}
     trainer = DMCVBTrainer(make_model(), episodes.parent, values, run_directory=tmp_path / "run")
+    trainer.model.eval()
     before = trainer.evaluate()["total_loss"]
+    assert not trainer.model.training  # the mode it was found in
     result = trainer.train(tensorboard=False, show_progress=False)
     assert result.finished and result.weights == tmp_path / "run" / "weights"
     after = trainer.evaluate()["total_loss"]
