@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
+from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
 from aime.training import schedule
-from aime.training.allocator import keep_freed_memory
 from aime.training.batches import TrainingData
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig

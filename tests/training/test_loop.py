@@ -93,7 +93,7 @@ def test_a_budget_of_seconds_ends_the_run_and_drives_the_schedules() -> None:
 
 
 def test_cpu_seconds_are_those_of_the_process_in_training(tmp_path) -> None:
-    """A CPU clock that gives half a second a look: timing.json and the log say what passed between the first and last."""
+    """A CPU clock of half a second a look: timing.json and the log say what passed between the first and the last."""
     ticks = itertools.count(100)
     config = TrainConfig(**{**SMALL, "steps": 4, "log_every": 2, "validate_every": 0})
     train(make_model(), ToySource(), config, tmp_path / "run", cpu_clock=lambda: next(ticks) * 0.5, **QUIET)
