@@ -71,9 +71,9 @@ class RunDirectory:
         """Contents of timing.json, empty without one."""
         return self._json("timing.json")
 
-    def training_seconds(self) -> float | None:
-        """Wall-clock seconds the model was trained for, if recorded."""
-        seconds = self.timing().get("train")
+    def training_cpu_seconds(self) -> float | None:
+        """CPU seconds that the model's training spent, if recorded."""
+        seconds = self.timing().get("train_cpu")
         return None if seconds is None else float(seconds)
 
     def history(self) -> list[dict[str, float]]:
@@ -110,6 +110,7 @@ class RunDirectory:
             setup_seconds=timing.get("setup"),
             collect_seconds=timing.get("collect"),
             train_seconds=timing.get("train"),
+            train_cpu_seconds=timing.get("train_cpu"),
             frames_trained=timing.get("frames_trained"),
             parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
             training_renderer=run.get("renderer"),
@@ -118,10 +119,25 @@ class RunDirectory:
         )
 
     def load_model(self, device: torch.device) -> torch.nn.Module:
-        """The world model on ``device``, in evaluation mode."""
+        """The world model on ``device``, in evaluation mode.
+
+        Raises:
+            ValueError: when a weight is not finite; every figure of such a model would be NaN.
+        """
         from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 
         model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(self.weights)
+        trained = {name for name, _ in model.named_parameters()}
+        broken = [
+            name
+            for name, values in model.state_dict().items()
+            if values.isnan().any() or (name in trained and values.isinf().any())
+        ]
+        if broken:
+            raise ValueError(
+                f"{self.weights / 'model.safetensors'}: expected finite weights, found NaN or infinity in "
+                f"{len(broken)} tensors, the first {broken[0]}"
+            )
         return model.to(device).eval()
 
 

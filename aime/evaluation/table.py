@@ -10,7 +10,7 @@ from rich.table import Table
 
 from aime.evaluation.evaluate import Evaluation
 from aime.evaluation.open_loop import METRICS
-from aime.evaluation.record import SERIES
+from aime.evaluation.record import SERIES, TRAINED
 
 
 def _cell(value: float | None, error: float | None, digits: int) -> str:
@@ -42,6 +42,14 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
             ]
             table.add_row(series, *cells)
         tables.append(table)
+    costs = Table(title="training", title_justify="left")
+    for head in ("forecast", "CPU seconds", "frames", "parameters"):
+        costs.add_column(head, justify="left" if head == "forecast" else "right")
+    for name in TRAINED:
+        if evaluation.open_loop.scores.get(name) is not None:
+            values = (cost[name] for cost in record["training"].values())
+            costs.add_row(name, *("-" if value is None else f"{value:,.0f}" for value in values))
+    tables.append(costs)
     others = Table(title="other figures", title_justify="left")
     others.add_column("figure")
     others.add_column("value", justify="right")

@@ -22,8 +22,16 @@ from tests.evaluation.ring_world import SIDE, RingModel, RingWorld
 CONFIG = EvaluationConfig(
     horizons=(1, 5, 15, 45), context=4, samples=2, starts=2, episodes=3, films=2, one_step_stride=2
 )
-SERIES = {"model", "model_single", "copy_last", "mean_image", "rssm"}
-FACTS = RunFacts(task="ring-walk", preset="laptop", seed=1, train_seconds=12.5, frames_trained=100, parameters=3)
+SERIES = {"model", "model_single", "copy_last", "mean_image", "rssm", "rssm_tuned"}
+FACTS = RunFacts(
+    task="ring-walk",
+    preset="laptop",
+    seed=1,
+    train_seconds=12.5,
+    train_cpu_seconds=24.5,
+    frames_trained=100,
+    parameters=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,7 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
         "frames_trained",
         "parameters",
         "renderer",
+        "training",
     }
     assert set(record) == measured | about | {"stderr"}
     assert record["schema"] == 1
@@ -97,6 +106,11 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
     assert set(record["seconds"]) == {"setup", "collect", "train", "evaluate"}
     assert (record["seconds"]["setup"], record["seconds"]["train"]) == (None, 12.5)
     assert record["seconds"]["evaluate"] > 0.0
+    assert record["training"] == {
+        "cpu_seconds": {"model": 24.5, "rssm": None, "rssm_tuned": None},
+        "frames": {"model": 100, "rssm": None, "rssm_tuned": None},
+        "parameters": {"model": 3, "rssm": None, "rssm_tuned": None},
+    }
     for tree in (record, record["stderr"]):
         assert list(tree["open_loop"]) == ["1", "5", "15", "45"]
         for horizon in tree["open_loop"].values():
@@ -135,12 +149,12 @@ def test_a_bare_model_on_bare_data_gives_nulls_not_zeros() -> None:
 
 
 def test_protocol_record_is_json_without_nan(evaluation: Evaluation, tmp_path: Path) -> None:
-    write_json(tmp_path / "evaluation.json", protocol_record(evaluation, {"steps": 3.0}))
+    write_json(tmp_path / "evaluation.json", protocol_record(evaluation, {"rssm": {"steps": 3}}))
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["clip_length"] == 4 + 15
     assert len(record["curves"]["model"]["psnr"]) == 15
     assert set(record["probe_r2"]) == {"cart", "sin turn", "cos turn", "d/dt cart", "d/dt turn", "reward"}
-    assert record["rssm"] == {"steps": 3.0}
+    assert record["baselines"] == {"rssm": {"steps": 3}}
 
 
 def test_json_with_nan_is_refused_and_leaves_the_old_file(tmp_path: Path) -> None:

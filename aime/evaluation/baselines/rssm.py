@@ -27,12 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime.evaluation.baselines.trunks import ConvolutionDecoder, ConvolutionEncoder, PatchDecoder, PatchEncoder
+from aime.evaluation.baselines.trunks import TRUNKS
 from aime.evaluation.protocol import PixelStatistics
-
-
-INPUT_GAIN = 4.0
-"""Residual frames in [0, 1] are small; the encoder gets them times this."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class RSSMConfig:
             action_size=action_size,
             trunk="patches",
             channels=(48, 64, 80),
-            observation_scale=0.05,
+            observation_scale=0.1,
             whitening_floor=0.025,
             decoded_share=0.5,
             free_nats=0.0,
@@ -148,11 +144,10 @@ class RSSM(nn.Module):
         image_channels, height, width = config.image_shape
         self.grid = (-(-height // 16), -(-width // 16))  # rounded up: the trunk's coarsest map
         flat = config.channels[-1] * self.grid[0] * self.grid[1]
-        encoder, decoder = _trunk(config, self.grid)
-        self.encoder = encoder
+        self.encoder: nn.Module = TRUNKS[config.trunk][0](image_channels, config.channels)
         self.embedding = nn.Sequential(nn.Linear(flat, config.embedding_size), nn.SiLU())
+        self.decoder: nn.Module = TRUNKS[config.trunk][1](image_channels, config.channels, self.grid)
         self.decoder_input = nn.Linear(config.hidden_size + config.latent_size, flat)
-        self.decoder = decoder
         self.recurrent_input = nn.Sequential(
             nn.Linear(config.latent_size + config.action_size, config.hidden_size), nn.SiLU()
         )
@@ -186,15 +181,14 @@ class RSSM(nn.Module):
 
     def residual(self, frames: Tensor) -> Tensor:
         """uint8 frames (B, T, C, H, W) -> what the networks see and explain, (frame - mean image) / spread."""
-        scale = 1.0 / (255.0 * self.spread)
-        return frames.float().mul_(scale).sub_(self.mean_image / self.spread)
+        return torch.sub(frames, 255.0 * self.mean_image).mul_(1.0 / (255.0 * self.spread))
 
     def embed(self, residual: Tensor) -> Tensor:
         """Residual frames (B, T, C, H, W) -> embeddings (B, T, E); one call on B*T images."""
         _, height, width = self.config.image_shape
         padding = (0, 16 * self.grid[1] - width, 0, 16 * self.grid[0] - height)
         padded = F.pad(residual, padding) if any(padding) else residual
-        embeddings: Tensor = self.embedding(self.encoder(INPUT_GAIN * padded)).unflatten(0, residual.shape[:2])
+        embeddings: Tensor = self.embedding(self.encoder(padded)).unflatten(0, residual.shape[:2])
         return embeddings
 
     def decode_residual(self, hidden: Tensor, latent: Tensor) -> Tensor:
@@ -282,21 +276,3 @@ class RSSM(nn.Module):
         kl = kl + config.representation_weight * representation.clamp_min(config.free_nats)
         mse = squared / residual[0, 0].numel()
         return negative_log_likelihood + kl, {"mse": mse.detach(), "kl": representation.detach()}
-
-
-def _trunk(config: RSSMConfig, grid: tuple[int, int]) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder of a configuration.
-
-    Raises:
-        ValueError: the number of widths is not the trunk's.
-    """
-    channels, image_channels = config.channels, config.image_shape[0]
-    if config.trunk == "convolutions" and len(channels) == 4:
-        return ConvolutionEncoder(image_channels, channels), ConvolutionDecoder(image_channels, channels, grid)
-    if config.trunk == "patches" and len(channels) == 3:
-        first, second, third = channels
-        widths = (first, second, third)
-        return PatchEncoder(image_channels, widths), PatchDecoder(image_channels, widths, grid)
-    raise ValueError(
-        f"expected 4 channels for trunk 'convolutions' or 3 for 'patches', found {len(channels)} for {config.trunk!r}"
-    )

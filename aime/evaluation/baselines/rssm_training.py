@@ -1,6 +1,6 @@
 """Training of the RSSM baselines for a given number of CPU seconds, on the training split only.
 
-CPU seconds of the process and not wall clock: whatever else the machine does then takes nothing from a row of the table.
+CPU seconds of the process and not wall clock: what else the machine does then takes nothing from a row of the table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from aime.allocator import keep_freed_memory
 from aime.data import EpisodeSource, EpisodeSpec, PrefetchLoader, WindowSampler, cached
 from aime.evaluation.baselines.rssm import RSSM, RSSMConfig
 from aime.evaluation.protocol import PixelStatistics
@@ -112,6 +113,7 @@ def train_rssm(
     Returns:
         The model with averaged weights, in evaluation mode.
     """
+    keep_freed_memory()  # as the trainer does: a tenth of a step
     torch.manual_seed(config.seed)
     spec = source.spec
     chosen = model_config or RSSMConfig(image_shape=spec.image_shape, action_size=spec.action_size)
@@ -138,9 +140,8 @@ def train_rssm(
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
             optimizer.step()
-            weight = min(
-                config.weight_average, (1 + step) / (10 + step)
-            )  # an early average must not remember the start
+            # An early average must not remember the start.
+            weight = min(config.weight_average, (1 + step) / (10 + step))
             with torch.no_grad():
                 torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1.0 - weight)
             step += 1

@@ -7,6 +7,7 @@ zero, so that training starts exactly at the quality of the mean image.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 from einops import rearrange
@@ -16,6 +17,8 @@ from torch.nn import functional as F
 from aime.nn import PatchesToImage
 
 PATCH = 4
+INPUT_GAIN = 4.0
+"""Residual frames in [0, 1] are small; an encoder's first layer gets them times this."""
 
 
 class ConvolutionEncoder(nn.Module):
@@ -24,14 +27,14 @@ class ConvolutionEncoder(nn.Module):
     def __init__(self, image_channels: int, channels: tuple[int, ...]) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for narrow, wide in itertools.pairwise((image_channels, *channels)):
+        for narrow, wide in itertools.pairwise((image_channels, *_checked(channels, 4))):
             layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B * T, F)."""
         flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.layers(flat)
+        features: Tensor = self.layers(INPUT_GAIN * flat)
         return features
 
 
@@ -42,7 +45,7 @@ class ConvolutionDecoder(nn.Module):
         super().__init__()
         self.coarse = (channels[-1], *grid)
         layers: list[nn.Module] = []
-        for wide, narrow in itertools.pairwise((image_channels, *channels)[::-1]):
+        for wide, narrow in itertools.pairwise((image_channels, *_checked(channels, 4))[::-1]):
             layers += [nn.SiLU(), nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)]
         self.layers = nn.Sequential(*layers)
         self.last = layers[-1]
@@ -62,11 +65,10 @@ class PatchEncoder(nn.Module):
     the product, which is linear, it costs no second pass over the pixels. Movement is then seen at the first layer.
     """
 
-    def __init__(self, image_channels: int, channels: tuple[int, int, int]) -> None:
+    def __init__(self, image_channels: int, channels: tuple[int, ...]) -> None:
         super().__init__()
-        first, second, third = channels
-        self.still = nn.Linear(image_channels * PATCH**2, first)
-        self.moving = nn.Linear(image_channels * PATCH**2, first, bias=False)
+        first, second, third = _checked(channels, 3)
+        self.patches = nn.Linear(image_channels * PATCH**2, 2 * first)
         self.convolutions = nn.Sequential(
             nn.SiLU(),
             nn.Conv2d(first, second, 4, stride=2, padding=1),
@@ -78,22 +80,22 @@ class PatchEncoder(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B * T, F)."""
-        patches = rearrange(frames, "b t c (h p) (w q) -> b t h w (p q c)", p=PATCH, q=PATCH)
-        weight = torch.cat([self.still.weight, self.moving.weight])
-        still, moving = F.linear(patches, weight).chunk(2, dim=-1)  # (B, T, H/4, W/4, first) each
-        change = moving[:, 1:] - moving[:, :-1]
-        maps = still + self.still.bias + F.pad(change, (0, 0, 0, 0, 0, 0, 1, 0))
-        channels_last = maps.flatten(0, 1).permute(0, 3, 1, 2)  # (B * T, first, H/4, W/4)
-        features: Tensor = self.convolutions(channels_last)
+        patches = rearrange(frames, "b t c (h p) (w q) -> b t h w (c p q)", p=PATCH, q=PATCH)
+        # The gain goes to the weights, which are smaller than the frames.
+        banks = F.linear(patches, INPUT_GAIN * self.patches.weight, self.patches.bias)
+        still, moving = banks.chunk(2, dim=-1)  # (B, T, H/4, W/4, first) each
+        before = torch.cat([moving[:, :1], moving[:, :-1]], dim=1)
+        maps = (still + (moving - before)).flatten(0, 1).permute(0, 3, 1, 2)  # (B * T, first, H/4, W/4)
+        features: Tensor = self.convolutions(maps)
         return features
 
 
 class PatchDecoder(nn.Module):
     """The mirror image of :class:`PatchEncoder`: two transposed convolutions, then each position becomes a patch."""
 
-    def __init__(self, image_channels: int, channels: tuple[int, int, int], grid: tuple[int, int]) -> None:
+    def __init__(self, image_channels: int, channels: tuple[int, ...], grid: tuple[int, int]) -> None:
         super().__init__()
-        first, second, third = channels
+        first, second, third = _checked(channels, 3)
         self.coarse = (third, *grid)
         self.convolutions = nn.Sequential(
             nn.SiLU(),
@@ -110,6 +112,20 @@ class PatchDecoder(nn.Module):
         maps = features.unflatten(-1, self.coarse).contiguous(memory_format=torch.channels_last)
         frames: Tensor = self.last(self.convolutions(maps))
         return frames
+
+
+TRUNKS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "convolutions": (ConvolutionEncoder, ConvolutionDecoder),
+    "patches": (PatchEncoder, PatchDecoder),
+}
+"""By name, the encoder and the decoder."""
+
+
+def _checked(channels: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """The widths, of which there must be one for each layer: every layer halves the side, but for a patch."""
+    if len(channels) != count:
+        raise ValueError(f"channels: expected {count} widths for this trunk, found {channels}")
+    return channels
 
 
 def _start_at_zero(layer: nn.Module) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from aime.evaluation.evaluate import Evaluation
+from aime.evaluation.record import TRAINED
 from aime.evaluation.report.films import film_section, map_section
 from aime.evaluation.report.style import STYLE
 from aime.evaluation.report.svg import Series, bar_chart, legend, line_chart, stacked_areas
 
-COLORS = {"model": "s1", "model_single": "s1", "copy_last": "s2", "mean_image": "s3", "rssm": "s4"}
+COLORS = {"model": "s1", "model_single": "s1", "copy_last": "s2", "mean_image": "s3", "rssm": "s4", "rssm_tuned": "s5"}
 NAMES = {
     "model": "AIME, mean of {samples} samples",
     "model_single": "AIME, one sample",
@@ -22,6 +23,8 @@ NAMES = {
     "mean_image": "mean training image",
     "rssm": "RSSM, mean of {samples} samples",
     "rssm_single": "RSSM, one sample",
+    "rssm_tuned": "tuned RSSM, mean of {samples} samples",
+    "rssm_tuned_single": "tuned RSSM, one sample",
 }
 METRIC_TITLES = {
     "psnr_body": "Body-masked PSNR, dB (moving bodies only)",
@@ -87,6 +90,7 @@ def _facts(record: Mapping[str, Any]) -> str:
         "frames trained": f"{record['frames_trained']:,}" if record["frames_trained"] else None,
         "collected in": _duration(seconds["collect"]),
         "trained in": _duration(seconds["train"]),
+        "CPU seconds of training": _duration(record["training"]["cpu_seconds"]["model"]),
         "evaluated in": _duration(seconds["evaluate"]),
         "trained on frames of": record["renderer"]["train"],
         "evaluated on frames of": record["renderer"]["evaluate"],
@@ -104,7 +108,9 @@ def _tiles(record: Mapping[str, Any]) -> str:
         if body["model"] is None:
             continue
         metric = "psnr_body" if body is metrics["psnr_body"] else "psnr"
-        rivals = {name: body[name] for name in ("copy_last", "mean_image", "rssm") if body[name] is not None}
+        rivals = {
+            name: body[name] for name in ("copy_last", "mean_image", "rssm", "rssm_tuned") if body[name] is not None
+        }
         best = max(rivals, key=lambda name: rivals[name])
         gain = round(body["model"] - rivals[best], 1) + 0.0  # no minus sign before a zero
         tiles.append(
@@ -193,7 +199,24 @@ def _open_loop(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
         for metric in ("psnr_body", "psnr", "ssim")
         if any(row[metric]["model"] is not None for row in record["open_loop"].values())
     )
-    return f'{note}{keys}<div class="columns">{"".join(charts)}</div>{tables}{_filtering_table(evaluation, record)}'
+    besides = _cost_table(evaluation, record) + _filtering_table(evaluation, record)
+    return f'{note}{keys}<div class="columns">{"".join(charts)}</div>{tables}{besides}'
+
+
+def _cost_table(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
+    """What each trained forecaster had: equal CPU seconds are the condition of the comparison."""
+    rows = []
+    for name in TRAINED:
+        if evaluation.open_loop.scores.get(name) is None:
+            continue
+        values = (cost[name] for cost in record["training"].values())
+        cells = "".join('<td class="null">-</td>' if value is None else f"<td>{value:,.0f}</td>" for value in values)
+        rows.append(f"<tr><td>{escape(_name(name, evaluation))}</td>{cells}</tr>")
+    return (
+        '<div class="scroll"><table class="figures"><caption>What each was trained for: CPU seconds of the process, '
+        "all threads together</caption><tr><th>forecast</th><th>CPU seconds</th><th>frames</th><th>parameters</th></tr>"
+        f"{''.join(rows)}</table></div>"
+    )
 
 
 def _filtering_table(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
