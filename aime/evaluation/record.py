@@ -68,6 +68,18 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
+def probe_columns(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """By column of the probes: its group, and R^2 of both probes and of the exact state, linearly."""
+    probes = evaluation.probes
+    if probes is None:
+        return {}
+    readouts = {"linear": probes.linear, "nonlinear": probes.nonlinear, "exact": probes.exact}
+    return {
+        name: {"group": group, **_finite({key: result.columns[name] for key, result in readouts.items()})}
+        for name, group in zip(probes.linear.targets.names, probes.linear.targets.groups, strict=True)
+    }
+
+
 def _leaves(tree: Any, part: str) -> Any:
     """The tree with each Estimate replaced by its ``part``; what is not finite becomes null."""
     if isinstance(tree, Estimate):
@@ -117,13 +129,14 @@ def metrics_record(
         "parameters": facts.parameters,
         "training": _training(facts, baselines or {}),
         **_leaves(figures, "mean"),
+        "probe_columns": probe_columns(evaluation),
         "stderr": _leaves(figures, "stderr"),
     }
 
 
 def protocol_record(evaluation: Evaluation, baselines: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """What metrics.json has no place for: protocol, curves over all horizons, per-column probes, reasons for nulls."""
-    probe = evaluation.probe_result
+    probes = evaluation.probes
     return {
         "config": asdict(evaluation.config),
         "held_out_episodes": list(evaluation.episodes),
@@ -132,7 +145,7 @@ def protocol_record(evaluation: Evaluation, baselines: Mapping[str, Mapping[str,
         "not_computed": evaluation.not_computed,
         "curves": {name: _finite(score.curve) for name, score in evaluation.open_loop.scores.items()},
         "reconstruction_mean_image": _leaves(evaluation.reconstruction_baseline, "mean"),
-        "probe_r2": {} if probe is None else _finite(probe.columns),
+        "probe_r2": {} if probes is None else _finite(probes.linear.columns),
         "token_accuracy_copied": {
             str(key): _leaves(value, "mean") for key, value in evaluation.token_accuracy_copied.items()
         },

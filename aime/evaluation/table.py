@@ -12,6 +12,8 @@ from aime.evaluation.evaluate import Evaluation
 from aime.evaluation.open_loop import METRICS
 from aime.evaluation.record import SERIES, TRAINED
 
+PROBE_ROWS = 16
+
 
 def _cell(value: float | None, error: float | None, digits: int) -> str:
     if value is None:
@@ -50,6 +52,8 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
             values = (cost[name] for cost in record["training"].values())
             costs.add_row(name, *("-" if value is None else f"{value:,.0f}" for value in values))
     tables.append(costs)
+    if record["probe_columns"]:
+        tables.append(_probe_table(record["probe_columns"]))
     others = Table(title="other figures", title_justify="left")
     others.add_column("figure")
     others.add_column("value", justify="right")
@@ -60,6 +64,18 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
         error = record["stderr"]["tokens"]["accuracy"][horizon]
         others.add_row(f"token accuracy, {horizon} ahead", _cell(value, error, 3))
     return [*tables, others]
+
+
+def _probe_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """R^2 of each column, the first ``PROBE_ROWS``; metrics.json has them all."""
+    table = Table(title="probe R^2 by quantity", title_justify="left")
+    for head in ("quantity", "linear", "nonlinear", "exact state, linear"):
+        table.add_column(head, justify="left" if head == "quantity" else "right")
+    for name, column in list(columns.items())[:PROBE_ROWS]:
+        table.add_row(name, *(_cell(column[readout], None, 3) for readout in ("linear", "nonlinear", "exact")))
+    if len(columns) > PROBE_ROWS:
+        table.add_row(f"... {len(columns) - PROBE_ROWS} more in metrics.json")
+    return table
 
 
 def print_summary(evaluation: Evaluation, record: Mapping[str, Any], console: Console | None = None) -> None:

@@ -47,9 +47,15 @@ def test_a_perfect_model_gets_perfect_figures(evaluation: Evaluation) -> None:
     for figures in (evaluation.reconstruction, evaluation.one_step_prior):
         assert figures["psnr"].mean == figures["psnr_body"].mean == PSNR_CEILING
     assert evaluation.reconstruction_baseline["psnr_body"].mean < 20.0
-    assert evaluation.probe["qvel_r2"].mean == pytest.approx(1.0, abs=1e-4)
-    assert evaluation.probe["reward_r2"].mean == pytest.approx(1.0, abs=1e-4)
-    assert evaluation.probe["qpos_r2"].mean == pytest.approx(1.0, abs=1e-4)
+    for kind in ("", "_nonlinear"):
+        assert evaluation.probe[f"reward_r2{kind}"].mean == pytest.approx(1.0, abs=2e-4)
+        assert evaluation.probe[f"qpos_r2{kind}"].mean == pytest.approx(1.0, abs=3e-4)
+    # Its state holds sine, cosine and rate of the turn; their derivatives are products of these.
+    columns = metrics_record(evaluation, FACTS)["probe_columns"]
+    assert columns["d/dt cart"]["linear"] == pytest.approx(1.0, abs=2e-4)
+    assert columns["d/dt sin turn"]["linear"] < 0.5
+    assert columns["d/dt sin turn"]["exact"] == pytest.approx(1.0, abs=1e-6)
+    assert evaluation.probe["qvel_r2_nonlinear"].mean > 0.98
 
 
 def test_mixture_figures_are_those_of_the_known_prior(evaluation: Evaluation) -> None:
@@ -99,6 +105,7 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
         "parameters",
         "renderer",
         "training",
+        "probe_columns",
     }
     assert set(record) == measured | about | {"stderr"}
     assert record["schema"] == 1
@@ -117,7 +124,9 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
             assert set(horizon) == {"psnr", "psnr_body", "ssim"}
             assert all(set(row) == SERIES for row in horizon.values())
         assert set(tree["reconstruction"]) == set(tree["one_step_prior"]) == {"psnr", "psnr_body"}
-        assert set(tree["probe"]) == {"qpos_r2", "qvel_r2", "reward_r2"}
+        assert set(tree["probe"]) == {
+            f"{name}_r2{kind}" for name in ("qpos", "qvel", "reward") for kind in ("", "_nonlinear")
+        }
         assert set(tree["codebook"]) == {"perplexity", "usage"}
         assert set(tree["mixture"]) == {"components_used", "nll", "crps"}
         assert set(tree["tokens"]) == {"accuracy"}
@@ -153,7 +162,16 @@ def test_protocol_record_is_json_without_nan(evaluation: Evaluation, tmp_path: P
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["clip_length"] == 4 + 15
     assert len(record["curves"]["model"]["psnr"]) == 15
-    assert set(record["probe_r2"]) == {"cart", "sin turn", "cos turn", "d/dt cart", "d/dt turn", "reward"}
+    assert set(record["probe_r2"]) == {
+        "cart",
+        "sin turn",
+        "cos turn",
+        "d/dt cart",
+        "d/dt sin turn",
+        "d/dt cos turn",
+        "d/dt turn",
+        "reward",
+    }
     assert record["baselines"] == {"rssm": {"steps": 3}}
 
 

@@ -86,7 +86,7 @@ def test_every_part_is_there(page: str) -> None:
     ]
     assert page.count("data:image/gif;base64,") == CONFIG.films
     assert page.count("data:image/png;base64,") > 40
-    assert page.count("<svg") == 2 + CONFIG.films + 6 + 3 + 1 + 1  # curves, rewards, probes, mixture, codebook, loss
+    assert page.count("<svg") == 2 + CONFIG.films + 8 + 3 + 1 + 1  # curves, rewards, probes, mixture, codebook, loss
     assert "ring &lt;walk&gt;" in page
     assert "total_loss" in page
     assert "prefers-color-scheme: dark" in page
