@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aime.data import EpisodeSource, splits_for
+from aime.evaluation.bodies import fit_body_finder
 from aime.evaluation.filtering import ErrorSums, Filtered, filter_clips, score_one_step
 from aime.evaluation.forecasters import CopyLast, Forecaster, MeanImage, WorldModelForecaster
 from aime.evaluation.metrics import Estimate, average_per_episode, mean_over_episodes, psnr_per_episode
@@ -180,7 +181,13 @@ def evaluate_model(
     say("reading held-out episodes")
     clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
     mean_image = training_mean_image(source, training, config.mean_image_frames)
+    bodies = fit_body_finder(source, training)
     reasons = _reasons(source, clips, config)
+    if bodies is not None and not bodies.trusted:
+        reasons["psnr_union"] = (
+            f"bodies cannot be told from the background in a picture alone (intersection over union with the masks "
+            f"{bodies.agreement:.2f})"
+        )
     shown = film_order(clips, config.films)
     with evaluating(model), torch.no_grad():
         say("filtering")
@@ -194,7 +201,7 @@ def evaluate_model(
             "mean_image": MeanImage(mean_image),
         }
         forecasters |= extra or {}
-        open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons)
+        open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons, bodies=bodies)
         say("probes")
         probed = None
         if "probe" not in reasons:
@@ -214,8 +221,8 @@ def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> d
     """What the data or the installation rules out, and why."""
     reasons = {}
     if clips.body_masks is None:
-        reasons["psnr_body"] = "the data has no body masks"
-        reasons["slots.fg_ari"] = "the data has no body masks"
+        need_masks = ("psnr_body", "psnr_union", "crps_body", "spread_ratio", "slots.fg_ari")
+        reasons |= dict.fromkeys(need_masks, "the data has no body masks")
     elif clips.body_masks.dtype == torch.bool:
         reasons["slots.fg_ari"] = "the masks tell body from background only; the index needs at least two bodies"
     if clips.physics is None or not source.spec.joints:

@@ -121,7 +121,10 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
     for tree in (record, record["stderr"]):
         assert list(tree["open_loop"]) == ["1", "5", "15", "45"]
         for horizon in tree["open_loop"].values():
-            assert set(horizon) == {"psnr", "psnr_body", "ssim"}
+            assert set(horizon) == {
+                *("psnr", "psnr_body", "psnr_union", "ssim"),
+                *("crps_body", "spread_ratio", "action_shuffle"),
+            }
             assert all(set(row) == SERIES for row in horizon.values())
         assert set(tree["reconstruction"]) == set(tree["one_step_prior"]) == {"psnr", "psnr_body"}
         assert set(tree["probe"]) == {

@@ -10,29 +10,13 @@ from typing import Any
 import numpy as np
 
 from aime.evaluation.evaluate import Evaluation
-from aime.evaluation.record import TRAINED
 from aime.evaluation.report.films import film_section, map_section
+from aime.evaluation.report.forecasts import forecast_section
 from aime.evaluation.report.knowledge import codebook_section, mixture_section, probe_section
 from aime.evaluation.report.numbers import duration, number
 from aime.evaluation.report.style import STYLE
-from aime.evaluation.report.svg import Series, legend, line_chart
+from aime.evaluation.report.svg import Series, line_chart
 
-COLORS = {"model": "s1", "model_single": "s1", "copy_last": "s2", "mean_image": "s3", "rssm": "s4", "rssm_tuned": "s5"}
-NAMES = {
-    "model": "AIME, mean of {samples} samples",
-    "model_single": "AIME, one sample",
-    "copy_last": "copy last frame",
-    "mean_image": "mean training image",
-    "rssm": "RSSM, mean of {samples} samples",
-    "rssm_single": "RSSM, one sample",
-    "rssm_tuned": "tuned RSSM, mean of {samples} samples",
-    "rssm_tuned_single": "tuned RSSM, one sample",
-}
-METRIC_TITLES = {
-    "psnr_body": "Body-masked PSNR, dB (moving bodies only)",
-    "psnr": "Whole-frame PSNR, dB",
-    "ssim": "SSIM, whole frame",
-}
 LOSS_PANELS = 12
 FIRST_LOSSES = ("total_loss", "recon_loss", "kl_z", "perceiver_loss", "hierarchical_kl", "attention_kl", "grad_norm")
 
@@ -52,7 +36,7 @@ def write_report(
         history: rows of the training log, each with "step" and scalars; empty when there is no log.
     """
     sections = [
-        ("How far ahead it sees", _open_loop(evaluation, record)),
+        ("How far ahead it sees", forecast_section(evaluation, record)),
         ("Open loop beside the truth", _film_intro(evaluation) + film_section(evaluation)),
         ("Attention and slots", _MAP_NOTE + map_section(evaluation)),
         ("What the state knows", probe_section(evaluation, record)),
@@ -125,104 +109,6 @@ def _tiles(record: Mapping[str, Any]) -> str:
         for name, value, beside in tiles
     )
     return f'<div class="tiles">{cards}</div>'
-
-
-def _name(series: str, evaluation: Evaluation) -> str:
-    return NAMES.get(series, series).format(samples=evaluation.config.samples)
-
-
-def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    horizons = list(record["open_loop"])
-    names = [
-        name for name in record["open_loop"][horizons[0]][metric] if evaluation.open_loop.scores.get(name) is not None
-    ]
-    digits = 3 if metric == "ssim" else 2
-    rows = []
-    for name in names:
-        cells = []
-        for horizon in horizons:
-            row = record["open_loop"][horizon][metric]
-            value, error = row[name], record["stderr"]["open_loop"][horizon][metric][name]
-            if value is None:
-                cells.append('<td class="null">-</td>')
-                continue
-            best = value >= max(other for other in row.values() if other is not None)
-            spread = "" if error is None else f'<span class="se">± {error:.{digits}f}</span>'
-            cells.append(f'<td><span class="{"best" if best else ""}">{value:.{digits}f}</span>{spread}</td>')
-        swatch = f'<i class="swatch" style="--c:var(--{COLORS.get(name, "s5")})"></i>'
-        rows.append(f"<tr><td>{swatch}{escape(_name(name, evaluation))}</td>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{horizon} frame{'s' if int(horizon) > 1 else ''} ahead</th>" for horizon in horizons)
-    return (
-        f'<div class="scroll"><table class="figures"><caption>{METRIC_TITLES[metric]}</caption>'
-        f"<tr><th>forecast</th>{head}</tr>{''.join(rows)}</table></div>"
-    )
-
-
-def _open_loop(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    note = (
-        f'<p class="note">{evaluation.config.context} frames are observed, then only the actions are known. Means over '
-        f"{len(evaluation.episodes)} held-out episodes ({evaluation.clips} clips) with standard errors; the best of "
-        "each column is bold. Bodies are a few percent of the pixels, so the body-masked figure comes first.</p>"
-    )
-    charts = []
-    for metric in ("psnr_body", "psnr"):
-        series = [
-            Series(
-                _name(name, evaluation),
-                np.arange(1, len(score.curve[metric]) + 1),
-                score.curve[metric],
-                COLORS.get(name, "s5"),
-                dashed=name.endswith("_single"),
-            )
-            for name, score in evaluation.open_loop.scores.items()
-            if metric in score.curve
-        ]
-        if series:
-            chart = line_chart(series, METRIC_TITLES[metric], "frames ahead", "dB")
-            charts.append(f"<div><h3>{METRIC_TITLES[metric]}</h3>{chart}</div>")
-    keys = legend(
-        [
-            (_name(name, evaluation), COLORS.get(name, "s5"), name.endswith("_single"))
-            for name in evaluation.open_loop.scores
-        ]
-    )
-    tables = "".join(
-        _figure_table(metric, evaluation, record)
-        for metric in ("psnr_body", "psnr", "ssim")
-        if any(row[metric]["model"] is not None for row in record["open_loop"].values())
-    )
-    besides = _cost_table(evaluation, record) + _filtering_table(evaluation, record)
-    return f'{note}{keys}<div class="columns">{"".join(charts)}</div>{tables}{besides}'
-
-
-def _cost_table(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    """What each trained forecaster had: equal CPU seconds are the condition of the comparison."""
-    rows = []
-    for name in TRAINED:
-        if evaluation.open_loop.scores.get(name) is None:
-            continue
-        values = (cost[name] for cost in record["training"].values())
-        cells = "".join('<td class="null">-</td>' if value is None else f"<td>{value:,.0f}</td>" for value in values)
-        rows.append(f"<tr><td>{escape(_name(name, evaluation))}</td>{cells}</tr>")
-    return (
-        '<div class="scroll"><table class="figures"><caption>What each was trained for: CPU seconds of the process, '
-        "all threads together</caption><tr><th>forecast</th><th>CPU seconds</th><th>frames</th><th>parameters</th></tr>"
-        f"{''.join(rows)}</table></div>"
-    )
-
-
-def _filtering_table(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    rows = []
-    for title, key in (("posterior reconstruction", "reconstruction"), ("one-step prior", "one_step_prior")):
-        cells = "".join(f"<td>{number(record[key][metric])}</td>" for metric in ("psnr_body", "psnr"))
-        rows.append(f"<tr><td>{title}</td>{cells}</tr>")
-    baseline = evaluation.reconstruction_baseline
-    cells = "".join(f"<td>{number(baseline[metric].mean)}</td>" for metric in ("psnr_body", "psnr"))
-    rows.append(f"<tr><td>mean training image, same frames</td>{cells}</tr>")
-    return (
-        '<div class="scroll"><table class="figures"><caption>While observing</caption>'
-        f"<tr><th></th><th>psnr_body, dB</th><th>psnr, dB</th></tr>{''.join(rows)}</table></div>"
-    )
 
 
 def _film_intro(evaluation: Evaluation) -> str:
