@@ -221,10 +221,10 @@ def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> d
     """What the data or the installation rules out, and why."""
     reasons = {}
     if clips.body_masks is None:
-        need_masks = ("psnr_body", "psnr_union", "crps_body", "spread_ratio", "slots.fg_ari")
+        need_masks = ("psnr_body", "psnr_union", "crps_body", "spread_ratio")
         reasons |= dict.fromkeys(need_masks, "the data has no body masks")
-    elif clips.body_masks.dtype == torch.bool:
-        reasons["slots.fg_ari"] = "the masks tell body from background only; the index needs at least two bodies"
+    if clips.body_ids is None:
+        reasons["slots.fg_ari"] = "the data does not tell bodies apart (no body_ids); the index needs at least two"
     if clips.physics is None or not source.spec.joints:
         reasons["probe"] = "the data has no physics state"
     if find_spec("torchmetrics") is None:
@@ -267,8 +267,13 @@ def _collect(
     if accuracies is None:
         reasons["tokens.accuracy"] = "the model has no token predictor"
     ari = Estimate.missing()
-    if filtered.foreground_ari is not None:
-        ari = mean_over_episodes(average_per_episode(filtered.foreground_ari, clips.episodes))
+    if clips.body_ids is not None and filtered.foreground_ari is None:
+        reasons["slots.fg_ari"] = "the model gives no slot_attention_maps"
+    elif filtered.foreground_ari is not None and filtered.foreground_ari.isnan().all():
+        reasons["slots.fg_ari"] = "no frame shows two bodies; the index needs at least two"
+    elif filtered.foreground_ari is not None:
+        seen = ~filtered.foreground_ari.isnan()
+        ari = mean_over_episodes(average_per_episode(filtered.foreground_ari[seen], clips.episodes[seen]))
     none = dict.fromkeys(TOKEN_HORIZONS, Estimate.missing())
     probes, rows = probed if probed is not None else (None, np.zeros((len(clips), 0), dtype=np.int64))
     return Evaluation(

@@ -76,6 +76,8 @@ class Clips:
     """(N,) int64: which of the evaluated episodes a clip is from, counted from 0."""
     labels: tuple[str, ...] = field(default=())
     """(N,) "episode 17, frames 40-99", for captions."""
+    body_ids: Tensor | None = None
+    """(N, L, H, W) uint8, which moving body is seen, 0 for none; ``None`` where the data does not tell them apart."""
 
     @property
     def length(self) -> int:
@@ -143,6 +145,7 @@ def cut_clips(source: EpisodeSource, episodes: Sequence[int], length: int, start
         labels=tuple(
             f"episode {window.episode}, frames {window.start}-{window.start + length - 1}" for _, window in windows
         ),
+        body_ids=getattr(batch, "body_ids", None),
     )
 
 

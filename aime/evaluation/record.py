@@ -63,7 +63,10 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         "probe": evaluation.probe,
         "codebook": evaluation.codebook,
         "mixture": evaluation.mixture,
-        "tokens": {"accuracy": {str(key): value for key, value in evaluation.token_accuracy.items()}},
+        "tokens": {
+            "accuracy": {str(key): value for key, value in evaluation.token_accuracy.items()},
+            "copied": {str(key): value for key, value in evaluation.token_accuracy_copied.items()},
+        },
         "slots": {"fg_ari": evaluation.foreground_ari},
     }
 

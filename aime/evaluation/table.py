@@ -42,7 +42,8 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
             others.add_row(f"{group} {name}", _cell(value, record["stderr"][group][name], 3))
     for horizon, value in record["tokens"]["accuracy"].items():
         error = record["stderr"]["tokens"]["accuracy"][horizon]
-        others.add_row(f"token accuracy, {horizon} ahead", _cell(value, error, 3))
+        copied = _cell(record["tokens"]["copied"][horizon], None, 3)
+        others.add_row(f"token accuracy, {horizon} ahead (copying the last: {copied})", _cell(value, error, 3))
     return [*tables, others]
 
 

@@ -1,5 +1,6 @@
 """The evaluation as a whole on a model that knows the truth, and the exact contents of metrics.json."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from aime.evaluation.evaluate import Evaluation, evaluate_model
 from aime.evaluation.filtering import score_one_step
 from aime.evaluation.metrics import PSNR_CEILING, psnr_from_mse
-from aime.evaluation.protocol import EvaluationConfig, cut_clips
+from aime.evaluation.protocol import Clips, EvaluationConfig, cut_clips
 from aime.evaluation.record import RunFacts, metrics_record, protocol_record, write_json
 from aime.evaluation.slots import foreground_ari, foreground_ari_of_clips
 from aime.evaluation.table import print_summary
@@ -132,8 +133,8 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
         }
         assert set(tree["codebook"]) == {"perplexity", "usage"}
         assert set(tree["mixture"]) == {"components_used", "nll", "crps"}
-        assert set(tree["tokens"]) == {"accuracy"}
-        assert set(tree["tokens"]["accuracy"]) == {"1", "5"}
+        assert set(tree["tokens"]) == {"accuracy", "copied"}
+        assert set(tree["tokens"]["accuracy"]) == set(tree["tokens"]["copied"]) == {"1", "5"}
         assert set(tree["slots"]) == {"fg_ari"}
     assert set(record["stderr"]) == measured
 
@@ -238,9 +239,39 @@ def test_foreground_ari_needs_two_bodies() -> None:
     assert math.isnan(foreground_ari(slots, (bodies > 0).astype(int)))
     clips = torch.tensor([[[[0, 1], [1, 2]]], [[[0, 1], [1, 1]]]])  # (N, L, H, W)
     scores = foreground_ari_of_clips(torch.rand(2, 1, 3, 2, 2), clips)
-    assert scores is not None
     assert torch.isnan(scores).tolist() == [False, True]
-    assert foreground_ari_of_clips(torch.rand(2, 1, 3, 2, 2), clips > 0) is None
+
+
+def left_half(frames: torch.Tensor) -> torch.Tensor:
+    """(B, T, C, H, W) -> (B, T, H, W) bool: the columns of the square's left half."""
+    edge = RingModel.locate(frames)[..., None]
+    return ((torch.arange(SIDE) - edge) % SIDE < 3)[..., None, :].expand(-1, -1, SIDE, -1)
+
+
+def test_slots_that_part_the_bodies_score_one_where_the_data_tells_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The square's left half is one body, its right half another; slots that follow them agree, random ones do not."""
+
+    def with_ids(*args: Any) -> Clips:
+        clips = cut_clips(*args)
+        ids = torch.where(left_half(clips.observations), 1, bodies) * clips.body_masks
+        return dataclasses.replace(clips, body_ids=ids.to(torch.uint8))
+
+    class Parting(RingModel):
+        def forward_sequence(self, observations: torch.Tensor, actions: torch.Tensor, **options: Any) -> dict[str, Any]:
+            left = left_half(observations)[:, :, None].float()
+            outputs = super().forward_sequence(observations, actions, **options)
+            return outputs | {"slot_attention_maps": torch.cat([left, 1 - left], 2)}
+
+    monkeypatch.setattr("aime.evaluation.evaluate.cut_clips", with_ids)
+    bodies = 2
+    parted, mixed = (evaluate_model(model, RingWorld(episodes=20), CONFIG) for model in (Parting(), RingModel()))
+    assert parted.foreground_ari.mean == pytest.approx(1.0)
+    assert mixed.foreground_ari.mean < 0.5
+    assert "slots.fg_ari" not in parted.not_computed
+    bodies = 1
+    alone = evaluate_model(Parting(), RingWorld(episodes=20), CONFIG)
+    assert alone.foreground_ari.mean is None
+    assert alone.not_computed["slots.fg_ari"] == "no frame shows two bodies; the index needs at least two"
 
 
 def test_psnr_of_the_reconstruction_baseline_uses_the_same_frames() -> None:
