@@ -27,7 +27,8 @@ def fair_crps(samples: Tensor, target: Tensor) -> Tensor:
     # The sum over pairs i < j of x_(j) - x_(i): the k-th smallest is added k times and taken away M - 1 - k times.
     weight = 2.0 * torch.arange(members, dtype=samples.dtype, device=samples.device) - (members - 1)
     pairs = torch.tensordot(weight, ordered, dims=([0], [1]))
-    return miss - pairs / (members * (members - 1))
+    score: Tensor = miss - pairs / (members * (members - 1))
+    return score
 
 
 def spread_and_error(samples: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

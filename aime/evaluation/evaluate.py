@@ -219,7 +219,7 @@ def _quiet(stage: str) -> None:
 
 def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> dict[str, str]:
     """What the data or the installation rules out, and why."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     if clips.body_masks is None:
         need_masks = ("psnr_body", "psnr_union", "crps_body", "spread_ratio")
         reasons |= dict.fromkeys(need_masks, "the data has no body masks")

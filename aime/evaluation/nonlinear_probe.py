@@ -59,10 +59,9 @@ def fit_network(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray,
     residual = torch.from_numpy(((targets - ridge.predict(features)) / scale).astype(np.float32))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # the layers' first weights have no generator of their own
-        layers = nn.Sequential(
-            nn.Linear(features.shape[1], HIDDEN), nn.SiLU(), nn.Linear(HIDDEN, targets.shape[1], bias=False)
-        )
-    nn.init.zeros_(layers[2].weight)
+        last = nn.Linear(HIDDEN, targets.shape[1], bias=False)
+        layers = nn.Sequential(nn.Linear(features.shape[1], HIDDEN), nn.SiLU(), last)
+    nn.init.zeros_(last.weight)
     _descend(layers, inputs, residual, torch.from_numpy(fitted), torch.from_numpy(held), seed)
     return Network(ridge, scale, layers)
 

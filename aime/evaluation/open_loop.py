@@ -126,6 +126,7 @@ def score_open_loop(
     config: EvaluationConfig,
     ssim: bool = True,
     bodies: BodyFinder | None = None,
+    shuffle: bool = True,
 ) -> OpenLoop:
     """Forecast every clip with every forecaster and score it.
 
@@ -136,6 +137,7 @@ def score_open_loop(
         ssim: ``False`` leaves SSIM out (torchmetrics is not installed).
         bodies: where a picture shows a body and which pixels bodies reach; without it the figures that need it are
             missing (psnr_union, crps_body, spread_ratio).
+        shuffle: ``False`` leaves action_shuffle and its second round of forecasts out.
 
     Every forecaster starts from the same seed, so adding one to the table changes no other row.
     """
@@ -167,7 +169,7 @@ def score_open_loop(
                 if index.start <= clip < index.stop:
                     kept[clip] = _row(forecast, clip - index.start)
         scores |= {label: item.score(clips.episodes, config.horizons) for label, item in errors.items()}
-        if f"{name}_single" in errors:
+        if shuffle and f"{name}_single" in errors:
             shuffled = action_shuffle(forecaster, clips, config, errors[name].squares, horizons)
             for horizon, estimate in shuffled.items():
                 scores[name].horizons[horizon]["action_shuffle"] = estimate

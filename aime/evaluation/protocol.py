@@ -53,7 +53,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if not self.horizons or any(horizon < 1 for horizon in self.horizons):
             raise ValueError(f"horizons must be positive frame counts, found {self.horizons}")
-        for name in ("context", "samples", "episodes", "starts", "rollouts_at_once", "clips_at_once"):
+        for name in ("context", "samples", "episodes", "starts", "rollouts_at_once", "clips_at_once", "films"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
 

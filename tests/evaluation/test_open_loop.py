@@ -178,7 +178,7 @@ def test_clips_are_spread_over_the_episode_and_labelled(ring: RingWorld) -> None
     assert spread([5, 6], 4) == [5, 6]
 
 
-@pytest.mark.parametrize("field", ["context", "samples", "episodes", "starts"])
+@pytest.mark.parametrize("field", ["context", "samples", "episodes", "starts", "films"])
 def test_settings_below_one_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field} must be at least 1, found 0"):
         EvaluationConfig(**{field: 0})

@@ -157,11 +157,8 @@ class RSSM(nn.Module):
             nn.SiLU(),
             nn.Linear(config.hidden_size, 2 * config.latent_size),
         )
-        self.posterior_head = nn.Sequential(
-            nn.Linear(config.hidden_size + config.embedding_size, config.hidden_size),
-            nn.SiLU(),
-            nn.Linear(config.hidden_size, 2 * config.latent_size),
-        )
+        self.posterior_input = nn.Linear(config.hidden_size + config.embedding_size, config.hidden_size)
+        self.posterior_output = nn.Linear(config.hidden_size, 2 * config.latent_size)
         self.register_buffer("mean_image", torch.zeros(config.image_shape))
         self.register_buffer("spread", torch.ones(height, width))
 
@@ -196,7 +193,8 @@ class RSSM(nn.Module):
         leading = hidden.shape[:-1]
         image = self.decoder(self.decoder_input(torch.cat([hidden, latent], -1).flatten(0, -2)))
         _, height, width = self.config.image_shape
-        return image[..., :height, :width].unflatten(0, leading)
+        frames: Tensor = image[..., :height, :width].unflatten(0, leading)
+        return frames
 
     def decode(self, hidden: Tensor, latent: Tensor) -> Tensor:
         """States (..., Hd), (..., D) -> mean frames (..., C, H, W) in [0, 1], not clipped."""
@@ -222,13 +220,13 @@ class RSSM(nn.Module):
         state = self.initial_state(batch)
         no_action = torch.zeros_like(actions[:, 0])
         # Of the posterior's first layer, the embeddings' part is one product over all frames.
-        first, last = self.posterior_head[0], self.posterior_head[2]
-        by_hidden, by_embedding = first.weight.split([self.config.hidden_size, self.config.embedding_size], dim=1)
-        seen = F.linear(embeddings, by_embedding, first.bias).unbind(1)
+        sizes = [self.config.hidden_size, self.config.embedding_size]
+        by_hidden, by_embedding = self.posterior_input.weight.split(sizes, dim=1)
+        seen = F.linear(embeddings, by_embedding, self.posterior_input.bias).unbind(1)
         hiddens, latents, parameters = [], [], []
         for t in range(length):  # the one recurrence; everything else is batched over time
             hidden = self._advance(state, actions[:, t - 1] if t else no_action)
-            raw = last(F.silu(seen[t] + F.linear(hidden, by_hidden)))
+            raw = self.posterior_output(F.silu(seen[t] + F.linear(hidden, by_hidden)))
             posterior = self._gaussian(raw)
             state = RSSMState(hidden, torch.addcmul(posterior.mean, posterior.scale, noise[:, t]))
             hiddens.append(hidden)
