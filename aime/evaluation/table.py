@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aime.evaluation.evaluate import Evaluation
-from aime.evaluation.open_loop import METRICS
-from aime.evaluation.record import SERIES
+from aime.evaluation.record import SERIES, TRAINED
+
+PROBE_ROWS = 16
 
 
 def _cell(value: float | None, error: float | None, digits: int) -> str:
@@ -20,28 +21,19 @@ def _cell(value: float | None, error: float | None, digits: int) -> str:
 
 
 def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Table]:
-    """One table per open-loop metric, body-masked first, and one of the other figures."""
-    tables = []
-    horizons = list(record["open_loop"])
-    for metric in ("psnr_body", *(name for name in METRICS if name != "psnr_body")):
-        digits = 3 if metric == "ssim" else 2
-        table = Table(title=f"{metric}, open loop", title_justify="left")
-        table.add_column("forecast")
-        for horizon in horizons:
-            table.add_column(f"{horizon} ahead", justify="right")
-        for series in SERIES:
-            if evaluation.open_loop.scores.get(series) is None:
-                continue
-            cells = [
-                _cell(
-                    record["open_loop"][horizon][metric][series],
-                    record["stderr"]["open_loop"][horizon][metric][series],
-                    digits,
-                )
-                for horizon in horizons
-            ]
-            table.add_row(series, *cells)
-        tables.append(table)
+    """One table per image metric, body-masked first, then of samples, training, probes and the other figures."""
+    tables = [_figure_table(metric, evaluation, record) for metric in ("psnr_body", "psnr_union", "psnr", "ssim")]
+    tables.append(_ensemble_table(evaluation, record))
+    costs = Table(title="training", title_justify="left")
+    for head in ("forecast", "CPU seconds", "frames", "parameters"):
+        costs.add_column(head, justify="left" if head == "forecast" else "right")
+    for name in TRAINED:
+        if evaluation.open_loop.scores.get(name) is not None:
+            values = (cost[name] for cost in record["training"].values())
+            costs.add_row(name, *("-" if value is None else f"{value:,.0f}" for value in values))
+    tables.append(costs)
+    if record["probe_columns"]:
+        tables.append(_probe_table(record["probe_columns"]))
     others = Table(title="other figures", title_justify="left")
     others.add_column("figure")
     others.add_column("value", justify="right")
@@ -50,8 +42,56 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
             others.add_row(f"{group} {name}", _cell(value, record["stderr"][group][name], 3))
     for horizon, value in record["tokens"]["accuracy"].items():
         error = record["stderr"]["tokens"]["accuracy"][horizon]
-        others.add_row(f"token accuracy, {horizon} ahead", _cell(value, error, 3))
+        copied = _cell(record["tokens"]["copied"][horizon], None, 3)
+        others.add_row(f"token accuracy, {horizon} ahead (copying the last: {copied})", _cell(value, error, 3))
     return [*tables, others]
+
+
+def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]) -> Table:
+    """A metric of every series at every horizon."""
+    table = Table(title=f"{metric}, open loop", title_justify="left")
+    table.add_column("forecast")
+    for horizon in record["open_loop"]:
+        table.add_column(f"{horizon} ahead", justify="right")
+    for series in SERIES:
+        if evaluation.open_loop.scores.get(series) is not None:
+            table.add_row(series, *_row(record, metric, series, 3 if metric == "ssim" else 2))
+    return table
+
+
+def _ensemble_table(evaluation: Evaluation, record: Mapping[str, Any]) -> Table:
+    """What only forecasts that sample have, and the score in which the others compare with them."""
+    table = Table(title="samples and actions, open loop (spread_ratio: 1 is calibrated)", title_justify="left")
+    table.add_column("forecast")
+    table.add_column("figure")
+    for horizon in record["open_loop"]:
+        table.add_column(f"{horizon} ahead", justify="right")
+    for metric in ("crps_body", "spread_ratio", "action_shuffle"):
+        for series in SERIES:
+            score = evaluation.open_loop.scores.get(series)
+            if score is not None and any(figures[metric].mean is not None for figures in score.horizons.values()):
+                table.add_row(series, metric, *_row(record, metric, series, 2))
+    return table
+
+
+def _row(record: Mapping[str, Any], metric: str, series: str, digits: int) -> list[str]:
+    errors = record["stderr"]["open_loop"]
+    return [
+        _cell(figures[metric][series], errors[horizon][metric][series], digits)
+        for horizon, figures in record["open_loop"].items()
+    ]
+
+
+def _probe_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """R^2 of each column, the first ``PROBE_ROWS``; metrics.json has them all."""
+    table = Table(title="probe R^2 by quantity", title_justify="left")
+    for head in ("quantity", "linear", "nonlinear", "exact state, linear"):
+        table.add_column(head, justify="left" if head == "quantity" else "right")
+    for name, column in list(columns.items())[:PROBE_ROWS]:
+        table.add_row(name, *(_cell(column[readout], None, 3) for readout in ("linear", "nonlinear", "exact")))
+    if len(columns) > PROBE_ROWS:
+        table.add_row(f"... {len(columns) - PROBE_ROWS} more in metrics.json")
+    return table
 
 
 def print_summary(evaluation: Evaluation, record: Mapping[str, Any], console: Console | None = None) -> None:
