@@ -19,22 +19,26 @@ PILLARS = {
     "attention_schema",
     "multi_task_learning",
 }
+#: at the bottom of the house, without any dependency
+BOTTOM = {"locking", "terminal"}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
     "__main__": {"cli"},
+    "terminal": set(),
+    "locking": {"terminal"},
     "nn": {"kernels"},
     "kernels": set(),
     **{pillar: {"nn", "kernels"} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels"},
     "envs": set(),
-    "data": {"envs"},
-    "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs"},
-    "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs"},
-    "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs"},
-    "doctor": {"envs", "kernels"},
+    "data": {"envs", *BOTTOM},
+    "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "doctor": {"envs", "kernels", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
-    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench"},
+    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
 }
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {
