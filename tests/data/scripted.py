@@ -15,8 +15,8 @@ SPEC = EpisodeSpec(
     joints=(JointSpec("slider", "slide"), JointSpec("root", "free"), JointSpec("hinge", "hinge")),
     policy="smooth",
     policy_parameters=("correlation_steps", "amplitude"),
-    action_minimum=(-1.0, -2.0),
-    action_maximum=(1.0, 2.0),
+    action_minimum=(0.0, -2.0),
+    action_maximum=(255.0, 100.0),
     versions={"mujoco": "3.17.0"},
 )
 

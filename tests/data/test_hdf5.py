@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, open_source
+from aime.data.segments import SegmentSource
 from tests.data.conftest import LENGTHS
 from tests.data.scripted import SPEC, scripted_episode
 
@@ -99,37 +100,51 @@ def test_window_outside_the_episode_is_an_index_error(episode_file: Path) -> Non
 KILLED_WRITER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
-from aime.data import EpisodeWriter
+from aime.data import EpisodeWriter, durable, hdf5_writer, joining
 from tests.data.scripted import SPEC, scripted_episode
 writer = EpisodeWriter(sys.argv[1], SPEC, body_masks=True)
 for number in range(3):
     writer.append(scripted_episode(number, 37))
-sync = EpisodeWriter._sync
-def die(file):  # the fourth episode's steps have been handed to HDF5, some of them to the system; its row has not
-    if sys.argv[3] == "after":
-        sync(file)
+def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
-EpisodeWriter._sync = staticmethod(die)
-writer.append(scripted_episode(3, 37))
+if sys.argv[3] == "append":  # the fourth episode is written; it has not got its name
+    os.replace = die
+    writer.append(scripted_episode(3, 37))
+elif sys.argv[3] == "join":  # the joined file is begun
+    joining._copy_chunks = die
+else:  # the joined file is in place; the single ones have not been removed
+    hdf5_writer._remove_partial = die
+writer.close()
 """
 
 
-@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("moment", ["append", "join", "remove"])
 def test_kill_9_loses_only_the_episode_in_flight(tmp_path: Path, moment: str) -> None:
     path = tmp_path / "killed.h5"
     root = str(Path(__file__).parents[2])
     run = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path), root, moment], check=False)
     assert run.returncode == -signal.SIGKILL
-    assert not path.exists()
-    source = open_source(f"{path}.partial")
-    assert isinstance(source, HDF5Source)
-    assert not source.complete
-    assert source.lengths.tolist() == [37, 37, 37]
-    for number in range(3):
-        np.testing.assert_array_equal(source.window(number, 0, 37).actions, scripted_episode(number, 37).actions)
-        np.testing.assert_array_equal(source.window(number, 0, 37).body_masks, scripted_episode(number, 37).body_masks)
-    with pytest.raises(FileNotFoundError, match=r"killed\.h5\.partial is there"):
-        open_source(path)
+    assert path.exists() == (moment == "remove")
+    for place in (Path(f"{path}.partial"), *([path] if moment == "remove" else [])):
+        source = open_source(place)
+        assert isinstance(source, HDF5Source if place == path else SegmentSource)
+        assert source.complete == (place == path)
+        assert source.lengths.tolist() == [37, 37, 37]
+        for number in range(3):
+            written = scripted_episode(number, 37)
+            np.testing.assert_array_equal(source.window(number, 0, 37).observations, written.observations)
+            np.testing.assert_array_equal(source.window(number, 0, 37).body_masks, written.body_masks)
+            np.testing.assert_array_equal(source.window(number, 0, 37).actions, written.actions)
+            np.testing.assert_array_equal(source.physics(number), written.physics)
+    if moment != "remove":
+        with pytest.raises(FileNotFoundError, match=r"killed\.h5\.partial is there"):
+            open_source(path)
+    with pytest.raises(FileExistsError, match="exists already"):
+        EpisodeWriter(path, SPEC, body_masks=True)
+    with EpisodeWriter(path, SPEC, body_masks=True, overwrite=True) as writer:
+        writer.append(scripted_episode(7, 5))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["killed.h5"]
+    assert open_source(path).lengths.tolist() == [5]
 
 
 def test_a_partial_file_is_readable_while_it_is_written(tmp_path: Path) -> None:
@@ -151,15 +166,29 @@ def test_an_exception_keeps_the_partial_file(tmp_path: Path) -> None:
     assert open_source(writer.partial).lengths.tolist() == [21]
 
 
-def test_a_truncated_partial_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_a_reader_outlives_the_collection_it_opened(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True) as writer:
-        writer.append(scripted_episode(0, 21))
-        cut = tmp_path / "cut.h5.partial"
-        cut.write_bytes(writer.partial.read_bytes()[:9000])
-        with pytest.raises(
-            DataError, match=r"cut\.h5\.partial: expected an HDF5 file of \d+ bytes.*found 9000: truncated"
-        ):
-            open_source(cut)
+        for number in range(3):
+            writer.append(scripted_episode(number, 21))
+        source = open_source(writer.partial)
+        unmoved = open_source(writer.partial)
+        source.window(1, 2, 3)  # holds a file open
+        writer.append(scripted_episode(3, 5))
+    assert not writer.partial.exists()
+    copy = pickle.loads(pickle.dumps(source))
+    for reader in (source, copy):
+        assert isinstance(reader, SegmentSource)
+        for number in range(3):
+            window = reader.window(number, 2, 3)
+            assert (window.episode, window.start) == (number, 2)
+            np.testing.assert_array_equal(window.actions, scripted_episode(number, 21).actions[2:5])
+            np.testing.assert_array_equal(reader.physics(number), scripted_episode(number, 21).physics)
+    with pytest.raises(FileNotFoundError, match=r"collection has finished: open .*live\.h5"):
+        open_source(writer.partial)
+    with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True, overwrite=True) as writer:
+        writer.append(scripted_episode(9, 21))
+    with pytest.raises(DataError, match=r"live\.h5: episodes: expected the episodes of .*partial, found others"):
+        unmoved.window(0, 0, 1)
 
 
 def test_the_writer_refuses_to_replace_a_file(episode_file: Path) -> None:
