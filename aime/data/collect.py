@@ -10,27 +10,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 import aime
-from aime.data.hdf5_writer import EpisodeWriter
+from aime.data.hdf5_writer import EpisodeWriter, hold_output
 from aime.data.policies import Policy, make_policy
 from aime.data.recording import Recorder
-from aime.data.spec import EpisodeSpec, JointSpec
+from aime.data.spec import EpisodeSpec, JointSpec, check_name
+from aime.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from aime.envs import ParallelEnvironment
+    from aime.locking import Lock
 
 FULL_EPISODE = 1000  # control steps in an episode of the Control Suite
+LONGEST_EPISODE = 1_000_000  # steps; an episode is held in memory until it ends
+LARGEST_SIZE = 4096  # pixels
 
 
 @dataclass
 class Collect:
     """Play episodes of a DeepMind Control Suite task and store frames, actions, rewards, masks and physics in one file.
 
-    The file is written one episode at a time under the suffix .partial and renamed when complete: a collection that is
-    killed leaves every episode it finished, readable under that name.
+    Each episode is stored when it ends, in the directory with the suffix .partial, and all are joined to one file in
+    the end: a collection that is killed leaves every episode it finished, readable under that name.
     """
 
     domain: str = "cartpole"
@@ -64,49 +71,78 @@ class Collect:
     threads: int = 0
     """Threads of the environments; 0 takes one per CPU core."""
     masks: bool = True
-    """Store which pixels show a moving body (needed for the body-masked metrics)."""
+    """Store which pixels show a moving body, and which one (needed for the metrics that look at bodies)."""
     out: Path | None = None
     """The file to write; data/DOMAIN_TASK.h5 by default."""
     overwrite: bool = False
     """Replace the file where it exists."""
 
     def run(self) -> int:
-        """Collect; returns 0."""
+        """Collect; returns 0.
+
+        Raises:
+            ValueError: a wrong setting, or another process is collecting into the file; the message names it.
+            FileExistsError: the file exists and is not to be overwritten.
+            DiskError: the disk is full or read-only; finished episodes are kept.
+        """
         from aime.envs import ParallelEnvironment
 
-        policy = make_policy(self.policy)  # a wrong name must not cost the start of the environments
-        steps = self.steps or FULL_EPISODE // self.action_repeat
-        for name, value in (("episodes", self.episodes), ("steps", steps), ("size", self.size)):
-            if value < 1:
-                raise ValueError(f"{name}: expected at least 1, found {value}")
+        policy = make_policy(self.policy)  # a wrong setting must not cost the start of the environments
+        steps = self._checked_steps()
         threads = self.threads or len(os.sched_getaffinity(0))
-        with ParallelEnvironment(
-            self.domain,
-            self.task,
-            num_envs=min(self.num_envs or 4 * threads, self.episodes),
-            num_threads=self.threads,
-            action_repeat=self.action_repeat,
-            seed=self.seed,
-            pixels=(self.size, self.size),
-            camera=self.camera,
-            renderer=self.renderer,
-            quality=self.quality,
-            samples=self.samples,
-            segmentation=self.masks,
-        ) as environment:
-            self._record(environment, policy, steps)
+        out = self.out if self.out is not None else Path("data") / f"{self.domain}_{self.task}.h5"
+        with (
+            hold_output(out, overwrite=self.overwrite) as lock,
+            ParallelEnvironment(
+                self.domain,
+                self.task,
+                num_envs=min(self.num_envs or 4 * threads, self.episodes),
+                num_threads=self.threads,
+                action_repeat=self.action_repeat,
+                seed=self.seed,
+                pixels=(self.size, self.size),
+                camera=self.camera,
+                renderer=self.renderer,
+                quality=self.quality,
+                samples=self.samples,
+                segmentation=self.masks,
+            ) as environment,
+        ):
+            self._record(environment, policy, steps, out, lock)
         return 0
 
-    def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int) -> None:
+    def _checked_steps(self) -> int:
+        """Steps of an episode at most, after the settings' ranges have been checked."""
+        for name, value in (("domain", self.domain), ("task", self.task)):
+            check_name(name, value)
+        ranges = {
+            "episodes": (self.episodes, 1, None),
+            "action_repeat": (self.action_repeat, 1, FULL_EPISODE),
+            "steps": (1 if self.steps is None else self.steps, 1, LONGEST_EPISODE),
+            "size": (self.size, 1, LARGEST_SIZE),
+            "seed": (self.seed, 0, None),
+            "split_seed": (self.split_seed, 0, None),
+            "num_envs": (self.num_envs, 0, None),
+            "threads": (self.threads, 0, None),
+        }
+        for name, (value, least, most) in ranges.items():
+            if value < least or (most is not None and value > most):
+                expected = f"at least {least}" if most is None or value < least else f"at most {most}"
+                raise ValueError(f"{name}: expected {expected}, found {value}")
+        return self.steps or FULL_EPISODE // self.action_repeat
+
+    def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int, out: Path, lock: Lock) -> None:
         from rich.console import Console
 
         console, begin, frames = Console(), time.perf_counter(), 0
+        bodies, body_of_geom = _bodies(environment) if self.masks else ((), None)
         writer = EpisodeWriter(
-            self.out or Path("data") / f"{self.domain}_{self.task}.h5",
-            self._spec(environment, policy),
+            out,
+            self._spec(environment, policy, bodies),
             body_masks=self.masks,
             split_seed=self.split_seed,
             overwrite=self.overwrite,
+            lock=lock,
         )
         progress = _progress_bar(console)
         rounds = -(-self.episodes // environment.num_envs)
@@ -116,30 +152,37 @@ class Collect:
             policy,
             steps=steps,
             seed=self.seed,
+            body_of_geom=body_of_geom,
             on_step=lambda _: progress.advance(bar, environment.num_envs),
         )
         try:
             with progress, writer:
                 for episode in recorder.episodes(self.episodes):
+                    # the threads choose their GL display when they first draw
+                    writer.spec = dataclasses.replace(writer.spec, renderer_details=environment.renderer_details)
                     writer.append(episode)
                     frames += len(episode.actions)
                     progress.update(bar, episodes=len(writer))
-                # the threads choose their GL display when they first draw
-                writer.spec = dataclasses.replace(writer.spec, renderer_details=environment.renderer_details)
         except KeyboardInterrupt:
-            console.print(f"interrupted: {len(writer)} whole episodes are in {writer.partial}")
+            console.print(
+                f"interrupted: {len(writer)} whole episodes are in {printable(writer.partial)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
             raise
         for number, reason in recorder.faults:
-            console.print(f"episode {number} was dropped, its physics failed: {reason}")
+            console.print(f"episode {number} was dropped, its physics failed: {reason}", markup=False)
         seconds = time.perf_counter() - begin
         console.print(
-            f"{writer.path}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
+            f"{printable(out)}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
             f"({frames / seconds:.0f} frames/s), {writer.path.stat().st_size / 1e6:.1f} MB",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 
-    def _spec(self, environment: ParallelEnvironment, policy: Policy) -> EpisodeSpec:
+    def _spec(self, environment: ParallelEnvironment, policy: Policy, bodies: tuple[str, ...]) -> EpisodeSpec:
         return EpisodeSpec(
             image_shape=(3, self.size, self.size),
             action_size=environment.action_size,
@@ -154,10 +197,26 @@ class Collect:
             action_minimum=tuple(environment.action_minimum.tolist()),
             action_maximum=tuple(environment.action_maximum.tolist()),
             joints=tuple(JointSpec(joint.name, joint.kind, joint.limited) for joint in environment.joints),
+            bodies=bodies,
             policy=policy.name,
             policy_parameters=policy.parameters,
             versions=_versions(),
         )
+
+
+def _bodies(environment: ParallelEnvironment) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Names of the bodies, the world's apart, that own a geom; and the id of each geom's body, 0 for the world's.
+
+    The second is (geoms + 1,), its last entry for pixels without a geom: body i of the first has id i + 1.
+    """
+    model = environment.suite_environment.physics.model
+    owners = [int(body) for body in model.geom_bodyid]
+    bodies = sorted({body for body in owners if body})
+    ids = {0: 0} | {body: i + 1 for i, body in enumerate(bodies)}
+    if len(bodies) > np.iinfo(np.uint8).max:
+        raise ValueError(f"masks: expected a model of at most 255 bodies, found {len(bodies)}")
+    names = tuple(model.id2name(body, "body") or f"body_{body}" for body in bodies)
+    return names, np.array([ids[body] for body in owners] + [0], np.uint8)
 
 
 def _progress_bar(console: Console) -> Progress:

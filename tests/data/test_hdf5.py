@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +31,7 @@ def test_round_trip_of_everything(episode_file: Path) -> None:
     for number, length in enumerate(LENGTHS):
         written = scripted_episode(number, length)
         window = source.window(number, 0, length)
-        for name in ("observations", "actions", "rewards", "continues", "body_masks"):
+        for name in ("observations", "actions", "rewards", "continues", "body_masks", "body_ids"):
             np.testing.assert_array_equal(getattr(window, name), getattr(written, name))
             assert getattr(window, name).dtype == getattr(written, name).dtype
         assert window.physics is not None
@@ -97,33 +96,50 @@ def test_window_outside_the_episode_is_an_index_error(episode_file: Path) -> Non
         source.window(5, 0, 1)
 
 
-KILLED_WRITER = """
+KILLED_WRITERS = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from aime.data import EpisodeWriter, durable, hdf5_writer, joining
 from tests.data.scripted import SPEC, scripted_episode
-writer = EpisodeWriter(sys.argv[1], SPEC, body_masks=True)
-for number in range(3):
-    writer.append(scripted_episode(number, 37))
+
 def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[3] == "append":  # the fourth episode is written; it has not got its name
-    os.replace = die
-    writer.append(scripted_episode(3, 37))
-elif sys.argv[3] == "join":  # the joined file is begun
-    joining._copy_chunks = die
-else:  # the joined file is in place; the single ones have not been removed
-    hdf5_writer._remove_partial = die
-writer.close()
+
+def write(moment):
+    writer = EpisodeWriter(os.path.join(sys.argv[1], moment + ".h5"), SPEC, body_masks=True)
+    for number in range(3):
+        writer.append(scripted_episode(number, 37))
+    if moment == "append":  # the fourth episode is written; it has not got its name
+        os.replace = die
+        writer.append(scripted_episode(3, 37))
+    elif moment == "join":  # the joined file is begun
+        joining._copy_chunks = die
+    elif moment == "remove":  # the joined file is in place; the single ones have not been removed
+        hdf5_writer._remove_partial = die
+    writer.close()
+
+for moment in sys.argv[3:]:
+    child = os.fork()
+    if not child:
+        write(moment)
+    status = os.waitpid(child, 0)[1]
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
 """
+MOMENTS = ("append", "join", "remove")
 
 
-@pytest.mark.parametrize("moment", ["append", "join", "remove"])
-def test_kill_9_loses_only_the_episode_in_flight(tmp_path: Path, moment: str) -> None:
-    path = tmp_path / "killed.h5"
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what writers left that were killed, each at the moment it is named after."""
+    directory = tmp_path_factory.mktemp("killed")
     root = str(Path(__file__).parents[2])
-    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path), root, moment], check=False)
-    assert run.returncode == -signal.SIGKILL
+    subprocess.run([sys.executable, "-c", KILLED_WRITERS, str(directory), root, *MOMENTS], check=True)
+    return directory
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_kill_9_loses_only_the_episode_in_flight(killed: Path, moment: str) -> None:
+    path = killed / f"{moment}.h5"
     assert path.exists() == (moment == "remove")
     for place in (Path(f"{path}.partial"), *([path] if moment == "remove" else [])):
         source = open_source(place)
@@ -137,22 +153,20 @@ def test_kill_9_loses_only_the_episode_in_flight(tmp_path: Path, moment: str) ->
             np.testing.assert_array_equal(source.window(number, 0, 37).actions, written.actions)
             np.testing.assert_array_equal(source.physics(number), written.physics)
     if moment != "remove":
-        with pytest.raises(FileNotFoundError, match=r"killed\.h5\.partial is there"):
+        with pytest.raises(FileNotFoundError, match=rf"{moment}\.h5\.partial is there"):
             open_source(path)
     with pytest.raises(FileExistsError, match="exists already"):
         EpisodeWriter(path, SPEC, body_masks=True)
     with EpisodeWriter(path, SPEC, body_masks=True, overwrite=True) as writer:
         writer.append(scripted_episode(7, 5))
-    assert [entry.name for entry in tmp_path.iterdir()] == ["killed.h5"]
+    assert [entry.name for entry in killed.glob(f"*{moment}*")] == [path.name]
     assert open_source(path).lengths.tolist() == [5]
 
 
 def test_a_partial_file_is_readable_while_it_is_written(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True) as writer:
         writer.append(scripted_episode(0, 21))
-        command = f"from aime.data import open_source; print(open_source({str(writer.partial)!r}).lengths.tolist())"
-        run = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
-        assert run.stdout.strip() == "[21]"
+        assert open_source(writer.partial).lengths.tolist() == [21]
         writer.append(scripted_episode(1, 5))
     assert open_source(tmp_path / "live.h5").lengths.tolist() == [21, 5]
 
