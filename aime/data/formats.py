@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from aime.data.checked_hdf5 import open_file, reading
+from aime.data.checked_hdf5 import attribute, open_file, reading
 from aime.data.errors import DataError
 from aime.data.group_hdf5 import GroupHDF5Source, is_episode_name
 from aime.data.hdf5 import HDF5Source
@@ -39,8 +39,8 @@ class Format:
 def _holds_attribute(path: Path) -> bool:
     if not path.is_file():
         return False
-    with open_file(path) as file, reading(path):
-        return "format" in file.attrs and file.attrs["format"] == FORMAT
+    with open_file(path) as file, reading(path, key="format"):
+        return "format" in file.attrs and attribute(path, file, "format", str) == FORMAT
 
 
 def _holds_groups(path: Path) -> bool:

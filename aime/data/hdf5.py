@@ -49,6 +49,10 @@ class HDF5Source:
         self.spec = self._read_spec(file)
         self.has_body_masks = body_masks and has_member(self.path, file, "body_masks")
         self.has_body_ids = body_masks and bool(self.spec.bodies)
+        for key, names in (("body_ids", self.spec.bodies), ("policy_parameters", self.spec.policy_parameters)):
+            if has_member(self.path, file, key) != bool(names):
+                found = "no such dataset" if names else f"a dataset {key}"
+                raise DataError(self.path, key=key, expected=f"what the spec names: {names or 'none'}", found=found)
         self.has_physics = physics and has_member(self.path, file, "physics")
         self._arrays = self._checked_arrays(file)
         self.rows: NDArray[np.void] = self._checked_rows(file)
@@ -217,4 +221,6 @@ class HDF5Source:
                 raise DataError(self.path, key=key, expected=expected, found=f"{ids.min()} to {ids.max()}")
             splits[name] = ids.astype(np.int64)
         check_disjoint(self.path, splits)
+        if (divided := sum(map(len, splits.values()))) != count:
+            raise DataError(self.path, key="splits", expected=f"every episode of {count} in one", found=f"{divided}")
         return splits

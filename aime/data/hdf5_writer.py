@@ -150,7 +150,8 @@ class EpisodeWriter:
             arrays["policy_parameters"] = np.array([episode.policy_parameters], np.float64)
         image = file_image(self.spec, body_masks=self.body_masks, arrays=arrays)
         file = self.partial / segment_name(self._rows)
-        with disk_errors(file, episode=self._rows, safe=self._kept()):
+        kept = f"the {self._rows} episodes before it are in {self.partial}" if self._rows else ""
+        with disk_errors(file, episode=self._rows, safe=kept):
             write_file(file, image)
         self._rows += 1
 
@@ -165,7 +166,7 @@ class EpisodeWriter:
             if not self._rows:
                 raise ValueError(f"{self.path}: expected at least one episode before close, found none")
             segments = [self.partial / segment_name(episode) for episode in range(self._rows)]
-            with disk_errors(self.path, safe=self._kept()):
+            with disk_errors(self.path, safe=f"its {self._rows} episodes stay in {self.partial}"):
                 join(segments, self.path, self.spec, body_masks=self.body_masks, split_seed=self.split_seed)
             try:
                 _remove_partial(self.partial)
@@ -204,9 +205,6 @@ class EpisodeWriter:
             _remove_partial(self.partial)
         self._lock.release()
         self._lock = None
-
-    def _kept(self) -> str:
-        return f"the {self._rows} episodes before it are in {self.partial}" if self._rows else ""
 
     def _checked(self, episode: Episode) -> dict[str, NDArray[np.generic]]:
         """The arrays to store, by dataset name, each checked against the spec."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +12,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from aime.data.durable import create_file, disk_errors, sync_directory, write_all
+from aime.data.durable import create_file, sync_directory, write_all
 from aime.data.hdf5 import HDF5Source
-from aime.data.layout import EPISODE_ROW, create_layout, next_offset, stored_arrays, write_spec
+from aime.data.layout import (
+    CHUNK,
+    EPISODE_ROW,
+    ROW_CHUNK,
+    StoredArray,
+    create_layout,
+    next_offset,
+    stored_arrays,
+    write_spec,
+)
 from aime.data.spec import EpisodeSpec
 from aime.data.splits import split_episodes
 
-SLACK = 1 << 18  # bytes of the joined file's own tables
+SLACK = 1 << 16  # bytes of the joined file's headers
 
 
 def file_image(spec: EpisodeSpec, *, body_masks: bool, arrays: dict[str, np.ndarray] | None = None) -> bytes:
@@ -32,7 +42,7 @@ def file_image(spec: EpisodeSpec, *, body_masks: bool, arrays: dict[str, np.ndar
         arrays: by the names of the layout; ``episodes`` and ``policy_parameters`` among them.
     """
     with h5py.File("image", "w", driver="core", backing_store=False, libver="latest") as file:
-        create_layout(file, spec, body_masks=body_masks)
+        create_layout(file, spec, body_masks=body_masks, steps=None if arrays is None else len(arrays["actions"]))
         for name, array in (arrays or {}).items():
             file[name].resize(len(array), axis=0)
             file[name][:] = array
@@ -46,27 +56,42 @@ def join(segments: Sequence[Path], target: Path, spec: EpisodeSpec, *, body_mask
     """Write one file of all episodes at ``target``, durably, in place of what is there.
 
     Raises:
-        DiskError: no room, or another error of the disk; nothing is left at the target that was not there before.
+        OSError: no room, or another error of the disk; nothing is left that was not there before.
         DataError: a segment is damaged.
     """
-    with disk_errors(target):
-        descriptor, temporary = create_file(segments[0].parent / target.name)
+    descriptor, temporary = create_file(segments[0].parent / target.name)
+    try:
         try:
-            try:
-                write_all(descriptor, file_image(spec, body_masks=body_masks))
-                # a segment has tables of its own, so the joined file is smaller than all of them together
-                _reserve(descriptor, sum(segment.stat().st_size for segment in segments) + SLACK)
-                with h5py.File(temporary, "r+", libver="latest", locking=False) as file:
-                    _fill(file, segments, spec, body_masks=body_masks, split_seed=split_seed)
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        sync_directory(target.parent)
+            write_all(descriptor, file_image(spec, body_masks=body_masks))
+            _reserve(descriptor, _size_at_most(segments, spec, body_masks=body_masks))
+            with h5py.File(temporary, "r+", libver="latest", locking=False) as file:
+                _fill(file, segments, spec, body_masks=body_masks, split_seed=split_seed)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(target.parent)
+
+
+def _arrays(spec: EpisodeSpec, *, body_masks: bool) -> dict[str, StoredArray]:
+    return stored_arrays(spec, body_masks=body_masks, physics=bool(spec.joints), body_ids=bool(spec.bodies))
+
+
+def _size_at_most(segments: Sequence[Path], spec: EpisodeSpec, *, body_masks: bool) -> int:
+    """Bytes that the joined file will not exceed.
+
+    Every segment has headers and tables of its own, so that all together are larger, but for what is not filled: up to
+    a chunk of pictures between two episodes, of the small arrays, and up to a chunk of each in the end.
+    """
+    small = [array for array in _arrays(spec, body_masks=body_masks).values() if not array.picture]
+    step = sum(math.prod(array.shape) * np.dtype(array.dtype).itemsize for array in small)
+    row = EPISODE_ROW.itemsize + 8 * len(spec.policy_parameters)
+    stored = sum(segment.stat().st_size for segment in segments)
+    return stored + len(segments) * CHUNK * step + ROW_CHUNK * (step + row) + SLACK
 
 
 def _reserve(descriptor: int, size: int) -> None:
@@ -82,7 +107,7 @@ def _reserve(descriptor: int, size: int) -> None:
 
 
 def _fill(file: h5py.File, segments: Sequence[Path], spec: EpisodeSpec, *, body_masks: bool, split_seed: int) -> None:
-    arrays = stored_arrays(spec, body_masks=body_masks, physics=bool(spec.joints), body_ids=bool(spec.bodies))
+    arrays = _arrays(spec, body_masks=body_masks)
     file["episodes"].resize(len(segments), axis=0)
     if spec.policy_parameters:
         file["policy_parameters"].resize(len(segments), axis=0)

@@ -71,8 +71,9 @@ def stored_arrays(spec: EpisodeSpec, *, body_masks: bool, physics: bool, body_id
     return arrays
 
 
-def create_layout(file: h5py.File, spec: EpisodeSpec, *, body_masks: bool) -> None:
-    """Make the attributes and the empty arrays of a new file."""
+def create_layout(file: h5py.File, spec: EpisodeSpec, *, body_masks: bool, steps: int | None = None) -> None:
+    """Make the attributes and the empty arrays of a new file; with ``steps``, of one that holds one such episode."""
+    row_chunk, table_chunk = (ROW_CHUNK, ROW_CHUNK) if steps is None else (min(steps, ROW_CHUNK), 1)
     file.attrs.update({"format": FORMAT, "schema_version": SCHEMA_VERSION, "complete": False})
     write_spec(file, spec)
     arrays = stored_arrays(spec, body_masks=body_masks, physics=bool(spec.joints), body_ids=bool(spec.bodies))
@@ -82,16 +83,14 @@ def create_layout(file: h5py.File, spec: EpisodeSpec, *, body_masks: bool) -> No
             (0, *array.shape),
             array.dtype,
             maxshape=(None, *array.shape),
-            chunks=(CHUNK if array.picture else ROW_CHUNK, *array.shape),
+            chunks=(CHUNK if array.picture else row_chunk, *array.shape),
             compression=4 if array.picture else None,
             fletcher32=True,
         )
-    rows = {"maxshape": (None,), "chunks": (ROW_CHUNK,), "fletcher32": True}
-    file.create_dataset("episodes", (0,), EPISODE_ROW, **rows)
-    if spec.policy_parameters:
-        size = len(spec.policy_parameters)
-        rows |= {"maxshape": (None, size), "chunks": (ROW_CHUNK, size)}
-        file.create_dataset("policy_parameters", (0, size), "f8", **rows)
+    file.create_dataset("episodes", (0,), EPISODE_ROW, maxshape=(None,), chunks=(table_chunk,), fletcher32=True)
+    if size := len(spec.policy_parameters):
+        chunks = (table_chunk, size)
+        file.create_dataset("policy_parameters", (0, size), "f8", maxshape=(None, size), chunks=chunks, fletcher32=True)
 
 
 def write_spec(file: h5py.File, spec: EpisodeSpec) -> None:

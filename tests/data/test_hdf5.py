@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, open_source
+from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, formats, open_source
 from aime.data.segments import SegmentSource
 from tests.data.conftest import LENGTHS
 from tests.data.scripted import SPEC, scripted_episode
@@ -86,6 +86,18 @@ def test_spec_of_a_file_from_before_the_ray_caster_is_read() -> None:
 def test_source_pickles_by_path(episode_file: Path) -> None:
     source = pickle.loads(pickle.dumps(open_source(episode_file)))
     assert (source.window(1, 2, 3).observations[:, 0, 0, 0] == [2, 3, 4]).all()
+
+
+def test_a_source_survives_a_change_of_the_working_directory(
+    episode_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(episode_file.parent)
+    source = open_source(episode_file.name)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(source, HDF5Source)
+    source.close()
+    for reader in (source, pickle.loads(pickle.dumps(source))):
+        assert (reader.window(1, 2, 3).observations[:, 0, 0, 0] == [2, 3, 4]).all()
 
 
 def test_window_outside_the_episode_is_an_index_error(episode_file: Path) -> None:
@@ -227,6 +239,29 @@ def test_the_writer_refuses_bad_episodes(tmp_path: Path) -> None:
                 writer.append(dataclasses.replace(good, **change))
         writer.append(good)
     assert open_source(tmp_path / "x.h5").lengths.tolist() == [8]
+
+
+def test_a_flipped_bit_of_any_array_is_an_error(episode_file: Path, tmp_path: Path) -> None:
+    """Each stored chunk has a checksum: a value that is damaged on disk never comes out as another value."""
+    with h5py.File(episode_file) as file:
+        names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+        places = {name: file[name].id.get_chunk_info(0) for name in (*names, "splits/train")}
+    assert {"observations", "actions", "physics", "episodes", "body_ids"} <= set(places)
+    for name, chunk in places.items():
+        data = bytearray(episode_file.read_bytes())
+        data[chunk.byte_offset + chunk.size // 2] ^= 4
+        path = tmp_path / "flipped.h5"
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=rf"flipped\.h5: .*{name}"):
+            open_source(path).window(0, 0, 16)
+
+
+def test_the_format_whose_package_is_missing_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanting = formats.Format("a format of another house", lambda path: path.suffix == ".other", HDF5Source, ("no_h5",))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS[:1], wanting))
+    (tmp_path / "x.other").touch()
+    with pytest.raises(ImportError, match=r"x\.other: a format of another house: reading it needs no_h5, found not"):
+        open_source(tmp_path / "x.other")
 
 
 def _copy(source: Path, target: Path) -> Path:
