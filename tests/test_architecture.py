@@ -109,6 +109,16 @@ def test_arrows_point_down() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_files_of_data_import_each_other_in_one_direction() -> None:
+    """Protocol at the bottom, readers above it, the registry of formats on top; imports for types are imports."""
+    files = {f"aime.{name}": set(_imports(name, file)) for name, file in _modules() if name.startswith("data.")}
+    assert len(files) > 10
+    assert not [name for name, imported in files.items() if "aime.data" in imported], "the package imports them all"
+    while leaves := {name for name, imported in files.items() if not imported & set(files)}:
+        files = {name: imported for name, imported in files.items() if name not in leaves}
+    assert not files, f"a circle among {', '.join(files)}"
+
+
 def test_third_parties_stay_in_their_rooms() -> None:
     wrong = []
     for name, file in _modules():

@@ -59,7 +59,7 @@ def token_accuracy(
     figure to compare with.
 
     Returns:
-        ``(predicted, copied)`` accuracies, or ``None`` when the model has no ``perceiver`` or does not ``perceive`` frames.
+        ``(predicted, copied)`` accuracies, or ``None`` when the model has no ``perceiver``.
     """
     perceiver = getattr(model, "perceiver", None)
     if perceiver is None or not hasattr(model, "perceive"):
