@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient
+from ..autograd import attach_gradient, operator
 from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
 from . import cpp, cublas, eager
@@ -27,7 +27,7 @@ def _triton() -> Any:
     return importlib.import_module("aime.kernels.vq_lookup.triton")
 
 
-@torch.library.custom_op("aime::vq_lookup", mutates_args=())
+@operator("vq_lookup")
 def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The op itself on x (..., Q, D) and codebook (Q, V, D); `vq_lookup` checks and documents."""
     if backend == "triton":
@@ -41,7 +41,7 @@ def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tupl
     return quantized, indices, (x.to(dtype) - quantized.to(dtype)).square().sum(-1)
 
 
-@lookup_op.register_fake
+@torch.library.register_fake(lookup_op)
 def _(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty(x.shape, dtype=codebook.dtype, device=x.device),
@@ -50,7 +50,7 @@ def _(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor
     )
 
 
-@torch.library.custom_op("aime::vq_lookup_backward", mutates_args=())
+@operator("vq_lookup_backward")
 def lookup_backward_op(
     x: Tensor,
     codebook: Tensor,
@@ -68,7 +68,7 @@ def lookup_backward_op(
     return eager.lookup_backward(*arguments)
 
 
-@lookup_backward_op.register_fake
+@torch.library.register_fake(lookup_backward_op)
 def _(
     x: Tensor,
     codebook: Tensor,
@@ -160,7 +160,7 @@ def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, str | None]:
     }
 
 
-@torch.library.custom_op("aime::vq_statistics", mutates_args=())
+@operator("vq_statistics")
 def statistics_op(
     x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -170,7 +170,7 @@ def statistics_op(
     return eager.statistics(x, indices, num_codes, deterministic)
 
 
-@statistics_op.register_fake
+@torch.library.register_fake(statistics_op)
 def _(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str) -> tuple[Tensor, Tensor]:
     heads, width = x.shape[-2:]
     dtype = accumulation_dtype(x)
