@@ -118,8 +118,10 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
     Returns:
         VQLookup(quantized, indices, distance); without a head axis in the codebook there is none in the results. Ties
         go to the lowest index. `quantized` is differentiable in the codebook (not in x: add your own straight-through),
-        `distance` = |x - quantized|^2 in both. A row with NaN or Inf gets some index in range and a NaN or Inf
-        distance.
+        `distance` = |x - quantized|^2 in both, Inf or 0 where float32 ends. A row with NaN or Inf gets some index in
+        range and a NaN or Inf distance. A code with NaN or Inf is nobody's nearest; where no code of a head is finite,
+        every row gets index 0. Scales from 1e-33 to float32's end are told apart (bfloat16 the same; float16 all); in
+        one codebook, codes 1e18 times smaller than the largest count as zeros.
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, an unknown precision or backend.
