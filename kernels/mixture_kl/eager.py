@@ -88,14 +88,18 @@ def mixture_log_joint(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tens
 
 
 def mixture_log_prob_backward(
-    gradient: Tensor, result: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
+    gradient: Tensor, _: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, log_pi, means and log_scales; `result` is the forward's, responsibilities are made again."""
+    """Gradients of z, log_pi, means and log_scales; responsibilities are made again.
+
+    Not from the forward's densities (S, N): where those are beyond 1e8, another order of the sum over D leaves a
+    difference that overflows.
+    """
     constant = _constant(log_pi, log_scales)
 
     def share(s: int, normalised: Tensor) -> Tensor:
         log_joint = constant - 0.5 * normalised.square().sum(-1)
-        return torch.exp(log_joint - result[s][:, None]) * gradient[s][:, None]  # responsibility x gradient
+        return log_joint.softmax(-1) * gradient[s][:, None]  # responsibility x gradient
 
     return _pull_back(share, z, log_pi, means, log_scales)
 

@@ -40,7 +40,7 @@ def half_log_2pi(D, ACC: tl.constexpr):
 @triton.jit
 def series_below(ACC: tl.constexpr):
     """Below this t, 1 - x equals exp(t) / a to the last digit, as in eager.py."""
-    return tl.full((), SERIES_DOUBLE if ACC == tl.float64 else SERIES, ACC)
+    return tl.full((), SERIES_DOUBLE if tl.float64 == ACC else SERIES, ACC)
 
 
 @triton.jit
@@ -220,7 +220,9 @@ def log_prob_backward_kernel(
                     upstream = -tl.load(gradient + n).to(ACC) / S
                 else:
                     upstream = tl.load(gradient + place).to(ACC)
-                share = tl.exp(log_joint - tl.load(result + place).to(ACC)) * upstream  # responsibility x gradient
+                gap = log_joint - tl.load(result + place).to(ACC)
+                # where densities of 1e8 and more leave a gap above 0 by rounding, that is no exponent to raise
+                share = tl.exp(tl.where(gap > 0.0, 0.0, gap)) * upstream  # responsibility x gradient
                 g_weight += share
                 weighted = normalised * share[:, None]
                 g_scale += weighted * normalised - tl.where(tile, share[:, None], 0.0)

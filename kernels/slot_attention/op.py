@@ -42,11 +42,11 @@ def _check(
 ) -> dict[str, int]:
     op = "slot_attention"
     sizes: dict[str, int] = {}
+    present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
+    check_floating(op, inputs=inputs, slots=slots, **present)
     check_shape(op, "inputs", inputs, ("B", "N", "C"), sizes)
     check_shape(op, "slots", slots, ("B", "S", "D"), sizes)
     sizes["3D"] = 3 * sizes["D"]
-    present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
-    check_floating(op, inputs=inputs, slots=slots, **present)
     for name, tensor in present.items():
         check_shape(op, name, tensor, WEIGHT_AXES[name], sizes)
     if sizes["N"] == 0 or sizes["S"] == 0:

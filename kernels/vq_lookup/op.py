@@ -166,7 +166,12 @@ def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, str | None]:
 def statistics_op(
     x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """The op itself; `vq_statistics` checks and documents."""
+    """The op itself; `vq_statistics` checks and documents, but for the values: here a compiled graph passes too."""
+    if indices.numel() and indices.device.type == "cpu":
+        low, high = (int(end) for end in indices.aminmax())
+        if low < 0 or high >= num_codes:
+            found = f"found {low} to {high}"
+            raise ValueError(f"vq_statistics: indices: expected 0 to {num_codes - 1}, {found}")
     if backend == "triton":
         return _triton().statistics(x, indices, num_codes, deterministic)  # type: ignore[no-any-return]
     return eager.statistics(x, indices, num_codes, deterministic)
@@ -187,7 +192,7 @@ def vq_statistics(
 
     Args:
         x: (..., Q, D), always with a head axis.
-        indices: (..., Q) integers in [0, num_codes).
+        indices: (..., Q) integers in [0, num_codes); checked on a CPU, where it needs no synchronisation.
         num_codes: V.
         deterministic: one writer a code, so that the sums are the same bits in every run; also switched on by
             `torch.use_deterministic_algorithms(True)`.
@@ -197,8 +202,8 @@ def vq_statistics(
         counts (Q, V) and sums (Q, V, D), float32 (float64 for float64 x), without gradient.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: indices that are not integers. RuntimeError: a backend that
-            cannot run.
+        ValueError: shapes that do not fit, indices out of range. TypeError: indices that are not integers.
+        RuntimeError: a backend that cannot run.
     """
     op = "vq_statistics"
     check_floating(op, x=x)
@@ -210,6 +215,8 @@ def vq_statistics(
         raise ValueError(f"{op}: num_codes: expected at least 1, found {num_codes}")
     leading = {f"axis {axis}": size for axis, size in enumerate(x.shape[:-1])}
     check_shape(op, "indices", indices, tuple(leading), leading)
+    if indices.device != x.device:
+        raise ValueError(f"{op}: indices is on {indices.device}, but x is on {x.device}")
     obstacles = _lookup_obstacles(x, x)
     del obstacles["cpp"], obstacles["cublas"]
     chosen = choose_backend(op, backend, x.device.type, obstacles)

@@ -202,7 +202,9 @@ def statistics_atomic_kernel(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_mask = n < N
     x_rows = x + head * x_q + (n // INNER).to(tl.int64) * x_outer + (n % INNER).to(tl.int64) * x_inner
-    code = head * V + tl.load(indices + n.to(tl.int64) * Q + head, mask=row_mask, other=0).to(tl.int64)
+    index = tl.load(indices + n.to(tl.int64) * Q + head, mask=row_mask, other=0).to(tl.int64)
+    row_mask = row_mask & (index >= 0) & (index < V)  # nothing is written beside the sums
+    code = head * V + index
     d = tl.arange(0, BLOCK_D)
     mask = row_mask[:, None] & (d[None, :] < D)
     value = tl.load(x_rows[:, None] + d[None, :].to(tl.int64) * x_d, mask=mask, other=0.0).to(tl.float32)
