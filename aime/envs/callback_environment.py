@@ -32,6 +32,7 @@ class CallbackEnvironment(ParallelEnvironment):
         RuntimeError: from `reset`, `step` and `recv` also where the task's Python raises: environment, task and place
             are named, and the exception is the cause. Results of that call are lost; the environment whose task failed
             begins a new episode next (with autoreset "disabled": after `reset`), the others go on.
+        KeyboardInterrupt, SystemExit: as themselves where the task raises them; else the same holds.
     """
 
     def __init__(
@@ -95,9 +96,12 @@ class CallbackEnvironment(ParallelEnvironment):
         self._check_state(state)
         if len(state.task_states) != self.num_envs:
             raise ValueError(f"the state has {len(state.task_states)} states of Python tasks, here are {self.num_envs}")
+        parsed = [
+            callback.parse_state(own) for callback, own in zip(self._callbacks, state.task_states, strict=True)
+        ]
         batch.drop_in_flight()
-        for callback, own in zip(self._callbacks, state.task_states, strict=True):
-            callback.set_state(own)
+        for callback, own in zip(self._callbacks, parsed, strict=True):
+            callback.set_state(*own)
         return super().set_state(state)
 
     def _loader(self, time_limit: float | None) -> Callable[[np.random.RandomState], Any]:
@@ -126,19 +130,19 @@ class CallbackEnvironment(ParallelEnvironment):
 
     @contextlib.contextmanager
     def _causes(self) -> Iterator[None]:
-        """Give an error of the batch the exception of the task behind it."""
-        for callback in self._callbacks:
-            callback.error = None
+        """Give an error of the batch the exception of the task behind it; an interrupt is raised as itself."""
+        interrupt = None
         try:
             yield
         except RuntimeError as error:
-            # Of several that failed, the message names one.
-            cause = next(
-                (found.error for found in self._callbacks if found.error and str(found.error) in str(error)), None
-            )
+            cause = callbacks.take_error(self._callbacks, str(error))
             if cause is None:
                 raise
-            raise error from cause
+            if isinstance(cause, Exception):
+                raise error from cause
+            interrupt = cause
+        if interrupt is not None:
+            raise interrupt
 
 
 def _load(make: Callable[[np.random.RandomState], Any], time_limit: float | None, random: np.random.RandomState) -> Any:

@@ -70,7 +70,7 @@ class TaskCallback:
         action: what `before_step` gives to the task; C++ writes this memory.
         sets_control_only: the task's before_step copies the action to the actuators: C++ does that without Python.
         legacy_step: dm_control's flag of the environment.
-        error: the exception that the last call raised.
+        error: what the last call raised, KeyboardInterrupt and SystemExit included; see `take_error`.
     """
 
     def __init__(self, environment: Any, random: np.random.RandomState, fields: Fields, load: Load) -> None:
@@ -79,7 +79,7 @@ class TaskCallback:
         self.observation: NDArray[np.float64] = np.zeros(sum(int(np.prod(shape)) for _, shape in fields))
         self.action: NDArray[np.float64] = np.zeros(environment.action_spec().shape)
         self.legacy_step = bool(environment.physics.legacy_step)
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._following: tuple[Any, np.random.RandomState] | None = None
         base = importlib.import_module("dm_control.suite.base")
         engine = importlib.import_module("dm_control.mujoco.engine")
@@ -129,10 +129,26 @@ class TaskCallback:
             raise TypeError(f"the state of {type(self.environment.task).__name__} does not pickle: {error}") from error
         return file.getvalue()
 
-    def set_state(self, state: bytes) -> None:
-        """Take what `get_state` gave."""
+    def parse_state(self, state: bytes) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """The attributes and the observation that `get_state` gave; nothing changes yet.
+
+        Raises:
+            ValueError: the bytes are of something else.
+        """
+        name = type(self.environment.task).__name__
+        try:
+            attributes, observation = _Unpickler(io.BytesIO(state), self._shared()).load()
+            attributes, observation = dict(attributes), np.asarray(observation, dtype=np.float64)
+        except Exception as error:  # whatever the unpickling of damaged bytes, or of a task's attribute, raises
+            raise ValueError(f"the state of {name} does not unpickle: {type(error).__name__}: {error}") from error
+        if observation.shape != self.observation.shape:
+            expected, found = self.observation.shape, observation.shape
+            raise ValueError(f"the observation in the state of {name} has shape {found}, expected {expected}")
+        return attributes, observation
+
+    def set_state(self, attributes: Mapping[str, Any], observation: NDArray[np.float64]) -> None:
+        """Take what `parse_state` gave."""
         self._following = None
-        attributes, observation = _Unpickler(io.BytesIO(state), self._shared()).load()
         own = vars(self.environment.task)
         own.clear()
         own.update(attributes)
@@ -176,11 +192,9 @@ class TaskCallback:
         self.error = None
         try:
             return call()
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: C++ passes on its text, `take_error` the exception itself
             self.error = error
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
-            raise CallbackError(f"{type(error).__name__}: {error} ({where})") from error
+            raise CallbackError(_described(error)) from error
 
 
 class CallbackEpisodes:
@@ -247,6 +261,30 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, name: str) -> Any:
         return self._shared[name]
+
+
+def take_error(callbacks: Sequence[TaskCallback], text: str) -> BaseException | None:
+    """What a task raised in the call that failed with `text`, once; None where that came from no task.
+
+    An interrupt (KeyboardInterrupt, SystemExit and others that are no Exception) goes before the errors of other tasks.
+    """
+    raised = [callback for callback in callbacks if callback.error is not None]
+    interrupts = [callback for callback in raised if not isinstance(callback.error, Exception)]
+    named = [callback for callback in raised if callback.error is not None and _described(callback.error) in text]
+    for callback in (*interrupts, *named):
+        error, callback.error = callback.error, None
+        return error
+    return None
+
+
+def _described(error: BaseException) -> str:
+    """The exception and the place in the task that raised it."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - its __str__ is the task's own code
+        text = type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({Path(place.filename).name}, line {place.lineno}, in {place.name})"
 
 
 def _fields_of(observation: Any) -> Fields:
