@@ -42,6 +42,7 @@ class PythonCallback final : public TaskCallback {
     callback_.release().dec_ref();
     observation_.release().dec_ref();
     action_.release().dec_ref();
+    kept_.release().dec_ref();
   }
   PythonCallback(const PythonCallback&) = delete;
   PythonCallback& operator=(const PythonCallback&) = delete;
@@ -77,8 +78,11 @@ class PythonCallback final : public TaskCallback {
 
  private:
   void find_physics() {
-    const auto [model, data] = callback_.attr("addresses")().cast<std::pair<std::uintptr_t, std::uintptr_t>>();
+    py::tuple found = callback_.attr("physics")();
+    const auto model = found[0].cast<std::uintptr_t>();
+    const auto data = found[1].cast<std::uintptr_t>();
     physics_ = {reinterpret_cast<mjModel*>(model), reinterpret_cast<mjData*>(data)};  // NOLINT: MuJoCo's bindings
+    kept_ = std::move(found);
   }
 
   // A Python exception must not outlive the GIL: it becomes a std::runtime_error with its text. (The exception itself
@@ -106,6 +110,7 @@ class PythonCallback final : public TaskCallback {
   std::size_t action_size_;
   bool sets_control_only_;
   Physics physics_;
+  py::object kept_;  // the owners of what physics_ points to: a task may drop them, or load others, at any time
 };
 
 }  // namespace

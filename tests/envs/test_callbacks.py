@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aime.envs import ParallelEnvironment, TimeStep
-from aime.envs import callback_environment as module
+from aime.envs import callback_engine as module
 from aime.envs.extension import load_suite
 
 SUITE = load_suite()
