@@ -150,6 +150,7 @@ def rehearsal_step(
     optimizer: torch.optim.Optimizer,
     sequences: RememberedSequences,
     seen: int,
+    rolled: int | None = None,
     *,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
@@ -158,7 +159,7 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    loss = rehearsal_loss(parts, sequences, seen, generator=generator)
+    loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
