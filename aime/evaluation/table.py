@@ -12,6 +12,15 @@ from aime.evaluation.evaluate import Evaluation
 from aime.evaluation.record import SERIES, TRAINED
 
 PROBE_ROWS = 16
+TITLES = {
+    "psnr_body": "psnr_body, open loop",
+    "psnr_union": "psnr_union, open loop (bodies of the target and of the prediction)",
+    "psnr": "psnr, open loop",
+    "ssim": "ssim, open loop",
+    "crps_body": "crps_body, open loop (low is good)",
+    "spread_ratio": "spread_ratio, open loop (1 is calibrated)",
+    "action_shuffle": "action_shuffle, open loop (1: actions are not used)",
+}
 
 
 def _cell(value: float | None, error: float | None, digits: int) -> str:
@@ -22,8 +31,7 @@ def _cell(value: float | None, error: float | None, digits: int) -> str:
 
 def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Table]:
     """One table per image metric, body-masked first, then of samples, training, probes and the other figures."""
-    tables = [_figure_table(metric, evaluation, record) for metric in ("psnr_body", "psnr_union", "psnr", "ssim")]
-    tables.append(_ensemble_table(evaluation, record))
+    tables = [_figure_table(metric, record) for metric in TITLES]
     costs = Table(title="training", title_justify="left")
     for head in ("forecast", "CPU seconds", "frames", "parameters"):
         costs.add_column(head, justify="left" if head == "forecast" else "right")
@@ -47,39 +55,22 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
     return [*tables, others]
 
 
-def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]) -> Table:
-    """A metric of every series at every horizon."""
-    table = Table(title=f"{metric}, open loop", title_justify="left")
+def _figure_table(metric: str, record: Mapping[str, Any]) -> Table:
+    """A metric of every series that has it, at every horizon."""
+    table = Table(title=TITLES[metric], title_justify="left")
     table.add_column("forecast")
     for horizon in record["open_loop"]:
         table.add_column(f"{horizon} ahead", justify="right")
-    for series in SERIES:
-        if evaluation.open_loop.scores.get(series) is not None:
-            table.add_row(series, *_row(record, metric, series, 3 if metric == "ssim" else 2))
-    return table
-
-
-def _ensemble_table(evaluation: Evaluation, record: Mapping[str, Any]) -> Table:
-    """What only forecasts that sample have, and the score in which the others compare with them."""
-    table = Table(title="samples and actions, open loop (spread_ratio: 1 is calibrated)", title_justify="left")
-    table.add_column("forecast")
-    table.add_column("figure")
-    for horizon in record["open_loop"]:
-        table.add_column(f"{horizon} ahead", justify="right")
-    for metric in ("crps_body", "spread_ratio", "action_shuffle"):
-        for series in SERIES:
-            score = evaluation.open_loop.scores.get(series)
-            if score is not None and any(figures[metric].mean is not None for figures in score.horizons.values()):
-                table.add_row(series, metric, *_row(record, metric, series, 2))
-    return table
-
-
-def _row(record: Mapping[str, Any], metric: str, series: str, digits: int) -> list[str]:
+    digits = 3 if metric == "ssim" else 2
     errors = record["stderr"]["open_loop"]
-    return [
-        _cell(figures[metric][series], errors[horizon][metric][series], digits)
-        for horizon, figures in record["open_loop"].items()
-    ]
+    for series in SERIES:
+        if any(figures[metric][series] is not None for figures in record["open_loop"].values()):
+            cells = (
+                _cell(figures[metric][series], errors[horizon][metric][series], digits)
+                for horizon, figures in record["open_loop"].items()
+            )
+            table.add_row(series, *cells)
+    return table
 
 
 def _probe_table(columns: Mapping[str, Mapping[str, Any]]) -> Table:

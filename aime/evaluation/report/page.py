@@ -128,7 +128,7 @@ _MAP_NOTE = (
 def _training(history: Sequence[Mapping[str, float]]) -> str:
     if not history:
         return '<p class="none">No training log beside the checkpoint.</p>'
-    skip = {"step", "epoch", "frames", "seconds", "time"}
+    skip = {"step", "epoch", "frames", "seconds", "cpu_seconds", "time"}
     keys = list(dict.fromkeys(key for row in history for key in row if key not in skip))
     keys = [key for key in FIRST_LOSSES if key in keys] + [key for key in keys if key not in FIRST_LOSSES]
     panels: list[str] = []
