@@ -62,7 +62,7 @@ class Batch:
     """(B, T, H, W) uint8, or None"""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on ``device``; ``episodes`` and ``starts`` stay where they are, whoever reads them does on the host."""
+        """The batch on ``device``; ``episodes`` and ``starts`` stay where they are: they are read on the host."""
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return replace(moved, episodes=self.episodes, starts=self.starts)
 
