@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -95,19 +96,26 @@ def expand_seed(seed: int | Sequence[int] | None, num_envs: int) -> tuple[int, .
     """
     if seed is None:
         return tuple(int(value) for value in np.random.SeedSequence().generate_state(num_envs))
-    if isinstance(seed, (int, np.integer)):
-        seeds = tuple(int(seed) + env for env in range(num_envs))
+    if isinstance(seed, np.ndarray):
+        seed = seed.tolist()  # of no axis: one number
+    if _is_whole(seed):
+        seeds = tuple(int(cast(int, seed)) + env for env in range(num_envs))
     else:
-        for value in seed if isinstance(seed, (Sequence, np.ndarray)) else [seed]:
-            if not isinstance(value, (int, np.integer)):
-                raise TypeError(f"a seed must be an int in [0, 2**32), got {value!r}")
-        seeds = tuple(int(value) for value in seed)
+        several = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes))
+        for value in cast(Sequence[Any], seed if several else [seed]):
+            if not _is_whole(value):
+                raise TypeError(f"a seed must be an int in [0, 2**32), got {reprlib.repr(value)}")
+        seeds = tuple(int(value) for value in cast(Sequence[int], seed))
         if len(seeds) != num_envs:
             raise ValueError(f"{len(seeds)} seeds for {num_envs} environments")
     for value in seeds:
         if not 0 <= value < 2**32:
             raise ValueError(f"a seed must lie in [0, 2**32), got {value}")
     return seeds
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def joints(model: Any) -> tuple[Joint, ...]:

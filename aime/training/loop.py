@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.training import schedule
-from aime.training.allocator import keep_freed_memory
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.guard import NonFiniteError, check_parameters

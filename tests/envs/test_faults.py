@@ -195,7 +195,7 @@ def test_a_forked_child_that_does_not_use_the_environment_ends() -> None:
 def test_an_error_of_dm_control_in_a_new_episode_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks whose episodes dm_control begins: the error is its own, and the environment is usable afterwards."""
     with ParallelEnvironment("dog", "stand", 1, seed=1, time_limit=0.03) as env:
-        if env._episodes.in_cpp:
+        if env.begins_in_cpp:
             pytest.skip("C++ begins the episodes of this task")
         env.reset()
 
@@ -203,7 +203,7 @@ def test_an_error_of_dm_control_in_a_new_episode_reaches_the_caller(monkeypatch:
             raise OSError("no more episodes")
 
         with monkeypatch.context() as patch:
-            patch.setattr(env._environment, "reset", fail)
+            patch.setattr(env.suite_environment, "reset", fail)
             with pytest.raises(OSError, match="no more episodes"):
                 play(env, 8)
         assert np.isfinite(env.reset().qpos).all()

@@ -1,0 +1,80 @@
+"""The arguments of calls: which environments, and actions; each wrong one is a ValueError that says what was found."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+#: Which environments: their numbers, or a boolean mask of all.
+Ids = Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
+
+
+def environment_ids(ids: Ids | None, num_envs: int) -> list[int]:
+    """The numbers of the environments in their order; None: all; a boolean mask (num_envs,): those where it is True.
+
+    Raises:
+        ValueError: no such environment, a mask of another length, or something else.
+    """
+    if ids is None:
+        return list(range(num_envs))
+    wrong = f"ids must be numbers of environments or a boolean mask ({num_envs},), got {reprlib.repr(ids)}"
+    if isinstance(ids, (str, bytes, Mapping)) or (not isinstance(ids, Collection | np.ndarray) and not _is_array(ids)):
+        raise ValueError(wrong)
+    try:
+        given = np.asarray(ids if _is_array(ids) else list(ids))
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise ValueError(wrong) from None
+    if given.ndim != 1:
+        raise ValueError(wrong)
+    if given.dtype == np.bool_:
+        if len(given) != num_envs:
+            raise ValueError(f"a boolean mask needs an entry for each of the {num_envs} environments, got {len(given)}")
+        return [int(env) for env in np.flatnonzero(given)]
+    if given.size and given.dtype.kind not in "iu":
+        raise ValueError(wrong)
+    for env in given.tolist():
+        if not 0 <= env < num_envs:
+            raise ValueError(f"no environment {env}: there are {num_envs}, numbered from 0")
+    return [int(env) for env in given]
+
+
+def real_actions(actions: ArrayLike, count: int, action_size: int, *, rows: str) -> NDArray[np.float64]:
+    """`actions` as float64 (count, action_size), in C order; `rows` names the first axis in messages.
+
+    Raises:
+        ValueError: no real numbers, or another shape.
+    """
+    try:
+        given = np.asarray(actions)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"actions must be an array of real numbers: {error}") from None
+    if given.dtype.kind not in "fiu":
+        raise ValueError(f"actions must be real numbers, got an array of {given.dtype}")
+    values = np.ascontiguousarray(given, dtype=np.float64)
+    if given.shape != (count, action_size):
+        expected = (count, action_size)
+        raise ValueError(f"actions must have shape ({rows}, action_size) = {expected}, got {given.shape}")
+    return values
+
+
+def wrong_action(
+    values: NDArray[np.float64],
+    index: int,
+    ids: Sequence[int],
+    minimum: NDArray[np.float64],
+    maximum: NDArray[np.float64],
+) -> ValueError:
+    """The error of `values`, row i for environment ids[i], whose flat entry `index` is not within its bounds."""
+    row, entry = divmod(index, values.shape[1])
+    return ValueError(
+        f"action of environment {ids[row]}, entry {entry} is {values[row, entry]}: "
+        f"it must be finite and within [{minimum[entry]}, {maximum[entry]}]"
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or hasattr(value, "__array__")
