@@ -67,7 +67,8 @@ def describe(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text in one line, printable, and cut where it is very long."""
+    """The text in one line, printable, and cut where it is very long; frames of C++ that torch appends are left out."""
+    text = text.partition("Exception raised from")[0]
     line = printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}... ({TRACEBACK} shows the rest)"
 
