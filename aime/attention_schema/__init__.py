@@ -9,10 +9,11 @@ from aime.attention_schema.maps import (
 )
 from aime.attention_schema.posterior import AttentionPosterior, AttentionPosteriorOutput
 from aime.attention_schema.prior import AttentionPrior, AttentionPriorOutput, ConvGRUCell
-from aime.attention_schema.schema import AttentionSchema, AttentionSchemaOutput
+from aime.attention_schema.schema import AttentionForecast, AttentionSchema, AttentionSchemaOutput
 from aime.attention_schema.slot_attention import SlotAttention
 
 __all__ = [
+    "AttentionForecast",
     "AttentionPosterior",
     "AttentionPosteriorOutput",
     "AttentionPrior",

@@ -87,6 +87,23 @@ class FeaturePyramid(nn.Module):
         return total
 
 
+class TrunkFeatures(nn.Module):
+    """Feature maps (N, F', h, w) that others computed -> (N, F, R, R): one linear map a position, resized if need be."""
+
+    def __init__(self, trunk_channels: int, resolution: int, feature_channels: int) -> None:
+        super().__init__()
+        self.resolution = resolution
+        self.lateral = nn.Conv2d(trunk_channels, feature_channels, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """(N, F', h, w) -> (N, F, R, R)."""
+        features: Tensor = self.lateral(maps)
+        size = (self.resolution, self.resolution)
+        if features.shape[-2:] != size:
+            features = F.interpolate(features, size, mode="bilinear", align_corners=False)
+        return features
+
+
 class AttentionPosterior(nn.Module):
     """(x_t, h_{t-1}, c_t) -> attention map A_t through slots.
 
@@ -108,6 +125,8 @@ class AttentionPosterior(nn.Module):
         num_semantic_slots: S.
         pyramid_channels: channels of each pyramid level, finest first.
         iters: rounds of slot attention.
+        trunk_channels: channels of a trunk's feature maps, which are then given in place of images; None for a pyramid
+            of its own.
     """
 
     def __init__(
@@ -122,12 +141,16 @@ class AttentionPosterior(nn.Module):
         *,
         pyramid_channels: Sequence[int] = (32, 48, 64),
         iters: int = 3,
+        trunk_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.resolution, self.hidden_dim, self.context_dim = attention_resolution, hidden_dim, context_dim
-        self.input_channels, self.num_slots = input_channels, num_semantic_slots
-        self.pyramid = FeaturePyramid(
-            image_size, attention_resolution, input_channels, pyramid_channels, feature_channels
+        self.input_channels = input_channels if trunk_channels is None else trunk_channels
+        self.num_slots = num_semantic_slots
+        self.pyramid: nn.Module = (
+            FeaturePyramid(image_size, attention_resolution, input_channels, pyramid_channels, feature_channels)
+            if trunk_channels is None
+            else TrunkFeatures(trunk_channels, attention_resolution, feature_channels)
         )
         # Small enough not to fix the slots to places at the start: objects move.
         self.position = nn.Parameter(0.1 * torch.randn(feature_channels, attention_resolution, attention_resolution))
@@ -143,8 +166,8 @@ class AttentionPosterior(nn.Module):
         """Attend to frames, each by itself.
 
         Args:
-            observation: (N, C, H, W), uint8 or float in [-1, 1].
-            hidden: (N, Hd), the state before the frame.
+            observation: (N, C, H, W), uint8 or float in [-1, 1]; or a trunk's feature maps (N, F', h, w).
+            hidden: (N, Hd), the state before the frame; (N, 0) for a map that sees the frame and the context alone.
             context: (N, Cc), the context of the frame.
 
         Raises:

@@ -13,6 +13,21 @@ from aime.nn import expect_shape
 
 
 @dataclass(frozen=True)
+class AttentionForecast:
+    """How well a sequence of maps was foreseen.
+
+    Attributes:
+        prior: predictions (B, T, ...), entry t made before frame t.
+        kl: (B, T) nats, KL(A_t || predicted A_t).
+        dynamics_loss: (B, T) smooth-L1 error in cells of the predicted motion of the centre.
+    """
+
+    prior: AttentionPriorOutput
+    kl: Tensor
+    dynamics_loss: Tensor
+
+
+@dataclass(frozen=True)
 class AttentionSchemaOutput:
     """Attention over a sequence.
 
@@ -46,6 +61,9 @@ class AttentionSchema(nn.Module):
         pyramid_channels: channels of each level of the posterior's pyramid.
         iters: rounds of slot attention.
         state_channels, kernel_size, motion_radius, condition_width: see `AttentionPrior`.
+        trunk_channels: see `AttentionPosterior`.
+        posterior_hidden_dim: size of the state that the posterior sees, Hd when None; 0 lets it run before the state is
+            known.
     """
 
     def __init__(
@@ -65,18 +83,21 @@ class AttentionSchema(nn.Module):
         kernel_size: int = 3,
         motion_radius: int = 2,
         condition_width: int = 64,
+        trunk_channels: int | None = None,
+        posterior_hidden_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.posterior_net = AttentionPosterior(
             image_size,
             attention_resolution,
-            hidden_dim,
+            hidden_dim if posterior_hidden_dim is None else posterior_hidden_dim,
             context_dim,
             input_channels,
             feature_channels,
             num_semantic_slots,
             pyramid_channels=pyramid_channels,
             iters=iters,
+            trunk_channels=trunk_channels,
         )
         self.prior_net = AttentionPrior(
             attention_resolution,
@@ -108,24 +129,35 @@ class AttentionSchema(nn.Module):
             previous_latents: (B, T, D), entry t is z_{t-1}.
             previous_map: (B, R, R), the map before the first frame, even when None.
             state: (B, G, R, R), recurrent state of the prior before the first frame, zeros when None.
-            detach_maps: let no gradient of the prior reach the posterior through the maps it predicts from.
+            detach_maps: let no gradient of the forecast reach the posterior's maps.
         """
         sizes = expect_shape(observations, "B T C H W", "observations")
         batch, steps = sizes["B"], sizes["T"]
         posterior = self.posterior_net(observations.flatten(0, 1), hidden.flatten(0, 1), context.flatten(0, 1))
         maps = posterior.map.reshape(batch, steps, *posterior.map.shape[1:])  # (B, T, R, R)
-        first = self.uniform_map(batch) if previous_map is None else previous_map
-        previous_maps = torch.cat((first.unsqueeze(1), maps[:, :-1]), 1)
-        if detach_maps:
-            previous_maps = previous_maps.detach()
-        prior = self.prior_net(previous_maps, hidden, previous_latents, state)
+        found = self.forecast(maps, hidden, previous_latents, previous_map, state, detach_maps=detach_maps)
         return AttentionSchemaOutput(
-            posterior=posterior,
-            prior=prior,
-            maps=maps,
-            kl=categorical_kl(maps, prior.log_maps),
-            dynamics_loss=attention_dynamics_loss(previous_maps, maps, prior.movement),
+            posterior=posterior, prior=found.prior, maps=maps, kl=found.kl, dynamics_loss=found.dynamics_loss
         )
+
+    def forecast(
+        self,
+        maps: Tensor,
+        hidden: Tensor,
+        previous_latents: Tensor,
+        previous_map: Tensor | None = None,
+        state: Tensor | None = None,
+        *,
+        detach_maps: bool = False,
+    ) -> AttentionForecast:
+        """Predict each map (B, T, R, R) of a sequence from those before it; arguments as in :meth:`forward`."""
+        first = self.uniform_map(maps.shape[0]) if previous_map is None else previous_map
+        previous_maps = torch.cat((first.unsqueeze(1), maps[:, :-1]), 1)  # (B, T, R, R)
+        if detach_maps:
+            previous_maps, maps = previous_maps.detach(), maps.detach()
+        prior = self.prior_net(previous_maps, hidden, previous_latents, state)
+        kl = categorical_kl(maps, prior.log_maps)  # (B, T)
+        return AttentionForecast(prior, kl, attention_dynamics_loss(previous_maps, maps, prior.movement))
 
     def uniform_map(self, batch_size: int) -> Tensor:
         """(B, R, R): the map before anything was seen."""

@@ -7,7 +7,7 @@ Alignment, everywhere in this package: ``actions[t]`` is applied after ``observa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -58,8 +58,9 @@ class Batch:
     """(B,) int64, first step of each window"""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on ``device``."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        """The batch on ``device``; ``episodes`` and ``starts`` stay where they are, whoever reads them does on the host."""
+        moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return replace(moved, episodes=self.episodes, starts=self.starts)
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, so that a later ``to("cuda", non_blocking=True)`` overlaps with work."""

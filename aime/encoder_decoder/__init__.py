@@ -3,12 +3,15 @@
 from aime.encoder_decoder.decoder import VAEDecoder
 from aime.encoder_decoder.encoder import Posterior, VAEEncoder
 from aime.encoder_decoder.gram import GramLoss
-from aime.encoder_decoder.likelihood import GaussianLikelihood, MixtureOfLogistics, make_likelihood
+from aime.encoder_decoder.likelihood import GaussianLikelihood, MixtureOfLogistics, PixelStatistics, make_likelihood
+from aime.encoder_decoder.trunk import ImageTrunk
 
 __all__ = [
     "GaussianLikelihood",
     "GramLoss",
+    "ImageTrunk",
     "MixtureOfLogistics",
+    "PixelStatistics",
     "Posterior",
     "VAEDecoder",
     "VAEEncoder",

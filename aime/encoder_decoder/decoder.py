@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime.nn import PatchesToImage, ResidualCell, expect_shape, mlp, normalisation
+from aime.nn import PatchesToImage, ResidualCell, expect_shape, mlp
 
 
 class AttentionModulation(nn.Module):
@@ -31,17 +31,19 @@ class AttentionModulation(nn.Module):
 
 
 class VAEDecoder(nn.Module):
-    """NVAE-style residual decoder of single frames, modulated by attention at each scale.
+    """Decoder of single frames, the trunk's mirror image: stem, transposed convolutions, patches.
 
     Args:
         latent_size: D.
         height, width: of the images, in pixels.
         hidden_dim: Hd, size of the recurrent state that conditions the image; 0 for none.
-        channels: channels of each level from coarse to fine, the last at a quarter of the image's side.
-        cells_per_level: residual cells a level.
+        channels: channels of each level from coarse to fine, the last at 1 / patch_size of the image's side.
+        cells_per_level: residual cells (Vahdat and Kautz 2020, NVAE) a level; 0 for none.
         output_channels: channels of the output, those of the image or those of a likelihood's parameters.
-        mlp_hidden_size: hidden units of the stem.
+        mlp_hidden_size: hidden units of the stem; 0 makes it one linear map.
+        patch_size: side of the patches that the finest level becomes, in pixels.
         squeeze_excitation: channel gates in the residual cells.
+        modulated: let an attention map scale and shift the features of each level.
     """
 
     def __init__(
@@ -55,15 +57,18 @@ class VAEDecoder(nn.Module):
         output_channels: int = 3,
         mlp_hidden_size: int = 512,
         *,
+        patch_size: int = 4,
         squeeze_excitation: bool = True,
+        modulated: bool = True,
     ) -> None:
         super().__init__()
-        stride = 4 * 2 ** (len(channels) - 1)
+        stride = patch_size * 2 ** (len(channels) - 1)
         self.size, self.latent_size, self.hidden_dim = (height, width), latent_size, hidden_dim
         self.coarse = (channels[0], -(-height // stride), -(-width // stride))
-        rows = self.coarse[1] * self.coarse[2]
-        self.stem = mlp((latent_size + hidden_dim, mlp_hidden_size, channels[0] * rows))
-        self.modulations = nn.ModuleList(AttentionModulation(width_) for width_ in channels)
+        cells = channels[0] * self.coarse[1] * self.coarse[2]
+        hidden = (mlp_hidden_size,) if mlp_hidden_size else ()
+        self.stem = mlp((latent_size + hidden_dim, *hidden, cells))
+        self.modulations = nn.ModuleList(AttentionModulation(width_) for width_ in channels) if modulated else None
         self.levels = nn.ModuleList(
             nn.Sequential(
                 *(ResidualCell(width_, squeeze_excitation=squeeze_excitation) for _ in range(cells_per_level))
@@ -71,13 +76,12 @@ class VAEDecoder(nn.Module):
             for width_ in channels
         )
         self.upsamplings = nn.ModuleList(
-            nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in pairwise(channels)
+            nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1) for wide, narrow in pairwise(channels)
         )
-        last = PatchesToImage(channels[-1], output_channels, 4)
-        self.head = nn.Sequential(normalisation(channels[-1]), nn.SiLU(), last)
-        # The first images are (nearly) zero, that is, the mean image of the data.
-        nn.init.normal_(last.linear.weight, std=0.01)
-        nn.init.zeros_(last.linear.bias)
+        self.last = PatchesToImage(channels[-1], output_channels, patch_size)
+        # The first images are zero, that is, the mean image of the data.
+        nn.init.zeros_(self.last.linear.weight)
+        nn.init.zeros_(self.last.linear.bias)
 
     def forward(self, latent: Tensor, hidden: Tensor | None = None, attention: Tensor | None = None) -> Tensor:
         """Decode.
@@ -85,24 +89,38 @@ class VAEDecoder(nn.Module):
         Args:
             latent: (N, D).
             hidden: (N, Hd), the recurrent state before the frame.
-            attention: (N, R, R), sums to 1 over positions; uniform when absent.
+            attention: (N, R, R), sums to 1 over positions; even when absent.
 
         Returns:
             (N, output_channels, H, W).
+
+        Raises:
+            ValueError: shapes that do not fit, or a map for a decoder that is not modulated.
         """
         expect_shape(latent, "N D", "latent", D=self.latent_size)
         if self.hidden_dim:
             if hidden is None:
                 raise ValueError(f"hidden: expected (N, {self.hidden_dim}), found None")
             expect_shape(hidden, "N Hd", "hidden", N=latent.shape[0], Hd=self.hidden_dim)
-            latent = torch.cat([latent, hidden], 1)
-        if attention is None:
-            attention = latent.new_full((latent.shape[0], 1, 1), 1.0)
-        density = (attention * attention.shape[-1] * attention.shape[-2])[:, None]
-        x = self.stem(latent).unflatten(1, self.coarse).contiguous(memory_format=torch.channels_last)
-        for i, (modulation, level) in enumerate(zip(self.modulations, self.levels, strict=True)):
-            x = level(modulation(x, density))
+            latent = torch.cat([latent, hidden.to(latent.dtype)], 1)  # (N, D + Hd)
+        density = self._density(latent, attention)
+        x = self.stem(latent).unflatten(1, self.coarse)  # (N, F, h, w)
+        x = x.contiguous(memory_format=torch.channels_last)
+        for i, level in enumerate(self.levels):
+            if self.modulations is not None and density is not None:
+                x = self.modulations[i](x, density)
+            x = F.silu(level(x))
             if i < len(self.upsamplings):
-                x = self.upsamplings[i](x)
-        image: Tensor = self.head(x)
+                x = self.upsamplings[i](x)  # (N, F', 2 h, 2 w)
+        image: Tensor = self.last(x)  # (N, C, H, W), padded to whole cells of the coarsest level
         return image[..., : self.size[0], : self.size[1]]
+
+    def _density(self, latent: Tensor, attention: Tensor | None) -> Tensor | None:
+        """Density of mean 1 (N, 1, R, R) of an attention map, None for a decoder that is not modulated."""
+        if self.modulations is None:
+            if attention is not None:
+                raise ValueError("attention: expected None, since this decoder is not modulated by maps, found a map")
+            return None
+        if attention is None:
+            return latent.new_ones(latent.shape[0], 1, 1, 1)
+        return (attention * attention.shape[-1] * attention.shape[-2])[:, None]

@@ -1,4 +1,4 @@
-"""Image to the parameters of q(z | x, c)."""
+"""Image to the parameters of q(z | x, conditions)."""
 
 from __future__ import annotations
 
@@ -7,43 +7,40 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aime.nn import ResidualCell, expect_shape, mlp, normalisation, pad_to_multiple
+from aime.encoder_decoder.trunk import ImageTrunk
+from aime.nn import expect_shape, mlp
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Diagonal Gaussian q(z | x, c).
+    """Diagonal Gaussian q(z | x, conditions); leading axes (...) are (N) or (B, T).
 
     Attributes:
-        mean: (N, D).
-        log_scale: (N, D), natural logarithm of the standard deviation.
-        features: finest-to-coarsest feature maps (N, F_i, H_i, W_i), for the Gram loss.
+        mean: (..., D).
+        log_scale: (..., D), natural logarithm of the standard deviation.
     """
 
     mean: Tensor
     log_scale: Tensor
-    features: tuple[Tensor, ...]
 
     def rsample(self, noise: Tensor) -> Tensor:
-        """A sample from standard normal noise (N, D)."""
+        """A sample from standard normal noise (..., D)."""
         return self.mean + noise * self.log_scale.exp()
+
+    def unflatten(self, batch: int, length: int) -> Posterior:
+        """(B * T, D) as (B, T, D)."""
+        return Posterior(self.mean.unflatten(0, (batch, length)), self.log_scale.unflatten(0, (batch, length)))
 
 
 class VAEEncoder(nn.Module):
-    """NVAE-style residual encoder (Vahdat & Kautz 2020) of single frames, conditioned on a context vector.
-
-    A patch convolution brings the image down by ``patch_size``, each further level halves it. Any H, W >= 32.
+    """A convolutional trunk and a head that reads its coarsest map beside a vector of conditions.
 
     Args:
         latent_size: D.
         height, width: of the images, in pixels.
-        context_dim: Cc, size of the context vector; 0 for none.
-        channels: channels of each level, finest first.
-        cells_per_level: residual cells a level.
+        context_dim: size of the vector of conditions; 0 for none.
+        channels, cells_per_level, input_channels, patch_size, squeeze_excitation: of the :class:`ImageTrunk`.
         mlp_hidden_size: hidden units of the head.
-        input_channels: image channels.
-        patch_size: side of the patches of the first convolution, in pixels.
-        squeeze_excitation: channel gates in the residual cells.
         min_log_scale: smooth lower bound of log_scale.
 
     Raises:
@@ -66,45 +63,38 @@ class VAEEncoder(nn.Module):
         min_log_scale: float = -5.0,
     ) -> None:
         super().__init__()
-        if min(height, width) < 32:
-            raise ValueError(f"height, width: expected at least 32 pixels, found {height} x {width}")
-        self.stride = patch_size * 2 ** (len(channels) - 1)
-        self.image_shape = (input_channels, height, width)
         self.context_dim, self.min_log_scale = context_dim, min_log_scale
-        levels: list[nn.Module] = []
-        inner = input_channels
-        for i, outer in enumerate(channels):
-            size = patch_size if i == 0 else 2
-            cells = [ResidualCell(outer, squeeze_excitation=squeeze_excitation) for _ in range(cells_per_level)]
-            levels.append(nn.Sequential(nn.Conv2d(inner, outer, size, stride=size), *cells))
-            inner = outer
-        self.levels = nn.ModuleList(levels)
-        self.norm = nn.Sequential(normalisation(inner), nn.SiLU())
-        rows, columns = -(-height // self.stride), -(-width // self.stride)
-        self.head = mlp((inner * rows * columns + context_dim, mlp_hidden_size, 2 * latent_size))
+        self.trunk = ImageTrunk(
+            height,
+            width,
+            input_channels,
+            channels,
+            patch_size=patch_size,
+            cells_per_level=cells_per_level,
+            squeeze_excitation=squeeze_excitation,
+        )
+        rows, columns = self.trunk.sizes[-1]
+        self.head = mlp((channels[-1] * rows * columns + context_dim, mlp_hidden_size, 2 * latent_size))
 
     def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of each level for images (N, C, H, W)."""
-        channels, height, width = self.image_shape
-        expect_shape(images, "N C H W", "images", C=channels, H=height, W=width)
-        x = pad_to_multiple(images, self.stride).contiguous(memory_format=torch.channels_last)
-        maps = []
-        for level in self.levels:
-            x = level(x)
-            maps.append(x)
-        return tuple(maps)
+        """Feature maps of images (N, C, H, W), finest first."""
+        maps: tuple[Tensor, ...] = self.trunk(images)
+        return maps
 
-    def forward(self, images: Tensor, context: Tensor | None = None) -> Posterior:
-        """q(z | x, c) of images (N, C, H, W) and context (N, Cc)."""
-        maps = self.features(images)
-        flat = self.norm(maps[-1]).flatten(1)
+    def posterior(self, features: tuple[Tensor, ...], context: Tensor | None = None) -> Posterior:
+        """q(z | x, c) from the trunk's maps and conditions (N, context_dim)."""
+        flat = features[-1].flatten(1)  # (N, F h w)
         if self.context_dim:
             if context is None:
                 raise ValueError(f"context: expected (N, {self.context_dim}), found None")
-            expect_shape(context, "N Cc", "context", N=images.shape[0], Cc=self.context_dim)
-            flat = torch.cat([flat, context], 1)
-        mean, raw = self.head(flat).float().chunk(2, -1)
+            expect_shape(context, "N Cc", "context", N=flat.shape[0], Cc=self.context_dim)
+            flat = torch.cat([flat, context.to(flat.dtype)], 1)
+        mean, raw = self.head(flat).float().chunk(2, -1)  # (N, D) each
         # softplus keeps a gradient where a clamp would not. The scale starts near .14, below the spread of the means:
         # with latents that are mostly noise the decoder stays at the mean image for hundreds of steps.
         log_scale = self.min_log_scale + torch.nn.functional.softplus(raw - self.min_log_scale - 2.0)
-        return Posterior(mean, log_scale, maps)
+        return Posterior(mean, log_scale)
+
+    def forward(self, images: Tensor, context: Tensor | None = None) -> Posterior:
+        """q(z | x, c) of images (N, C, H, W) and conditions (N, context_dim)."""
+        return self.posterior(self.features(images), context)

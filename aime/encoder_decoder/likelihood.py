@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -12,62 +13,74 @@ from torch.nn import functional
 from aime import kernels
 
 
+@dataclass(frozen=True)
+class PixelStatistics:
+    """What is known of every pixel before training, from the training frames.
+
+    Attributes:
+        mean: (C, H, W), the mean image in [-1, 1].
+        spread: (1, H, W) or (C, H, W), by how much a pixel varies, up to a common factor; ones for no whitening.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+
 class Likelihood(Protocol):
-    """What the world model asks of a likelihood."""
+    """What the world model asks of a likelihood of images (N, C, H, W) in [-1, 1]."""
 
     output_channels: int
 
-    def mean(self, parameters: Tensor, offset: Tensor) -> Tensor:
-        """Expected image (N, C, H, W), differentiable."""
+    def mean(self, parameters: Tensor, pixels: PixelStatistics) -> Tensor:
+        """Expected image (N, C, H, W), differentiable, from the decoder's output (N, output_channels, H, W)."""
         ...
 
-    def nll(self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood (N,) of images (N, C, H, W) in [-1, 1]."""
-        ...
-
-    def nll_and_mean(
-        self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Both at once."""
+    def nll(self, parameters: Tensor, pixels: PixelStatistics, images: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Negative log-likelihood (N,) in nats, pixels weighted by weights (N, H, W) if given."""
         ...
 
 
 class GaussianLikelihood(nn.Module):
-    """Independent Gaussians of fixed scale around the decoded image plus the offset (the data's mean image).
+    """Independent Gaussians, x ~ N(mean + spread * decoded, (scale * spread)^2) a pixel.
+
+    Dividing by the spread is what lets a small body be learned: in cartpole the rows of the cart hold 64 % of the
+    variance of all pixels, and under one scale for all the pole is not drawn before they are explained.
 
     Args:
         channels: image channels.
-        scale: standard deviation, in units of the [-1, 1] image range.
+        scale: standard deviation of a pixel of spread 1, in units of the [-1, 1] image range.
     """
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__()
-        if scale <= 0:
+        if not 0 < scale < math.inf:
             raise ValueError(f"scale: expected a positive standard deviation, found {scale}")
         self.output_channels, self.scale = channels, scale
 
-    def mean(self, parameters: Tensor, offset: Tensor) -> Tensor:
-        """The decoded image plus the offset."""
-        return parameters.float() + offset
+    def mean(self, parameters: Tensor, pixels: PixelStatistics) -> Tensor:
+        """The mean image plus the decoded image times the spread."""
+        return torch.addcmul(pixels.mean, parameters.float(), pixels.spread)
 
-    def nll(self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None) -> Tensor:
-        """(x - mean)^2 / (2 scale^2) + log(scale sqrt(2 pi)) a channel, summed."""
-        return self.nll_and_mean(parameters, offset, images, weights)[0]
+    def nll(self, parameters: Tensor, pixels: PixelStatistics, images: Tensor, weights: Tensor | None = None) -> Tensor:
+        """(x - mean)^2 / (2 (scale spread)^2) + log(scale spread sqrt(2 pi)) a channel and pixel, summed: (N,)."""
+        return self.whitened_nll(parameters, pixels, (images - pixels.mean) / pixels.spread, weights)
 
-    def nll_and_mean(
-        self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (N,) and expected image (N, C, H, W)."""
-        mean = self.mean(parameters, offset)
-        squared = functional.mse_loss(mean, images, reduction="none")  # one pass forward and one backward
+    def whitened_nll(
+        self, parameters: Tensor, pixels: PixelStatistics, target: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`nll` (N,) of images given as target = (x - mean) / spread (N, C, H, W)."""
+        squared = functional.mse_loss(parameters.float(), target, reduction="none")  # one pass forward, one backward
         if weights is not None:
             squared = squared * weights[:, None]
-        constant = math.log(self.scale * math.sqrt(2 * math.pi)) * images[0].numel()
-        return squared.sum((1, 2, 3)) / (2 * self.scale**2) + constant, mean
+        constant = target[0].numel() * math.log(self.scale * math.sqrt(2 * math.pi))
+        constant = constant + pixels.spread.log().expand(target.shape[1:]).sum()
+        return squared.sum((1, 2, 3)) / (2 * self.scale**2) + constant
 
 
 class MixtureOfLogistics(nn.Module):
     """Discretised mixture of logistics with coupled channels (Salimans et al. 2017, PixelCNN++), 8-bit RGB.
+
+    Its scales are learned a pixel, so the pixels' spread is not used.
 
     Args:
         channels: image channels, 3.
@@ -83,31 +96,29 @@ class MixtureOfLogistics(nn.Module):
         self.components = components
         self.output_channels = 10 * components
 
-    def _split(self, parameters: Tensor, offset: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _split(self, parameters: Tensor, pixels: PixelStatistics) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         batch, _, height, width = parameters.shape
         parameters, mixtures = parameters.float(), self.components
         logits = parameters[:, :mixtures]
         rest = parameters[:, mixtures:].reshape(batch, mixtures, 9, height, width)
         # Without the shift all components would start alike at the mean image and learn as one.
         spread = torch.linspace(-0.1, 0.1, mixtures, device=parameters.device)[:, None, None, None]
-        means = rest[:, :, 0:3] + spread + offset
+        means = rest[:, :, 0:3] + spread + pixels.mean
         return logits, means, rest[:, :, 3:6] - 2.0, rest[:, :, 6:9]
 
-    def mean(self, parameters: Tensor, offset: Tensor) -> Tensor:
+    def mean(self, parameters: Tensor, pixels: PixelStatistics) -> Tensor:
         """Expected image under the mixture."""
-        return self.nll_and_mean(
-            parameters, offset, parameters.new_zeros(1).expand(len(parameters), 3, *parameters.shape[-2:])
-        )[1]
+        black = parameters.new_zeros(1).expand(len(parameters), 3, *parameters.shape[-2:])
+        return self._nll_and_mean(parameters, pixels, black)[1]
 
-    def nll(self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Negative log of the mass of each 2/255-wide bin, summed over pixels and channels."""
-        return self.nll_and_mean(parameters, offset, images, weights)[0]
+    def nll(self, parameters: Tensor, pixels: PixelStatistics, images: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Negative log of the mass of each 2/255-wide bin, summed over pixels and channels: (N,)."""
+        return self._nll_and_mean(parameters, pixels, images, weights)[0]
 
-    def nll_and_mean(
-        self, parameters: Tensor, offset: Tensor, images: Tensor, weights: Tensor | None = None
+    def _nll_and_mean(
+        self, parameters: Tensor, pixels: PixelStatistics, images: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Negative log-likelihood (N,) and expected image (N, C, H, W)."""
-        logits, means, log_scales, coefficients = self._split(parameters, offset)
+        logits, means, log_scales, coefficients = self._split(parameters, pixels)
         nll, mean = kernels.mixture_logistics_nll(images, logits, means, log_scales, coefficients, weights=weights)
         return nll, mean
 

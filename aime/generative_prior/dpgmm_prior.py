@@ -1,5 +1,6 @@
 """Dirichlet-process Gaussian-mixture prior p(z_t | h_{t-1}, c^_t)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,16 @@ class PriorParameters(StickBreaking):
 
     means: Tensor
     log_scales: Tensor
+
+    def detach(self) -> "PriorParameters":
+        """The same values without gradient history."""
+        return PriorParameters(**{name: value.detach() for name, value in vars(self).items()})
+
+    @staticmethod
+    def stack(parameters: Sequence["PriorParameters"]) -> "PriorParameters":
+        """Mixtures of successive frames, leading axis (B), as those of a sequence, leading axes (B, T)."""
+        rows = [vars(item) for item in parameters]
+        return PriorParameters(**{name: torch.stack([row[name] for row in rows], 1) for name in rows[0]})
 
 
 class DPGMMPrior(nn.Module):

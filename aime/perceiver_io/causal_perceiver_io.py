@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.perceiver_io.attention import AttentionMemory
 from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.perceiver_io.tokenizer import Tokens, VQPTTokenizer
@@ -56,6 +57,8 @@ class CausalPerceiverIO(nn.Module):
         window: frames each temporal layer sees.
         commitment_weight: weight of the commitment loss (van den Oord et al. 2017, beta).
         entropy_weight: weight of the bonus on the entropy of code use over all positions.
+        feature_channels: F where the tokenizer reads a trunk's feature maps (B, T, F, Ht, Wt) in place of videos.
+        grid: (Ht, Wt) of those maps.
 
     Example:
         >>> perceiver = CausalPerceiverIO((8, 3, 32, 32), num_latents=4, num_latent_channels=16, num_codes=16,
@@ -82,6 +85,8 @@ class CausalPerceiverIO(nn.Module):
         window: int = 10,
         commitment_weight: float = 0.25,
         entropy_weight: float = 0.0,
+        feature_channels: int | None = None,
+        grid: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         _, channels, height, width = video_shape
@@ -95,8 +100,9 @@ class CausalPerceiverIO(nn.Module):
             base_channels,
             use_3d_conv=use_3d_conv,
             patch_size=patch_size,
+            feature_channels=feature_channels,
         )
-        self.grid = self.tokenizer.grid(height, width)
+        self.grid = grid or self.tokenizer.grid(height, width)
         self.model = PerceiverTokenPredictor(
             code_dim=code_dim,
             num_codes=num_codes,
@@ -110,21 +116,42 @@ class CausalPerceiverIO(nn.Module):
         )
 
     def forward(
-        self, videos: Tensor, memory: PerceiverMemory | None = None, *, detach_tokens: bool = False
+        self,
+        videos: Tensor,
+        memory: PerceiverMemory | None = None,
+        *,
+        detach_tokens: bool = False,
+        share: float = 1.0,
     ) -> PerceiverOutput:
         """Tokenise and read a video.
 
         Args:
-            videos: (B, T, C, H, W).
+            videos: (B, T, C, H, W), or the feature maps (B, T, F, Ht, Wt) that the tokenizer was made for.
             memory: of the frames before, to continue them.
-            detach_tokens: let no gradient reach the tokenizer; its backward pass is then not run at all.
+            detach_tokens: let no gradient of what is read of the tokens reach the tokenizer.
+            share: of the videos, the first ones of the batch (at least one), that carry gradients; the others are
+                computed without, which is all that is needed of them where nothing but :meth:`compute_loss` trains
+                this module.
+
+        Raises:
+            ValueError: a share of videos together with a memory.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not detach_tokens):
-            tokens, features = self.tokenizer.encode(videos, None if memory is None else memory.features)
-        latents, embedded, predictor = self.model(tokens.quantized, None if memory is None else memory.predictor)
-        return PerceiverOutput(
-            self.model.context(latents), tokens, latents, embedded, PerceiverMemory(features, predictor)
-        )
+        count = max(round(share * videos.shape[0]), 1)
+        if not torch.is_grad_enabled() or count == videos.shape[0]:
+            return self._read(videos, memory, detach_tokens)
+        if memory is not None:
+            raise ValueError("share: expected 1 where frames are continued from a memory, found less")
+        trained = self._read(videos[:count], None, detach_tokens)
+        with torch.no_grad():
+            rest = self._read(videos[count:], None, detach_tokens)
+        return _joined(trained, rest)
+
+    def _read(self, videos: Tensor, memory: PerceiverMemory | None, detach_tokens: bool) -> PerceiverOutput:
+        tokens, features = self.tokenizer.encode(videos, None if memory is None else memory.features)
+        codes = tokens.quantized.detach() if detach_tokens else tokens.quantized  # (B, T, Ht, Wt, D)
+        latents, embedded, predictor = self.model(codes, None if memory is None else memory.predictor)
+        context = self.model.context(latents)  # (B, T, Cc)
+        return PerceiverOutput(context, tokens, latents, embedded, PerceiverMemory(features, predictor))
 
     def empty_memory(self, batch: int) -> PerceiverMemory:
         """Memory of B videos of which nothing was seen yet."""
@@ -154,21 +181,23 @@ class CausalPerceiverIO(nn.Module):
 
         Returns:
             scalars: total_loss, ce_loss (nats a token; 0 when T = 1), reconstruction_loss (mean squared error),
-            commitment_loss, entropy_loss, vq_loss, accuracy (share of next tokens predicted), perplexity, usage.
+            commitment_loss, entropy_loss, vq_loss, accuracy (share of next tokens predicted), copy_accuracy (share that
+            stays as it is), perplexity, usage.
         """
         count = max(round(share * videos.shape[0]), 1)
-        videos, tokens = videos[:count], output.tokens
-        if not tokens.quantized.requires_grad or count < tokens.ids.shape[0]:
-            tokens, _ = self.tokenizer.encode(videos)
+        videos, tokens = videos[:count], output.tokens.first(count)
         reconstruction = self.tokenizer.reconstruction_loss(tokens, videos)
         entropy = self._usage_entropy(tokens.encodings)
         vq_loss = self.commitment_weight * tokens.commitment - self.entropy_weight * entropy
         cross_entropy, accuracy = reconstruction.new_zeros(()), reconstruction.new_zeros(())
+        copied = reconstruction.new_zeros(())
         if videos.shape[1] > 1:
-            logits = self.model.predict(output.context[:count, :-1], output.embedded[:count, :-1]).flatten(0, 2)
-            targets = output.tokens.ids[:count, 1:].flatten().long()
+            now = (output.context[:count, :-1], output.embedded[:count, :-1], tokens.ids[:, :-1])
+            logits = self.model.predict(*now).flatten(0, 2)  # (B (T - 1) Ht Wt, V)
+            targets = tokens.ids[:, 1:].flatten().long()
             cross_entropy = F.cross_entropy(logits.float(), targets)
             accuracy = (logits.detach().argmax(-1) == targets).float().mean()
+            copied = (tokens.ids[:, :-1].flatten() == targets).float().mean()
         perplexity, usage = codebook_statistics(output.tokens.ids, self.tokenizer.quantizer.num_codes)
         return {
             "total_loss": ce_weight * cross_entropy + reconstruction + vq_loss,
@@ -178,6 +207,7 @@ class CausalPerceiverIO(nn.Module):
             "entropy_loss": -entropy,
             "vq_loss": vq_loss,
             "accuracy": accuracy,
+            "copy_accuracy": copied,
             "perplexity": perplexity,
             "usage": usage,
         }
@@ -200,3 +230,30 @@ class CausalPerceiverIO(nn.Module):
         """k-means codebook from the encodings of a few videos (B, T, C, H, W)."""
         tokens, _ = self.tokenizer.encode(videos)
         self.tokenizer.quantizer.initialise(tokens.encodings, generator=generator)
+
+
+def _joined(first: PerceiverOutput, second: PerceiverOutput) -> PerceiverOutput:
+    """Two outputs as that of one batch."""
+
+    def cat(*pair: Tensor) -> Tensor:
+        return torch.cat(pair)
+
+    a, b = first.tokens, second.tokens
+    tokens = Tokens(
+        cat(a.ids, b.ids), cat(a.quantized, b.quantized), cat(a.encodings, b.encodings), a.commitment
+    )
+    left, right = first.memory, second.memory
+    layers = tuple(
+        AttentionMemory(cat(m.keys, n.keys), cat(m.values, n.values))
+        for m, n in zip(left.predictor.layers, right.predictor.layers, strict=True)
+    )
+    memory = PerceiverMemory(
+        cat(left.features, right.features), PredictorMemory(layers, cat(left.predictor.valid, right.predictor.valid))
+    )
+    return PerceiverOutput(
+        cat(first.context, second.context),
+        tokens,
+        cat(first.latents, second.latents),
+        cat(first.embedded, second.embedded),
+        memory,
+    )

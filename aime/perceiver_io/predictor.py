@@ -11,6 +11,10 @@ from torch.nn import functional as F
 from aime.perceiver_io.attention import Attention, AttentionMemory, FeedForward, TemporalAttention
 
 
+INITIAL_STAY_LOGIT = 4.0
+"""Added to the logit of the token that is there now: at 256 codes it starts with a probability of .18."""
+
+
 @dataclass(frozen=True)
 class PredictorMemory:
     """What the predictor keeps of earlier frames: per-layer keys and values, and which of them exist.
@@ -79,6 +83,7 @@ class PerceiverTokenPredictor(nn.Module):
         self.write = Attention(channels, channels, num_heads)
         self.write_feed_forward = FeedForward(channels)
         self.logits = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_codes))
+        self.stay = nn.Parameter(torch.tensor(INITIAL_STAY_LOGIT))
 
     def forward(self, codes: Tensor, memory: PredictorMemory | None = None) -> tuple[Tensor, Tensor, PredictorMemory]:
         """Read token frames.
@@ -127,18 +132,26 @@ class PerceiverTokenPredictor(nn.Module):
         context = context.unflatten(0, (batch, frames))
         return context
 
-    def predict(self, context: Tensor, tokens: Tensor) -> Tensor:
-        """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame, from contexts and embedded tokens at it.
+    def predict(self, context: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame.
 
-        The token now at a position is the best guess of the next one, so it is the query. All it learns of the rest of
-        the video passes through the context vector: were the latents read here, nothing would ask the context to hold
-        anything, and it went constant within 400 steps.
+        The token now at a position is the best guess of the next one, so it is the query, and a learned amount is added
+        to its own logit: what does not move is predicted from the start, and all capacity goes to what does. All else
+        that is known of the rest of the video passes through the context vector: were the latents read here, nothing
+        would ask the context to hold anything, and it went constant within 400 steps.
+
+        Args:
+            context: (B, T, Cc), of each frame.
+            tokens: (B, T, Ht * Wt, C), embedded tokens of each frame.
+            ids: (B, T, Ht, Wt) or (B, T, Ht * Wt), ids of the same tokens.
         """
         batch, frames = context.shape[:2]
-        queries = tokens.flatten(0, 1)
+        queries = tokens.flatten(0, 1)  # (B T, Ht Wt, C)
         spread = self.spread_context(context.flatten(0, 1)).unflatten(1, (len(self.context_queries), -1))
         queries = queries + self.write(queries, spread)
         queries = queries + self.write_feed_forward(queries)
-        logits: Tensor = self.logits(queries)
+        logits: Tensor = self.logits(queries)  # (B T, Ht Wt, V)
+        present = ids.reshape(batch * frames, -1, 1).long()
+        logits = logits.scatter_add(-1, present, self.stay.to(logits.dtype).expand(present.shape))
         logits = logits.unflatten(0, (batch, frames))
         return logits

@@ -30,6 +30,12 @@ class Tokens:
     encodings: Tensor
     commitment: Tensor
 
+    def first(self, count: int) -> Tokens:
+        """Those of the first videos; the commitment loss is theirs alone."""
+        encodings, quantized = self.encodings[:count], self.quantized[:count]
+        commitment = (encodings - quantized.detach()).float().square().mean()
+        return Tokens(self.ids[:count], quantized, encodings, commitment)
+
 
 class VQPTTokenizer(nn.Module):
     """Video to tokens and back.
@@ -49,6 +55,8 @@ class VQPTTokenizer(nn.Module):
             done by halvings.
         temporal_kernel: frames a token sees, itself included.
         decay: of the codebook's moving averages.
+        feature_channels: F, channels of the feature maps that are given in place of videos, (B, T, F, Ht, Wt) with
+            Ht = H / downsample, by a trunk that others use too; None for an encoder of its own.
 
     Raises:
         ValueError: ``downsample`` is not a power of two >= 2.
@@ -66,6 +74,7 @@ class VQPTTokenizer(nn.Module):
         patch_size: int = 4,
         temporal_kernel: int = 2,
         decay: float = 0.99,
+        feature_channels: int | None = None,
     ) -> None:
         super().__init__()
         if downsample < 2 or downsample & (downsample - 1):
@@ -81,12 +90,14 @@ class VQPTTokenizer(nn.Module):
             encoder += [nn.Conv2d(narrow, wide, 2, stride=2), ResidualCell(wide)]
         for wide, narrow in pairwise(widths[::-1]):
             decoder += [nn.ConvTranspose2d(wide, narrow, 2, stride=2), ResidualCell(narrow)]
-        self.frame_encoder = nn.Sequential(*encoder)
-        self.temporal = nn.Conv2d(self.temporal_kernel * widths[-1], code_dim, 1)
-        self.temporal_norm = normalisation(widths[-1])
+        self.frame_encoder = nn.Sequential(*encoder) if feature_channels is None else None
+        self.memory_channels = widths[-1] if feature_channels is None else feature_channels
+        self.temporal = nn.Conv2d(self.temporal_kernel * self.memory_channels, code_dim, 1)
+        # A trunk's maps come constant: PyTorch 2.13's GroupNorm crashes in the backward pass of a channels-last input
+        # without gradient, and they are in the range that a linear map takes as they are.
+        self.temporal_norm = normalisation(self.memory_channels) if feature_channels is None else nn.Identity()
         self.quantizer = VectorQuantizer(num_codes, code_dim, decay=decay)
         self.decoder = nn.Sequential(*decoder, PatchesToImage(widths[0], in_channels, patch))
-        self.memory_channels = widths[-1]
 
     @property
     def memory_frames(self) -> int:
@@ -101,17 +112,23 @@ class VQPTTokenizer(nn.Module):
         """Tokenise a video.
 
         Args:
-            videos: (B, T, C, H, W) in [-1, 1] (or any range the model was trained on), T >= 1.
+            videos: (B, T, C, H, W) in [-1, 1] (or any range the model was trained on), T >= 1; feature maps
+                (B, T, F, Ht, Wt) where the tokenizer was made for them.
             memory: (B, temporal_kernel - 1, F, Ht, Wt) features of the frames before, as returned by the call before;
                 zeros (no frames before) when absent.
 
         Returns:
             the tokens, and the memory to continue with.
         """
-        sizes = expect_shape(videos, "B T C H W", "videos", C=self.in_channels)
-        batch, frames = sizes["B"], sizes["T"]
-        flat = pad_to_multiple(videos.flatten(0, 1), self.downsample)
-        features = self.temporal_norm(self.frame_encoder(flat.contiguous(memory_format=torch.channels_last)))
+        if self.frame_encoder is None:
+            expect_shape(videos, "B T F Ht Wt", "features", F=self.memory_channels)
+            features = videos.flatten(0, 1)
+        else:
+            expect_shape(videos, "B T C H W", "videos", C=self.in_channels)
+            flat = pad_to_multiple(videos.flatten(0, 1), self.downsample)
+            features = self.frame_encoder(flat.contiguous(memory_format=torch.channels_last))
+        batch, frames = videos.shape[:2]
+        features = self.temporal_norm(features)  # (B T, F, Ht, Wt)
         rows, columns = features.shape[-2:]
         features = features.unflatten(0, (batch, frames))  # (B, T, F, Ht, Wt)
         if memory is None:

@@ -42,6 +42,16 @@ class TrainConfig:
     """Learning rate at the end of the cosine, as a share of the peak."""
     grad_clip: Annotated[float, Range(above=0)] = 5.0
     """Largest norm of the balanced gradient."""
+    weight_average: Annotated[float, Range(0, below=1)] = 0.99
+    """Decay of the moving average of the weights, which is what is validated and exported; 0: no average."""
+    rehearsals: Annotated[int, Range(0, 1000)] = 0
+    """Latent rehearsals after each step: steps of recurrence and prior on remembered posteriors."""
+    rehearsal_batch: Annotated[int, Range(1, 65536)] = 64
+    """Sequences of a rehearsal."""
+    rehearsal_length: Annotated[int, Range(2, 65536)] = 50
+    """Frames of such a sequence."""
+    rehearsal_seen: Annotated[int, Range(1, 65536)] = 5
+    """Fewest frames of it that are given as they were seen; up to half of the sequence is, the rest is rolled out."""
     precision: Precision = "auto"
     """Autocast: bfloat16 on a GPU and float32 on CPU, or the one named."""
 
@@ -143,6 +153,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "seconds": 480.0,
         "learning_rate": 2e-3,
         "beta_min": 0.0,
+        "rehearsals": 1,
         # Strong proximity keeps rotations small: at lambd = 1 the latent KL was a quarter larger than without any.
         "balancer_options": {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1, "lambd": 30.0},
         "validate_every": 400,

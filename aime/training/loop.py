@@ -26,6 +26,7 @@ from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel, optimizers_of
+from aime.training.rehearsal import PosteriorMemory, rehearse
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
 from aime.training.training_state import load_weights
@@ -186,12 +187,22 @@ def step_once(session: Session, batch: Batch) -> None:
         grad_clip=config.grad_clip,
         autocast=autocast_dtype(config, session.device),
         generator=session.generator,
+        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch)}),
         **config.loss_weights(),
     )
     session.guard.update(metrics["finite"])
+    if session.memory is not None:
+        metrics |= rehearse(session.model, session.memory, config, session.counters.step, session.generator)
     session.means.update(metrics)
+    if session.average is not None:
+        session.average.update()
     session.counters.step += 1
     session.counters.frames += batch.actions.shape[0] * batch.actions.shape[1]
+
+
+def remembering(memory: PosteriorMemory, batch: Batch) -> Callable[[Any], None]:
+    """What is done with the pass over a batch when its step is over: its posteriors are remembered."""
+    return lambda result: memory.store(batch, result.perceived.posterior)
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
@@ -204,7 +215,8 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | N
 def validate(session: Session) -> dict[str, float]:
     """Losses on the held-out batches as validation/<name>."""
     session.validated = session.counters.step
-    losses = held_out_losses(session.model, session.data.validation, session.config, session.device)
+    with session.averaged():
+        losses = held_out_losses(session.model, session.data.validation, session.config, session.device)
     return {f"validation/{name}": value for name, value in losses.items()}
 
 
@@ -321,8 +333,11 @@ def finish(session: Session, preemption: Preemption) -> TrainResult:
         check_outcome(session, best)
         if run is not None and session.checkpoints is not None:
             if best is not None and best != counters.step:
-                load_weights(session.checkpoints.load(best), session.model)
-            weights = export_weights(session.model, run)
+                load_weights(session.checkpoints.load(best), session.model, averaged=True)
+                weights = export_weights(session.model, run)
+            else:
+                with session.averaged():
+                    weights = export_weights(session.model, run)
     stopped_by = None if finished or preemption.requested is None else preemption.requested.name
     return TrainResult(
         counters.step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import torch
 
 from aime.data import EpisodeSource
 from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
+from aime.ranges import OptionError
 from aime.training import schedule
+from aime.training.averaging import WeightAverage
 from aime.training.batches import TrainingData
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
@@ -18,8 +21,9 @@ from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
 from aime.training.metric_log import MetricSink
 from aime.training.progress import Progress, Silent
 from aime.training.protocol import SequenceModel, optimizers_of, parameter_count
+from aime.training.rehearsal import PosteriorMemory, RehearsingModel
 from aime.training.run_directory import RunDirectory
-from aime.training.training_state import Counters, capture, restore
+from aime.training.training_state import Counters, TensorHolder, capture, restore
 
 
 @dataclass
@@ -41,6 +45,18 @@ class Session:
     progress: Progress = field(default_factory=Silent)
     last: dict[str, float] = field(default_factory=dict)
     validated: int = -1  # step of the last validation
+    average: WeightAverage | None = None
+    memory: PosteriorMemory | None = None
+
+    @property
+    def kept(self) -> dict[str, TensorHolder]:
+        """What a checkpoint holds besides the model and its optimizer, by prefix."""
+        holders: dict[str, TensorHolder | None] = {"average": self.average, "memory": self.memory}
+        return {name: holder for name, holder in holders.items() if holder is not None}
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The model with its averaged weights, where they are averaged."""
+        return nullcontext() if self.average is None else self.average.in_place()
 
     @property
     def epochs(self) -> float:
@@ -77,7 +93,21 @@ def start_session(model: SequenceModel, source: EpisodeSource, config: TrainConf
     optimizer, _ = optimizers_of(model)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
     data = TrainingData.open(source, config, device)
-    return Session(model, config, data, device, generator, peaks, FiniteGuard(config.bad_steps_allowed, device))
+    session = Session(model, config, data, device, generator, peaks, FiniteGuard(config.bad_steps_allowed, device))
+    session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
+    session.memory = make_memory(model, data, config, device) if config.rehearsals else None
+    return session
+
+
+def make_memory(
+    model: SequenceModel, data: TrainingData, config: TrainConfig, device: torch.device
+) -> PosteriorMemory:
+    """An empty memory of the training episodes; OptionError where the model cannot rehearse."""
+    if not isinstance(model, RehearsingModel):
+        raise OptionError(f"rehearsals: expected 0, since {type(model).__name__} has no rehearse, found {config.rehearsals}")
+    episodes, sizes = data.train_episodes, model.config
+    lengths = data.source.lengths[episodes]
+    return PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, device, config.seed)
 
 
 def resume_session(session: Session) -> int | None:
@@ -87,7 +117,7 @@ def resume_session(session: Session) -> int | None:
     checkpoint = session.checkpoints.newest()
     if checkpoint is None:
         return None
-    session.counters = restore(checkpoint, session.model, session.data.loader, session.guard, session.generator)
+    session.counters = restore(checkpoint, session.model, session.data.loader, session.guard, session.generator, session.kept)
     session.checkpoints.set_aside_after(session.counters.step)
     return session.counters.step
 
@@ -107,7 +137,9 @@ def save(session: Session, *, best: bool = False) -> None:
     if session.checkpoints is None:
         return
     check_parameters(session.model, session.counters.step, session.config.learning_rate)
-    state = capture(session.model, session.data.loader, session.counters, session.guard, session.generator)
+    state = capture(
+        session.model, session.data.loader, session.counters, session.guard, session.generator, session.kept
+    )
     session.checkpoints.save(session.counters.step, state, best=best)
 
 

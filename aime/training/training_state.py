@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
@@ -42,8 +42,25 @@ class Counters:
     """Lowest validation loss so far."""
 
 
+class TensorHolder(Protocol):
+    """What a run keeps besides the model: weight averages, remembered posteriors."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it holds."""
+        ...
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Inverse of `tensors`."""
+        ...
+
+
 def capture(
-    model: SequenceModel, loader: PrefetchLoader, counters: Counters, guard: FiniteGuard, generator: torch.Generator
+    model: SequenceModel,
+    loader: PrefetchLoader,
+    counters: Counters,
+    guard: FiniteGuard,
+    generator: torch.Generator,
+    kept: Mapping[str, TensorHolder] | None = None,
 ) -> Checkpoint:
     """Tensors and plain values of the whole run; nothing is copied that need not be."""
     optimizer, balancer = optimizers_of(model)
@@ -53,6 +70,8 @@ def capture(
     tensors.update({f"balancer/{name}": tensor for name, tensor in balancer.state_dict().items()})
     tensors.update(_random_tensors(generator))
     tensors.update({f"guard/{name}": tensor for name, tensor in guard.tensors().items()})
+    for prefix, holder in (kept or {}).items():
+        tensors.update({f"{prefix}/{name}": tensor for name, tensor in holder.tensors().items()})
     python_version, python_words, python_gauss = random.getstate()
     name, words, *rest = np.random.get_state()  # noqa: NPY002 - whoever uses the global one must resume too
     values = {
@@ -74,6 +93,7 @@ def restore(
     loader: PrefetchLoader,
     guard: FiniteGuard,
     generator: torch.Generator,
+    kept: Mapping[str, TensorHolder] | None = None,
 ) -> Counters:
     """Put the run back to where `capture` took it; where anything does not fit, nothing is changed.
 
@@ -87,7 +107,8 @@ def restore(
         if section not in values:
             raise DamagedFileError(place, expected=f"a checkpoint of a run, with {section}", found="none")
     _check_config(place, values["config"], model.config.to_dict())
-    known = ("model/", "optimizer/", "balancer/", "random/", "guard/")
+    kept = kept or {}
+    known = ("model/", "optimizer/", "balancer/", "random/", "guard/", *(f"{prefix}/" for prefix in kept))
     surplus = [name for name in tensors if not name.startswith(known)]
     if surplus:
         raise DamagedFileError(place, expected=f"names that begin with {', '.join(known)}", found=repr(surplus[0]))
@@ -101,6 +122,8 @@ def restore(
     except ValueError as error:
         raise ValueError(f"{place}: balancer: {error}") from error
     check_tensors(f"{place}: guard", _under(tensors, "guard/"), guard.tensors())
+    for prefix, holder in kept.items():
+        check_tensors(f"{place}: {prefix}", _under(tensors, f"{prefix}/"), holder.tensors())
     _check_random(place, tensors, values["random"], generator)
     _check_sampler(place, values["sampler"], loader)
     counters = _counters(place, values["counters"])
@@ -109,14 +132,25 @@ def restore(
     restore_optimizer(optimizer, parameters, moments, plain)
     balancer.load_state_dict(state)
     guard.load_tensors(_under(tensors, "guard/"))
+    for prefix, holder in kept.items():
+        holder.load_tensors(_under(tensors, f"{prefix}/"))
     _restore_random(tensors, values["random"], generator)
     loader.load_state_dict(values["sampler"])
     return counters
 
 
-def load_weights(checkpoint: Checkpoint, model: SequenceModel) -> None:
-    """Put only the model's parameters and buffers back; ValueError, and nothing changed, where they do not fit."""
+def load_weights(checkpoint: Checkpoint, model: SequenceModel, *, averaged: bool = False) -> None:
+    """Put only the model's parameters and buffers back; ValueError, and nothing changed, where they do not fit.
+
+    Args:
+        checkpoint: of a run of this model.
+        model: whose parameters are replaced.
+        averaged: take the moving averages of the parameters where the checkpoint has them.
+    """
     weights = _under(checkpoint.tensors, "model/")
+    if averaged:
+        means = _under(checkpoint.tensors, "average/")
+        weights |= {name: means[name] for name in weights if name in means}
     check_weights(_place(checkpoint), weights, model)
     model.load_state_dict(weights)
 

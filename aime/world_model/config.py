@@ -6,7 +6,13 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from aime.ranges import SHARE, Range, check_ranges
+
+
+Count = Annotated[int, Range(1, 65536)]
+Share = Annotated[float, SHARE]
 
 
 @dataclass(frozen=True)
@@ -16,141 +22,127 @@ class WorldModelConfig:
     The defaults are those of tier 3. Symbols are those of docs/tensor_shapes.md.
     """
 
-    action_size: int = 1
+    action_size: Annotated[int, Range(1, 1024)] = 1
     """A, size of an action."""
-    image_size: int = 84
+    image_size: Annotated[int, Range(32, 1024)] = 84
     """H = W, side of the images in pixels; any side >= 32."""
-    image_channels: int = 3
+    image_channels: Annotated[int, Range(1, 64)] = 3
     """C."""
-    latent_dim: int = 36
+    latent_dim: Count = 36
     """D, size of z."""
-    hidden_dim: int = 512
+    hidden_dim: Count = 512
     """Hd, size of the recurrent state."""
-    context_dim: int = 256
+    context_dim: Count = 256
     """Cc, size of the context vector."""
-    max_components: int = 15
+    max_components: Annotated[int, Range(2, 1024)] = 15
     """K, truncation of the Dirichlet process."""
-    prior_alpha: float = 6.0
+    prior_alpha: Annotated[float, Range(above=0, to=1e6)] = 6.0
     """Shape of the Gamma hyper-prior of the concentration."""
-    prior_beta: float = 2.0
+    prior_beta: Annotated[float, Range(above=0, to=1e6)] = 2.0
     """Rate of the Gamma hyper-prior of the concentration."""
-    prior_hidden_dim: int = 512
+    prior_hidden_dim: Annotated[int, Range(4, 65536)] = 512
     """Hidden units of the prior's networks."""
-    kl_samples: int = 8
+    kl_samples: Annotated[int, Range(1, 1024)] = 8
     """Monte-Carlo samples of the latent KL."""
-    kl_balance: float = 0.5
-    """Share of the latent KL's gradient that moves the prior, the rest moves the posterior; 0.5 is the plain ELBO."""
 
-    num_lstm_layers: int = 1
+    num_lstm_layers: Annotated[int, Range(1, 64)] = 1
     """Layers of the recurrent network."""
     orthogonal: Literal["init", "manifold"] = "init"
     """Recurrent blocks orthogonal at the start, or kept on the Stiefel manifold."""
 
-    num_latents: int = 128
-    """N_l, latents of the Perceiver."""
-    latent_channels: int = 128
-    """Channels of a Perceiver latent."""
-    perceiver_layers: int = 4
-    """Layers of the Perceiver."""
-    perceiver_heads: int = 8
-    """Attention heads of the Perceiver."""
-    context_window: int = 10
-    """Frames each temporal layer of the Perceiver sees."""
-    num_codes: int = 1024
-    """V, size of the codebook."""
-    code_dim: int = 64
-    """Size of a code."""
-    downsample: int = 4
-    """Pixels to tokens along each side; a power of two."""
-    tokenizer_channels: int = 64
-    """Channels of the tokenizer's first stage."""
-    perceiver_share: float = 1.0
-    """Share of the sequences of a batch on which tokenizer and token predictor are trained."""
-    usage_entropy_weight: float = 0.0
-    """Weight of the bonus on the entropy of code use; dead codes are revived in any case."""
-
-    frame_stack: int = 2
-    """Frames the encoder sees: the present one and the differences to those before it, in which motion is visible."""
-    patch_size: int = 4
-    """Side in pixels of the patches by which encoder and tokenizer first reduce an image; a power of two."""
-    encoder_channels: tuple[int, ...] = (64, 128, 192)
-    """Channels of the encoder's levels, finest first."""
-    decoder_channels: tuple[int, ...] = (192, 128, 64)
-    """Channels of the decoder's levels, coarsest first, the last at a quarter of the image's side."""
-    cells_per_level: int = 2
-    """Residual cells a level of encoder and decoder."""
-    mlp_hidden_dim: int = 512
-    """Hidden units of the encoder's head and the decoder's stem."""
+    patch_size: Annotated[int, Range(1, 64, power_of_two=True)] = 4
+    """Side in pixels of the patches by which the trunk first reduces an image."""
+    frame_stack: Annotated[int, Range(1, 16)] = 2
+    """Frames the trunk sees: the present one and the differences to those before it, in which motion is visible."""
+    encoder_channels: tuple[Count, ...] = (64, 128, 192)
+    """Channels of the trunk's levels, finest first."""
+    decoder_channels: tuple[Count, ...] = (192, 128, 64)
+    """Channels of the decoder's levels, coarsest first, the last at 1 / patch_size of the image's side."""
+    cells_per_level: Annotated[int, Range(0, 64)] = 2
+    """Residual cells a level of trunk and decoder."""
+    mlp_hidden_dim: Count = 512
+    """Hidden units of the posterior's head."""
     squeeze_excitation: bool = True
     """Channel gates in the residual cells."""
-    decoded_share: float = 1.0
+    decoded_share: Annotated[float, Range(above=0, to=1)] = 1.0
     """Share of the frames of a training sequence that are decoded, drawn anew for each batch."""
     likelihood: Literal["gaussian", "mixture_of_logistics"] = "mixture_of_logistics"
     """Likelihood of the images."""
-    likelihood_scale: float = 0.1
-    """Standard deviation of the Gaussian likelihood, in units of the [-1, 1] range."""
-    likelihood_components: int = 10
+    likelihood_scale: Annotated[float, Range(1e-4, 1e4)] = 0.1
+    """Standard deviation of the Gaussian likelihood, in units of the [-1, 1] range, for a pixel of mean spread."""
+    likelihood_components: Annotated[int, Range(1, 100)] = 10
     """Components a pixel of the mixture of logistics."""
+    spread_floor: Annotated[float, Range(1e-3, 1e3)] = 0.05
+    """Added to the spread of each pixel before frames and Gaussian likelihood are divided by it; large: no whitening."""
 
-    num_slots: int = 4
+    num_latents: Count = 128
+    """N_l, latents of the Perceiver."""
+    latent_channels: Count = 128
+    """Channels of a Perceiver latent."""
+    perceiver_layers: Annotated[int, Range(1, 64)] = 4
+    """Layers of the Perceiver."""
+    perceiver_heads: Annotated[int, Range(1, 64)] = 8
+    """Attention heads of the Perceiver."""
+    context_window: Annotated[int, Range(1, 4096)] = 10
+    """Frames each temporal layer of the Perceiver sees."""
+    num_codes: Annotated[int, Range(2, 1 << 20)] = 1024
+    """V, size of the codebook."""
+    code_dim: Count = 64
+    """Size of a code."""
+    downsample: Annotated[int, Range(2, 64, power_of_two=True)] = 4
+    """Pixels to tokens along each side: that of one of the trunk's levels, patch_size times 1, 2, 4, ..."""
+    tokenizer_channels: Count = 64
+    """Channels of the tokens' decoder."""
+    perceiver_share: Annotated[float, Range(above=0, to=1)] = 1.0
+    """Share of the sequences of a batch on which tokenizer and Perceiver are trained."""
+    usage_entropy_weight: Annotated[float, Range(0, 1e6)] = 0.0
+    """Weight of the bonus on the entropy of code use; dead codes are revived in any case."""
+
+    num_slots: Annotated[int, Range(1, 64)] = 4
     """S, attention slots."""
-    slot_iterations: int = 3
+    slot_iterations: Annotated[int, Range(1, 64)] = 3
     """Iterations of slot attention."""
-    attention_resolution: int = 21
+    attention_resolution: Annotated[int, Range(2, 256)] = 21
     """R, side of the attention map."""
-    attention_channels: int = 64
+    attention_channels: Count = 64
     """Channels of the attention features and of a slot."""
-    attention_pyramid_channels: tuple[int, ...] = (32, 48, 64)
-    """Channels of each level of the attention's feature pyramid, finest first."""
-    attention_prior_channels: int = 32
+    attention_prior_channels: Count = 32
     """Channels of the attention prior's ConvGRU."""
-    attention_kl_balance: float = 1.0
-    """Share of the attention KL's gradient that moves the prior map; the rest moves the posterior map."""
-    attention_dropout: float = 0.5
-    """Share of training frames decoded under an even map, so that latent and state alone must tell what is seen."""
-    predictive_gradient: bool = True
-    """Let attention and context prediction train encoder and dynamics too; off, their backward pass is short."""
+    attention_share: Annotated[float, Range(above=0, to=1)] = 1.0
+    """Share of the sequences of a batch on which the attention prior is trained."""
     precision_weighting: bool = False
     """Weight each pixel's likelihood by the (constant) attention map, floor .2, mean 1."""
 
-    imagined_share: float = 0.5
-    """Share of training sequences whose later part runs on the model's predictions (parallel scheduled sampling)."""
-    imagined_passes: int = 3
-    """Passes of parallel scheduled sampling: after p passes the first p imagined frames are exact rollouts."""
-    teacher_decay: float = 0.995
-    """Decay of the exponential-moving-average teacher encoder."""
-    gram_frames: int = 4
-    """Frames a sequence on which the Gram loss is evaluated; 0 turns it off."""
+    teacher_decay: Share = 0.995
+    """Decay of the exponential-moving-average teacher of the Gram loss."""
+    gram_frames: Annotated[int, Range(0, 4096)] = 0
+    """Frames a sequence on which the Gram loss is evaluated; 0: no Gram loss and no teacher."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "action_size",
-            "image_channels",
-            "frame_stack",
-            "latent_dim",
-            "hidden_dim",
-            "context_dim",
-            "max_components",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, found {getattr(self, name)}")
-        if self.image_size < 32:
-            raise ValueError(f"image_size: expected at least 32 pixels, found {self.image_size}")
-        for name in (
-            "imagined_share",
-            "kl_balance",
-            "attention_kl_balance",
-            "teacher_decay",
-            "perceiver_share",
-            "decoded_share",
-            "attention_dropout",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name}: expected a share between 0 and 1, found {getattr(self, name)}")
-        if self.likelihood not in ("gaussian", "mixture_of_logistics"):
-            raise ValueError(f"likelihood: expected 'gaussian' or 'mixture_of_logistics', found {self.likelihood!r}")
-        for name in ("encoder_channels", "decoder_channels", "attention_pyramid_channels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("encoder_channels", "decoder_channels"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        check_ranges(self)
+        if self.downsample not in self.strides:
+            raise ValueError(
+                f"downsample: expected the stride of a level of the trunk, one of {', '.join(map(str, self.strides))} "
+                f"(patch_size {self.patch_size}, {len(self.encoder_channels)} levels), found {self.downsample}"
+            )
+        if self.patch_size * 2 ** (len(self.encoder_channels) - 1) > self.image_size:
+            raise ValueError(
+                f"encoder_channels: expected levels that leave a cell of an image of {self.image_size} pixels, found "
+                f"{len(self.encoder_channels)} levels at patch_size {self.patch_size}"
+            )
+        if self.latent_channels % self.perceiver_heads:
+            raise ValueError(
+                f"latent_channels: expected a multiple of perceiver_heads = {self.perceiver_heads}, "
+                f"found {self.latent_channels}"
+            )
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Pixels a cell of each level of the trunk, finest first."""
+        return tuple(self.patch_size * 2**level for level in range(len(self.encoder_channels)))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -250,6 +242,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "max_components": 6,
         "prior_hidden_dim": 192,
         "kl_samples": 2,
+        "encoder_channels": (48, 64, 80),
+        "decoder_channels": (80, 64, 48),
+        "cells_per_level": 0,
+        "mlp_hidden_dim": 256,
+        "squeeze_excitation": False,
+        "decoded_share": 0.5,
+        "likelihood": "gaussian",
         "num_latents": 8,
         "latent_channels": 64,
         "perceiver_layers": 1,
@@ -257,26 +256,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         "context_window": 4,
         "num_codes": 256,
         "code_dim": 32,
-        "downsample": 8,
-        "tokenizer_channels": 64,
+        "downsample": 16,
         "perceiver_share": 0.25,
-        "predictive_gradient": False,
-        "imagined_share": 0.2,
-        "imagined_passes": 2,
-        "patch_size": 8,
-        "encoder_channels": (64, 96),
-        "decoder_channels": (96, 64, 32),
-        "cells_per_level": 1,
-        "mlp_hidden_dim": 256,
-        "squeeze_excitation": False,
-        "decoded_share": 0.5,
-        "likelihood": "gaussian",
         "slot_iterations": 2,
         "attention_resolution": 8,
         "attention_channels": 32,
-        "attention_pyramid_channels": (32, 48),
         "attention_prior_channels": 16,
-        "gram_frames": 1,
+        "attention_share": 0.25,
     },
     "tier1": {
         "image_size": 64,

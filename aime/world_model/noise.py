@@ -26,18 +26,19 @@ class SequenceNoise:
 
     @staticmethod
     def draw(
-        config: WorldModelConfig,
-        batch: int,
-        frames: int,
-        device: torch.device,
-        generator: torch.Generator | None = None,
+        config: WorldModelConfig, batch: int, frames: int, like: Tensor, generator: torch.Generator | None = None
     ) -> SequenceNoise:
-        """Noise for B sequences of T frames."""
+        """Noise for B sequences of T frames, on the device and of the dtype of ``like``."""
+        device, dtype = like.device, like.dtype
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(*shape, device=device, generator=generator).to(dtype)
+
         uniform = torch.rand(batch, frames, config.max_components - 1, device=device, generator=generator)
         return SequenceNoise(
-            torch.randn(batch, frames, config.latent_dim, device=device, generator=generator),
+            normal(batch, frames, config.latent_dim),
             uniform.clamp(2**-24, 1.0 - 2**-24),
-            torch.randn(config.kl_samples, batch, frames, config.latent_dim, device=device, generator=generator),
+            normal(config.kl_samples, batch, frames, config.latent_dim),
         )
 
     def at(self, start: int, stop: int) -> SequenceNoise:

@@ -18,7 +18,7 @@ class ObservationMemory:
 
     Attributes:
         perceiver: memory of the Perceiver.
-        frames: (B, frame_stack - 1, C, H, W) last centred frames; None before the first frame.
+        frames: (B, frame_stack - 1, C, H, W) last whitened frames; None before the first frame.
     """
 
     perceiver: PerceiverMemory
@@ -30,7 +30,7 @@ class WorldModelState:
     """State after a frame o_t, its action a_t included; with one time axis more it is a whole trajectory.
 
     Attributes:
-        hidden: (B, Hd) normalised recurrent output, has absorbed z_t, c_t and a_t.
+        hidden: (B, Hd) normalised recurrent output, has absorbed z_t and a_t.
         lstm_hidden: (B, L, Hd) raw recurrent state.
         lstm_cell: (B, L, Hd).
         latent: (B, D) z_t.
@@ -55,6 +55,10 @@ class WorldModelState:
 
     def _map(self, function: Callable[[Tensor], Tensor], memory: ObservationMemory | None = None) -> WorldModelState:
         return WorldModelState(**{name: function(value) for name, value in self._tensors().items()}, memory=memory)
+
+    def after(self, hidden: Tensor, lstm_hidden: Tensor, lstm_cell: Tensor) -> WorldModelState:
+        """The same frame with the recurrent state that has absorbed it and its action."""
+        return dataclasses.replace(self, hidden=hidden, lstm_hidden=lstm_hidden, lstm_cell=lstm_cell)
 
     @property
     def is_trajectory(self) -> bool:

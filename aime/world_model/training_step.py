@@ -1,16 +1,20 @@
-"""One optimisation step of the world model: losses, gradient balancing, clipping, AdamW, buffers."""
+"""Optimisation steps of the world model: one on frames, balanced over the tasks, and one on remembered posteriors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from aime.multi_task_learning import make_balancer
-
-if TYPE_CHECKING:
-    from aime.world_model.model import DPGMMVariationalRecurrentAutoencoder
+from aime.multi_task_learning.balancer import GradientBalancer
+from aime.multi_task_learning.loss_aggregator import LossAggregator
+from aime.world_model.outputs import SequenceOutputs
+from aime.world_model.parts import WorldModelParts
+from aime.world_model.rehearsal import RememberedSequences, rehearsal_loss
+from aime.world_model.sequence import SequencePass, forward_sequence
 
 RATE_MULTIPLIERS = {
     "perceiver": 1.5,
@@ -19,20 +23,20 @@ RATE_MULTIPLIERS = {
     "continue_head": 1.2,
 }
 """Learning rate of a part over that of the trunk."""
+REHEARSAL_CLIP = 100.0
+"""Largest norm of a rehearsal's gradient: a guard against single steps, far above the usual norm of 1 to 10."""
 
 
-def parameter_groups(
-    model: DPGMMVariationalRecurrentAutoencoder, learning_rate: float, weight_decay: float
-) -> list[dict[str, Any]]:
+def parameter_groups(parts: WorldModelParts, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW groups: perceiver 1.5x, heads and attention 1.2x, learned initial states .1x; no decay on vectors."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parts.named_parameters():
         if not parameter.requires_grad:
             continue
         part = name.partition(".")[0]
         initial_state = part == "dynamics" and ".initial_" in name
         multiplier = 0.1 if initial_state else RATE_MULTIPLIERS.get(part, 1.0)
-        decay = 0.0 if parameter.dim() < 2 or initial_state else weight_decay
+        decay = 0.0 if parameter.dim() < 2 or initial_state or hasattr(parameter, "manifold") else weight_decay
         # Perceiver and heads decay half as much: their rate, which multiplies the decay, is higher.
         decay = decay * 0.5 if multiplier > 1.0 else decay
         groups.setdefault((multiplier, decay), []).append(parameter)
@@ -42,28 +46,32 @@ def parameter_groups(
     ]
 
 
-def configure_optimizer(
-    model: DPGMMVariationalRecurrentAutoencoder,
+def make_optimizer(
+    parts: WorldModelParts,
     learning_rate: float,
     weight_decay: float,
     balancer: str,
+    get_share_params: Callable[[], list[nn.Parameter]],
     **options: Any,
-) -> None:
-    """Set ``model.optimizer`` (fused AdamW) and ``model.rgb_optimizer`` (the balancer, with its options)."""
-    groups = parameter_groups(model, learning_rate, weight_decay)
-    if model.config.orthogonal == "manifold":
+) -> tuple[torch.optim.Optimizer, GradientBalancer]:
+    """Fused AdamW (RiemannianAdam for ``orthogonal="manifold"``) and the balancer, which takes the options."""
+    groups = parameter_groups(parts, learning_rate, weight_decay)
+    optimizer: torch.optim.Optimizer
+    if parts.config.orthogonal == "manifold":
         from aime.temporal_dynamics.manifold import riemannian_adam
 
-        model.optimizer = riemannian_adam(groups, lr=learning_rate)
+        optimizer = riemannian_adam(groups, lr=learning_rate)
     else:
-        model.optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
-    model.rgb_optimizer = make_balancer(
-        balancer, device=model.mean_image.device, get_share_params=lambda: model.trainable, **options
-    )
+        optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
+    device = parts.mean_image.device
+    return optimizer, make_balancer(balancer, device=device, get_share_params=get_share_params, **options)
 
 
 def training_step(
-    model: DPGMMVariationalRecurrentAutoencoder,
+    parts: WorldModelParts,
+    optimizer: torch.optim.Optimizer,
+    balancer: GradientBalancer,
+    aggregator: LossAggregator,
     observations: Tensor,
     actions: Tensor | None = None,
     rewards: Tensor | None = None,
@@ -78,11 +86,13 @@ def training_step(
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
+    after_pass: Callable[[SequencePass], None] | None = None,
 ) -> dict[str, Tensor]:
     """Losses, one balanced backward pass, clipping, one AdamW step, codebook and teacher updates.
 
     Args:
-        model: the world model.
+        parts: the pillars.
+        optimizer, balancer, aggregator: of the step.
         observations: (B, T, C, H, W) uint8, or float in [-1, 1].
         actions: (B, T, A), each taken after the frame of its index.
         rewards: (B, T) of those actions.
@@ -92,26 +102,21 @@ def training_step(
         lambda_recon: weight of the reconstruction.
         lambda_att_dyn: weight of the attention's motion loss.
         lambda_gram: weight of the Gram loss.
-        lambda_diversity: weight of the slots' diversity; small, because balancing gives the predictive task's gradient
-            the length of the likelihood's, and diversity is the only part of it that moves the posterior map.
+        lambda_diversity: weight of the slots' diversity.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
+        after_pass: called with the pass when the step is done, for those who keep something of it.
 
     Returns:
         scalars on the model's device, nothing synchronised: the losses, ``grad_norm`` before clipping, ``finite``
         (1 if the step was taken, 0 if it was skipped for a NaN or Inf), and the norm and pairwise cosines of each
         task's gradient.
-
-    Raises:
-        RuntimeError: ``configure_optimizer`` was not called.
     """
-    optimizer, balancer = model.optimizer, model.rgb_optimizer
-    if optimizer is None or balancer is None:
-        raise RuntimeError("the model has no optimizer: call configure_optimizer before training_step_sequence")
-    with torch.autocast(model.mean_image.device.type, autocast, enabled=autocast is not None):
-        outputs = model.forward_sequence(observations, actions, rewards, continues, generator=generator)
-    losses, tasks = model.loss_aggregator.compute_losses(
+    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+        result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator)
+    outputs = SequenceOutputs(parts, result)
+    losses, tasks = aggregator.compute_losses(
         outputs,
         beta=beta,
         entropy_weight=entropy_weight,
@@ -121,21 +126,46 @@ def training_step(
         lambda_diversity=lambda_diversity,
     )
     optimizer.zero_grad(set_to_none=True)
-    balanced = balancer.backward(tasks, model.trainable, max_norm=grad_clip)
+    balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip)
     finite = balanced.finite
     apply_step(optimizer, finite)
-    update_buffers(model, outputs, finite, generator)
+    update_buffers(parts, result, finite, generator)
+    if after_pass is not None:
+        after_pass(result)
     metrics = {name: value.detach() for name, value in losses.items()}
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
-    for name in ("perceiver_perplexity", "perceiver_usage", "perceiver_accuracy"):
-        metrics[name] = outputs[name].detach()
+    for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
+        metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
         for j in range(i):
             metrics[f"grad_cosine/{names[j]}_{name}"] = balanced.cosines[i, j]
     return metrics
+
+
+def rehearsal_step(
+    parts: WorldModelParts,
+    optimizer: torch.optim.Optimizer,
+    sequences: RememberedSequences,
+    seen: int,
+    *,
+    generator: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """One optimizer step of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+
+    Returns:
+        ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
+    """
+    loss = rehearsal_loss(parts, sequences, seen, generator=generator)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
+    finite = torch.isfinite(norm) & torch.isfinite(loss)
+    apply_step(optimizer, finite)
+    return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
 
 
 def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
@@ -152,15 +182,17 @@ def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
         del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
 
 
+@torch.no_grad()
 def update_buffers(
-    model: DPGMMVariationalRecurrentAutoencoder,
-    outputs: dict[str, Any],
-    finite: Tensor,
-    generator: torch.Generator | None,
+    parts: WorldModelParts, result: SequencePass, finite: Tensor, generator: torch.Generator | None
 ) -> None:
-    """Codebook and teacher, kept as they were when the step was skipped."""
-    quantizer = model.perceiver.tokenizer.quantizer
+    """Move codebook and teacher after a step; both stay as they were when it was skipped."""
+    quantizer = parts.perceiver.tokenizer.quantizer
     before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
-    model.update_buffers(outputs, generator)
+    parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator)
     for name, buffer in quantizer.named_buffers():
         buffer.copy_(torch.where(finite, buffer, before[name]))
+    if parts.teacher_trunk is not None:
+        weight = (1.0 - parts.config.teacher_decay) * finite.float()
+        for teacher, student in zip(parts.teacher_trunk.parameters(), parts.encoder.trunk.parameters(), strict=True):
+            teacher.lerp_(student, weight.to(teacher.dtype))

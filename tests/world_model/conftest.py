@@ -38,11 +38,8 @@ SMALL = {
     "slot_iterations": 2,
     "attention_resolution": 8,
     "attention_channels": 16,
-    "attention_pyramid_channels": (8, 16),
     "attention_prior_channels": 8,
-    "imagined_share": 0.0,
     "gram_frames": 0,
-    "attention_dropout": 0.0,
 }
 
 
@@ -69,6 +66,7 @@ def small_model(**options: object) -> DPGMMVariationalRecurrentAutoencoder:
         for parameter in model.parameters():
             parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
         model.mean_image.copy_(0.1 * torch.randn(model.mean_image.shape, generator=generator))
+        model.pixel_spread.copy_(0.5 + torch.rand(model.pixel_spread.shape, generator=generator))
     return model.eval()
 
 

@@ -1,7 +1,7 @@
 """The slow, obvious twin of forward_sequence: one frame at a time, the context from the whole prefix at each frame.
 
-Same weights, same noise, same outputs. Scheduled sampling and the Gram loss, which are about training and not about the
-model, are left out: compare with ``imagined_share=0`` and ``gram_frames=0``.
+Same weights, same noise, same outputs. The Gram loss, which is about training and not about the model, is left out:
+compare with ``gram_frames=0``, in evaluation mode.
 """
 
 from __future__ import annotations
@@ -12,30 +12,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime.attention_schema import attention_dynamics_loss
-from aime.encoder_decoder import Posterior
+from aime.attention_schema import attention_dynamics_loss, categorical_kl
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.temporal_dynamics import LSTMState
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise
-from aime.world_model.sequence import attention_kl, latent_kl
 
 
-def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor) -> dict[str, Tensor]:
-    """Context c_t and the Perceiver's losses of the last frame of a prefix (B, t + 1, C, H, W)."""
-    output = model.perceiver(prefix, detach_tokens=True)
-    tokens, _ = model.perceiver.tokenizer.encode(prefix)
-    frame = prefix[:, -1:]
+def seen_by_the_trunk(frames: Tensor) -> Tensor:
+    """[x_t; x_t - x_{t-1}] times 4 of whitened frames (B, T, C, H, W), one frame after the other; x_{-1} = x_0."""
+    rows = []
+    for t in range(frames.shape[1]):
+        rows.append(4.0 * torch.cat([frames[:, t], frames[:, t] - frames[:, max(t - 1, 0)]], 1))
+    return torch.stack(rows, 1)
+
+
+def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor) -> dict[str, Any]:
+    """Features, context c_t and the Perceiver's losses of the last frame of a whitened prefix (B, t + 1, C, H, W)."""
+    stacked = seen_by_the_trunk(prefix)
+    maps = [model.encoder.features(stacked[:, t]) for t in range(prefix.shape[1])]
+    features = torch.stack([levels[model.token_level] for levels in maps], 1).detach()  # (B, t + 1, F, Ht, Wt)
+    output = model.perceiver(features, detach_tokens=True)
+    tokens, frame = output.tokens, prefix[:, -1:]
     decoded = model.perceiver.tokenizer.decode(tokens.quantized[:, -1:], *frame.shape[-2:])
     last = tokens.encodings[:, -1]
     codes = model.perceiver.tokenizer.quantizer.codebook[tokens.ids[:, -1].long()]
-    found = {
+    found: dict[str, Any] = {
+        "maps": maps[-1],
         "context": output.context[:, -1],
         "reconstruction": F.mse_loss(decoded, frame),
         "commitment": (last - codes).square().mean(),
         "ids": tokens.ids[:, -1],
     }
     if prefix.shape[1] > 1:
-        logits = model.perceiver.model.predict(output.context[:, -2:-1], output.embedded[:, -2:-1])
+        now = (output.context[:, -2:-1], output.embedded[:, -2:-1], tokens.ids[:, -2:-1])
+        logits = model.perceiver.model.predict(*now)
         found["cross_entropy"] = F.cross_entropy(logits.flatten(0, 2), tokens.ids[:, -1].flatten().long())
     return found
 
@@ -49,7 +59,7 @@ def forward_per_frame(
     noise: SequenceNoise,
 ) -> dict[str, Any]:
     """The outputs of forward_sequence, from a Python loop over frames."""
-    frames = model.centre(observations)
+    frames = model.whiten(observations)
     batch, length = frames.shape[:2]
     state = model.initial_state(batch)
     hidden, lstm = state.hidden, LSTMState(state.lstm_hidden, state.lstm_cell)
@@ -62,24 +72,26 @@ def forward_per_frame(
 
     for t in range(length):
         seen = perceive_frame(model, frames[:, : t + 1])
-        stacked, _ = model.stack(frames[:, : t + 1])
-        posterior = model.encoder(stacked[:, -1], seen["context"])
-        prior_attention = model.attention.prior_net.step(attention_map.detach(), hidden, latent, attention_hidden)
+        context = seen["context"].detach()
+        prior_attention = model.attention.prior_net.step(
+            attention_map.detach(), hidden.detach(), latent.detach(), attention_hidden
+        )
         attention_hidden = prior_attention.state
         prior, predicted = model.prior_at(hidden, latent, noise=noise.sticks[:, t])
+        attended = model.attention.posterior_net(seen["maps"][model.attention_level], hidden[:, :0], context)
+        conditions = torch.cat([context, attended.slots.flatten(1), attended.coords], 1)
+        posterior = model.encoder.posterior(seen["maps"], conditions)
         latent = posterior.rsample(noise.latent[:, t])
-        plain = Posterior(posterior.mean, posterior.log_scale, ())
-        attended = model.attention.posterior_net(frames[:, t], hidden, seen["context"])
         attention_map = attended.map
-        decoded = model.decode(latent, hidden, attention_map)
-        nll, mean = model.likelihood.nll_and_mean(decoded, model.mean_image, model.images(frames[:, t]))
+        decoded = model.decoder(latent, hidden)
+        image = frames[:, t] * model.pixels.spread + model.pixels.mean
         keep(
-            kl_latents=latent_kl(model, plain, prior, noise.kl[:, :, t], None),
+            kl_latents=model.prior.kl_divergence(posterior.mean, posterior.log_scale, prior, noise.kl[:, :, t]),
             kumaraswamy_kl_losses=model.prior.stick_kl(prior),
-            reconstruction_losses=nll,
-            reconstructions=mean,
+            reconstruction_losses=model.likelihood.nll(decoded, model.pixels, image),
+            reconstructions=model.likelihood.mean(decoded, model.pixels),
             latents=latent,
-            context_sequence=seen["context"],
+            context_sequence=context,
             predicted_contexts=predicted,
             attention_maps=attention_map,
             prior_log_maps=prior_attention.log_maps,
@@ -92,7 +104,7 @@ def forward_per_frame(
         )
         if "cross_entropy" in seen:
             keep(cross_entropy=seen["cross_entropy"])
-        hidden, lstm = model.dynamics.step(model.recurrent_input(latent, seen["context"], actions[:, t]), lstm)
+        hidden, lstm = model.dynamics.step(model.recurrent_input(latent, actions[:, t]), lstm)
         keep(hidden_states=hidden)
     return assemble(model, rows, rewards, continues)
 
@@ -108,7 +120,7 @@ def assemble(
     }
     outputs |= {name: torch.stack(rows[name]).mean(1) for name in per_frame}
     maps = outputs["attention_maps"]
-    outputs["attention_losses"] = attention_kl(model, maps, outputs["prior_log_maps"])[:, 1:].mean(0)
+    outputs["attention_losses"] = categorical_kl(maps.detach(), outputs["prior_log_maps"])[:, 1:].mean(0)
     outputs["attention_dynamics_loss"] = attention_dynamics_loss(
         maps[:, :-1], maps[:, 1:], outputs["predicted_movements"][:, 1:]
     ).mean()

@@ -34,7 +34,7 @@ FUSED = [
 
 def losses_and_gradients(likelihood: str, *order: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Losses of a batch and of two training steps before it, and its gradients; one seed, backends as ordered."""
-    options = {"likelihood": likelihood, "likelihood_components": 2, "imagined_share": 0.5, "gram_frames": 2}
+    options = {"likelihood": likelihood, "likelihood_components": 2, "gram_frames": 2}
     model = small_model(**options).train().to(DEVICE)
     batch = [tensor.to(DEVICE) for tensor in sequences(2).all]
     model.initialise_from_data(batch[0].flatten(0, 1), torch.Generator().manual_seed(0))

@@ -14,9 +14,9 @@ from aime.multi_task_learning.losses.task_loss import (
 
 @register_loss
 class PredictiveLoss(TaskLoss):
-    """beta KL of the attention maps + centre motion + slot diversity + context prediction.
+    """beta KL of the attention maps + centre motion + context prediction.
 
-    Reads attention_losses, attention_dynamics_loss, attention_diversity_losses and context_prediction_loss.
+    Reads attention_losses, attention_dynamics_loss and context_prediction_loss.
     """
 
     name = "predictive"
@@ -26,13 +26,11 @@ class PredictiveLoss(TaskLoss):
         terms = {
             "attention_kl": time_mean(outputs, "attention_losses"),
             "attention_dynamics_loss": time_mean(outputs, "attention_dynamics_loss"),
-            "attention_diversity": time_mean(outputs, "attention_diversity_losses"),
             "context_prediction_loss": time_mean(outputs, "context_prediction_loss"),
         }
         total = (
             weights.beta * terms["attention_kl"]
             + weights.lambda_att_dyn * terms["attention_dynamics_loss"]
-            + weights.lambda_diversity * terms["attention_diversity"]
             + weights.lambda_context * terms["context_prediction_loss"]
         )
         return TaskLossValue(total, terms)

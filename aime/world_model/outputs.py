@@ -1,0 +1,141 @@
+"""The documents' names for what a pass gives: a read-only mapping over `SequencePass`, entries made when asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aime.generative_prior.usage import usage_entropy
+from aime.world_model.parts import WorldModelParts
+from aime.world_model.sequence import SequencePass
+
+Entry = Callable[[], Any]
+
+
+class SequenceOutputs(Mapping[str, Any]):
+    """Outputs of ``forward_sequence`` by the names of docs/tensor_shapes.md.
+
+    observations (B,T,C,H,W) in [-1,1], reconstructions likewise (in training the frames decoded_times alone), latents,
+    z_means, z_log_scales (B,T,D), hidden_states, previous_hidden_states (B,T,Hd), context_sequence,
+    predicted_contexts (B,T,Cc), attention_maps (B,T,R,R), prior_attention_maps (B',T,R,R) and predicted_movements
+    (B',T,2) in cells (B' = B but for ``attention_share`` in training), slot_attention_maps (B,T,S,R,R), slot_centers
+    (B,T,S,2), slot_features (B,T,S,d), slot_fusion_weights (B,T,S), prior_params (leading axes B, T), token_ids
+    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), and the losses that
+    :class:`~aime.multi_task_learning.LossAggregator` reads; those with an entry a frame are batch means.
+
+    An entry is computed when it is first asked for: a training step asks for the losses alone and pays for no other.
+    """
+
+    def __init__(self, parts: WorldModelParts, result: SequencePass) -> None:
+        self.result = result
+        self._made: dict[str, Any] = {}
+        self._entries = _entries(parts, result)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            if name not in self._entries:
+                near = difflib.get_close_matches(name, self._entries, n=3)
+                raise KeyError(
+                    f"outputs of forward_sequence: expected one of their names, found {name!r}"
+                    + (f"; did you mean {' or '.join(near)}?" if near else "")
+                )
+            self._made[name] = self._entries[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def _entries(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+    return (
+        _states(result)
+        | _images(parts, result)
+        | _attention(result)
+        | _losses(parts, result)
+        | {f"perceiver_{name}": (lambda value=value: value) for name, value in result.perceiver_losses.items()}
+    )
+
+
+def _states(result: SequencePass) -> dict[str, Entry]:
+    seen, inferred, foreseen, heads = result.perceived, result.inferred, result.foreseen, result.heads
+    return {
+        "device": lambda: seen.frames.device,
+        "latents": lambda: inferred.latent,
+        "z_means": lambda: seen.posterior.mean,
+        "z_log_scales": lambda: seen.posterior.log_scale,
+        "hidden_states": lambda: inferred.hidden,
+        "previous_hidden_states": lambda: inferred.previous_hidden,
+        "context_sequence": lambda: seen.context,
+        "predicted_contexts": lambda: foreseen.context,
+        "prior_params": lambda: foreseen.prior,
+        "tokens": lambda: seen.perceiver.tokens,
+        "token_ids": lambda: seen.perceiver.tokens.ids,
+        "reward_predictions": lambda: heads.rewards,
+        "continue_logits": lambda: heads.continue_logits,
+    }
+
+
+def _images(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+    seen, decoded = result.perceived, result.decoded
+    pixels = parts.pixels
+
+    def reconstructions() -> Tensor:
+        mean = parts.likelihood.mean(decoded.parameters, pixels)
+        return mean.unflatten(0, (-1, len(decoded.times)))
+
+    return {
+        "observations": lambda: seen.frames * pixels.spread + pixels.mean,
+        "reconstructions": reconstructions,
+        "decoded_times": lambda: decoded.times,
+    }
+
+
+def _attention(result: SequencePass) -> dict[str, Entry]:
+    seen, watched = result.perceived, result.watched
+    shape = seen.frames.shape[:2]
+    slots = seen.attention
+    return {
+        "attention_maps": lambda: seen.maps,
+        "prior_attention_maps": lambda: watched.prior.maps,
+        "predicted_movements": lambda: watched.prior.movement,
+        "slot_attention_maps": lambda: slots.slot_maps.unflatten(0, shape),
+        "slot_features": lambda: slots.slots.unflatten(0, shape),
+        "slot_centers": lambda: slots.slot_centers.unflatten(0, shape),
+        "slot_fusion_weights": lambda: slots.fusion_weights.unflatten(0, shape),
+    }
+
+
+def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+    foreseen, watched, heads = result.foreseen, result.watched, result.heads
+    frames = result.perceived.frames
+    entries: dict[str, Entry] = {
+        "reconstruction_losses": lambda: result.decoded.nll.mean(0),
+        "kl_latents": lambda: foreseen.kl.mean(0),
+        "kumaraswamy_kl_losses": lambda: result.stick_kl.mean(0),
+        "cluster_entropies": lambda: usage_entropy(
+            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior)
+        ),
+        "gram_enc": lambda: result.gram_loss,
+        "context_prediction_loss": lambda: result.context_loss,
+        # The first frame has no map before it to be predicted from.
+        "attention_losses": lambda: watched.kl[:, 1:].mean(0),
+        "attention_dynamics_loss": lambda: (
+            watched.dynamics_loss[:, 1:].mean() if frames.shape[1] > 1 else torch.zeros_like(watched.kl[0, 0])
+        ),
+        "attention_diversity_losses": lambda: result.perceived.attention.diversity_loss,
+        "K_eff": lambda: parts.prior.effective_components(foreseen.prior.log_pi).mean(),
+    }
+    for name, loss in (("reward_loss", heads.reward_loss), ("continue_loss", heads.continue_loss)):
+        if loss is not None:
+            entries[name] = lambda loss=loss: loss  # type: ignore[misc]
+    return entries

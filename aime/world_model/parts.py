@@ -1,0 +1,280 @@
+"""The pillars as one module: built from the configuration, with the elementary maps between them and no story.
+
+What is done with them, in which order, is told in `inference` (frames to states) and `generation` (states to frames).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from aime.attention_schema import AttentionSchema
+from aime.encoder_decoder import GramLoss, PixelStatistics, VAEDecoder, VAEEncoder, make_likelihood
+from aime.generative_prior import DPGMMPrior, PriorParameters
+from aime.nn import expect_shape, images_to_float, mlp
+from aime.perceiver_io import CausalPerceiverIO
+from aime.temporal_dynamics import ContextPredictor, LSTMLayer
+from aime.world_model.config import WorldModelConfig
+from aime.world_model.state import ObservationMemory, WorldModelState
+
+CONTRAST = 4.0
+"""Factor on whitened frames for those who read them: what differs from the mean image has a small variance."""
+
+
+class WorldModelParts(nn.Module):
+    """Trunk, tokenizer and Perceiver, posterior, recurrence, prior, attention, decoder, heads, teacher.
+
+    Args:
+        config: sizes and switches.
+    """
+
+    mean_image: Tensor
+    pixel_spread: Tensor
+
+    def __init__(self, config: WorldModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, height, width = config.image_shape
+        self.register_buffer("mean_image", torch.zeros(channels, height, width))
+        self.register_buffer("pixel_spread", torch.ones(1, height, width))
+        slots = config.num_slots * config.attention_channels
+        self.encoder = VAEEncoder(
+            config.latent_dim,
+            height,
+            width,
+            context_dim=config.context_dim + slots + 2,
+            channels=config.encoder_channels,
+            cells_per_level=config.cells_per_level,
+            mlp_hidden_size=config.mlp_hidden_dim,
+            input_channels=channels * config.frame_stack,
+            patch_size=config.patch_size,
+            squeeze_excitation=config.squeeze_excitation,
+        )
+        trunk = self.encoder.trunk
+        self.token_level = config.strides.index(config.downsample)
+        self.attention_level = trunk.level_of(config.attention_resolution)
+        self.perceiver = make_perceiver(config, trunk.channels[self.token_level], trunk.sizes[self.token_level])
+        self.attention = make_attention(config, trunk.channels[self.attention_level])
+        self.dynamics = LSTMLayer(
+            config.latent_dim + config.action_size,
+            config.hidden_dim,
+            config.num_lstm_layers,
+            orthogonal=config.orthogonal,
+        )
+        self.context_predictor = ContextPredictor(config.hidden_dim, config.context_dim)
+        self.prior = DPGMMPrior(
+            config.max_components,
+            config.latent_dim,
+            config.hidden_dim + config.context_dim,
+            config.prior_alpha,
+            config.prior_beta,
+            stick_width=config.prior_hidden_dim // 4,
+            component_width=config.prior_hidden_dim,
+        )
+        self.persistence = nn.Parameter(torch.ones(config.latent_dim))
+        self.likelihood = make_likelihood(
+            config.likelihood, channels, config.likelihood_scale, config.likelihood_components
+        )
+        self.decoder = VAEDecoder(
+            config.latent_dim,
+            height,
+            width,
+            hidden_dim=config.hidden_dim,
+            channels=config.decoder_channels,
+            cells_per_level=config.cells_per_level,
+            output_channels=self.likelihood.output_channels,
+            mlp_hidden_size=0,
+            patch_size=config.patch_size,
+            squeeze_excitation=config.squeeze_excitation,
+            modulated=False,
+        )
+        self.reward_head = mlp((config.hidden_dim, config.hidden_dim // 2, 1))
+        self.continue_head = mlp((config.hidden_dim, config.hidden_dim // 2, 1))
+        self.gram_loss = GramLoss()
+        self.teacher_trunk = copy.deepcopy(trunk).requires_grad_(False) if config.gram_frames else None
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    # ------------------------------------------------------------------ pixels
+
+    @property
+    def pixels(self) -> PixelStatistics:
+        """Mean image (C, H, W) and spread (1, H, W) of each pixel, channels-last in memory."""
+        return PixelStatistics(channels_last(self.mean_image), self.pixel_spread)
+
+    def expect_float32(self) -> None:
+        """Refuse parameters of another type: the prior's log densities lose their meaning in a narrower one.
+
+        Raises:
+            TypeError: parameters that are not float32.
+        """
+        if self.mean_image.dtype != torch.float32:
+            raise TypeError(
+                "the world model: expected float32 parameters (bfloat16 computes under torch.autocast, which the "
+                f"trainer's precision option uses), found {self.mean_image.dtype}"
+            )
+
+    def whiten(self, observations: Tensor) -> Tensor:
+        """Frames uint8 or float in [-1, 1] (B, T, C, H, W) to (x - mean image) / spread.
+
+        The result is channels-last in memory, as convolutions want it; mixing layouts made the likelihood alone cost
+        a tenth of a training step.
+
+        Raises:
+            ValueError: another image shape than the configuration's.
+        """
+        self.expect_float32()
+        channels, height, width = self.config.image_shape
+        expect_shape(observations, "B T C H W", "observations", C=channels, H=height, W=width)
+        batch, frames = observations.shape[:2]
+        images = observations.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        pixels = self.pixels
+        whitened = (images_to_float(images).float() - pixels.mean) / pixels.spread
+        return whitened.unflatten(0, (batch, frames))  # type: ignore[no-any-return]
+
+    def stack(self, frames: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the trunk sees of whitened frames (B, T, C, H, W): each frame and the differences before it, times 4.
+
+        Args:
+            frames: whitened frames.
+            before: (B, frame_stack - 1, C, H, W) frames before these; the first frame stands still when absent.
+
+        Returns:
+            (B, T, frame_stack * C, H, W), and the last frame_stack - 1 frames to continue with.
+        """
+        earlier, length = self.config.frame_stack - 1, frames.shape[1]
+        if before is None:
+            before = frames[:, :1].expand(-1, earlier, -1, -1, -1)
+        extended = torch.cat([before, frames], 1)
+        differences = extended[:, 1:] - extended[:, :-1]  # entry i: frame i + 1 - (frame_stack - 1) less the one before
+        views = [frames] + [differences[:, earlier - 1 - k : earlier - 1 - k + length] for k in range(earlier)]
+        stacked = torch.cat(views, 2).mul_(CONTRAST)
+        flat = stacked.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return flat.unflatten(0, (frames.shape[0], length)), extended[:, length:]
+
+    def expected_images(self, latent: Tensor, hidden: Tensor) -> Tensor:
+        """Mean images (N, C, H, W) in [-1, 1] of z_t (N, D) and h_{t-1} (N, Hd), differentiable."""
+        return self.likelihood.mean(self.decoder(latent, hidden), self.pixels)
+
+    # ------------------------------------------------------------------ states
+
+    def initial_state(self, batch: int) -> WorldModelState:
+        """State (B, ...) before the first frame: learned recurrent state, no latent, even attention."""
+        self.expect_float32()
+        config = self.config
+        recurrent = self.dynamics.initial_state(batch)
+        return WorldModelState(
+            hidden=self.dynamics.output(recurrent),
+            lstm_hidden=recurrent.hidden,
+            lstm_cell=recurrent.cell,
+            latent=self.mean_image.new_zeros(batch, config.latent_dim),
+            context=self.mean_image.new_zeros(batch, config.context_dim),
+            attention_map=self.attention.uniform_map(batch),
+            attention_hidden=self.attention.prior_net.initial_state(batch),
+            memory=ObservationMemory(self.perceiver.empty_memory(batch), None),
+        )
+
+    def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """[z_t; a_t] (..., D + A), the input of the recurrence."""
+        expect_shape(actions, "B T A" if actions.dim() == 3 else "B A", "actions", A=self.config.action_size)
+        return torch.cat([latent, actions.to(latent.dtype)], -1)
+
+    def prior_at(
+        self,
+        hidden: Tensor,
+        previous_latent: Tensor,
+        *,
+        noise: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+    ) -> tuple[PriorParameters, Tensor]:
+        """Prior of z_t and predicted context c^_t (..., Cc) from h_{t-1} (..., Hd) and z_{t-1} (..., D).
+
+        h_{t-1} has absorbed z_{t-1}, but only as far as gates and normalisation let it through. Component means are
+        therefore offsets from a learned multiple of z_{t-1}: a world that stands still is predicted from the start.
+        The context predictor is trained on a constant h, and the prior reads a constant c^: the prior must make do with
+        the context it will have in imagination, not bend it to its own ends.
+        """
+        predicted: Tensor = self.context_predictor(hidden.detach())  # (..., Cc)
+        conditions = torch.cat([hidden, predicted.detach()], -1)  # (..., Hd + Cc)
+        prior = self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic)
+        offset = (self.persistence * previous_latent.to(prior.means.dtype)).unsqueeze(-2)  # (..., 1, D)
+        return dataclasses.replace(prior, means=prior.means + offset), predicted
+
+    # ------------------------------------------------------------------ from data
+
+    @torch.no_grad()
+    def initialise_from_data(self, frames: Tensor, generator: torch.Generator | None = None) -> None:
+        """Before training: mean image, spread and k-means codebook from frames (N, C, H, W) of the training split.
+
+        The spread of a pixel is its standard deviation over the frames plus ``spread_floor``, times a common factor
+        under which the mean image keeps the likelihood that it has without whitening.
+        """
+        expect_shape(frames, "N C H W", "frames", C=self.config.image_channels)
+        device = self.mean_image.device
+        parts = frames.split(256)
+        mean = sum(images_to_float(part.to(device)).sum(0) for part in parts) / frames.shape[0]
+        assert isinstance(mean, Tensor)
+        squares = sum((images_to_float(part.to(device)) - mean).square().sum(0) for part in parts)
+        assert isinstance(squares, Tensor)
+        variance = squares.mean(0, keepdim=True) / frames.shape[0]  # (1, H, W)
+        spread = variance.sqrt() + self.config.spread_floor
+        common = ((variance / spread.square()).sum() / variance.sum()).sqrt()
+        self.mean_image.copy_(mean)
+        # data that never varies has nothing to be whitened by
+        self.pixel_spread.copy_(torch.where(variance.sum() > 0, spread * common, torch.ones_like(spread)))
+        some = frames[:: max(frames.shape[0] // 256, 1)][:256].to(device)
+        stacked, _ = self.stack(self.whiten(some[:, None]))
+        features = self.encoder.features(stacked.flatten(0, 1))[self.token_level]
+        self.perceiver.initialise_codebook(features[:, None], generator)
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """Parameters that the optimizer moves (the teacher's are not among them), always in the same order."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+
+def channels_last(image: Tensor) -> Tensor:
+    """An image (C, H, W) with its channels last in memory."""
+    return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+
+
+def make_perceiver(config: WorldModelConfig, feature_channels: int, grid: tuple[int, int]) -> CausalPerceiverIO:
+    """Tokenizer and Perceiver over feature maps of the trunk, (F, Ht, Wt)."""
+    channels, height, width = config.image_shape
+    return CausalPerceiverIO(
+        (config.context_window, channels, height, width),
+        context_dim=config.context_dim,
+        num_latents=config.num_latents,
+        num_latent_channels=config.latent_channels,
+        num_attention_heads=config.perceiver_heads,
+        num_encoder_layers=config.perceiver_layers,
+        code_dim=config.code_dim,
+        num_codes=config.num_codes,
+        downsample=config.downsample,
+        base_channels=config.tokenizer_channels,
+        patch_size=config.downsample,
+        window=config.context_window,
+        entropy_weight=config.usage_entropy_weight,
+        feature_channels=feature_channels,
+        grid=grid,
+    )
+
+
+def make_attention(config: WorldModelConfig, feature_channels: int) -> AttentionSchema:
+    """Slots and map from feature maps of the trunk and the context, and the prior of the map."""
+    return AttentionSchema(
+        config.image_size,
+        config.attention_resolution,
+        config.hidden_dim,
+        config.latent_dim,
+        config.context_dim,
+        feature_channels=config.attention_channels,
+        num_semantic_slots=config.num_slots,
+        iters=config.slot_iterations,
+        state_channels=config.attention_prior_channels,
+        trunk_channels=feature_channels,
+        posterior_hidden_dim=0,
+    )
