@@ -30,13 +30,13 @@ def test_formulas(outputs) -> None:
         + 0.7 * (m["kl_latents"] + m["kumaraswamy_kl_losses"])
         - 0.2 * m["cluster_entropies"]
         + 0.4 * m["gram_enc"]
+        + m["attention_diversity_losses"]
         + m["reward_loss"]
         + m["continue_loss"]
     )
     predictive = (
         0.7 * m["attention_losses"]
         + 0.3 * m["attention_dynamics_loss"]
-        + m["attention_diversity_losses"]
         + m["context_prediction_loss"]
     )
     assert list(tasks) == ["elbo", "perceiver", "predictive"]
@@ -74,7 +74,7 @@ def test_gradients_flow_only_to_the_terms_of_a_task(outputs) -> None:
     tasks["predictive"].backward()
     reached = {name for name, value in outputs.items() if value.grad is not None}
     assert reached == {
-        *("attention_losses", "attention_dynamics_loss", "attention_diversity_losses", "context_prediction_loss"),
+        *("attention_losses", "attention_dynamics_loss", "context_prediction_loss"),
     }
 
 
