@@ -99,12 +99,12 @@ def start_session(model: SequenceModel, source: EpisodeSource, config: TrainConf
     return session
 
 
-def make_memory(
-    model: SequenceModel, data: TrainingData, config: TrainConfig, device: torch.device
-) -> PosteriorMemory:
+def make_memory(model: SequenceModel, data: TrainingData, config: TrainConfig, device: torch.device) -> PosteriorMemory:
     """An empty memory of the training episodes; OptionError where the model cannot rehearse."""
     if not isinstance(model, RehearsingModel):
-        raise OptionError(f"rehearsals: expected 0, since {type(model).__name__} has no rehearse, found {config.rehearsals}")
+        raise OptionError(
+            f"rehearsals: expected 0, since {type(model).__name__} has no rehearse, found {config.rehearsals}"
+        )
     episodes, sizes = data.train_episodes, model.config
     lengths = data.source.lengths[episodes]
     return PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, device, config.seed)
@@ -117,7 +117,9 @@ def resume_session(session: Session) -> int | None:
     checkpoint = session.checkpoints.newest()
     if checkpoint is None:
         return None
-    session.counters = restore(checkpoint, session.model, session.data.loader, session.guard, session.generator, session.kept)
+    session.counters = restore(
+        checkpoint, session.model, session.data.loader, session.guard, session.generator, session.kept
+    )
     session.checkpoints.set_aside_after(session.counters.step)
     return session.counters.step
 
