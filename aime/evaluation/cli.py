@@ -76,6 +76,8 @@ class Evaluate:
 
             extra["rssm"] = RSSMForecaster(trained.model)
         evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
+        if evaluation.reconstruction["psnr"].mean is None and "reconstruction" not in evaluation.not_computed:
+            raise ValueError(f"{run.weights}: what the model reconstructs is NaN on every held-out episode: no figures")
         record = metrics_record(evaluation, facts)
         write_json(out / "metrics.json", record)
         write_json(out / "evaluation.json", protocol_record(evaluation, None if trained is None else trained.summary()))
