@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("tyro")
 
 from aime.cli import main as aime
 from aime.data import Episode, EpisodeSpec, EpisodeWriter
+from aime.training import loop
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime.world_model.train import main as train_by_task
 
@@ -53,6 +56,29 @@ def test_train_overrides_resume_and_export(tmp_path, episodes, capsys) -> None:
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 3]
     assert aime([*common, "--steps", "1", "--overwrite"]) == 0
     assert json.loads((out / "timing.json").read_text())["frames_trained"] == 8
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, episodes, capsys, monkeypatch) -> None:
+    out = tmp_path / "run"
+    common = ["train", "--data", str(episodes), "--out", str(out), *SMALL, *SHORT, *QUIET, "--steps", "3"]
+    step = loop.step_once
+
+    def interrupted(session, batch) -> None:
+        step(session, batch)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # impatience changes nothing
+
+    monkeypatch.setattr(loop, "step_once", interrupted)
+    assert aime(common) == 130
+    assert "stopped by SIGINT after 1 steps" in (said := capsys.readouterr().out)
+    assert "continue with the same command and --resume" in said and not (out / "weights").exists()
+    monkeypatch.undo()
+    assert aime([*common, "--resume"]) == 0
+    assert "trained 3 steps" in capsys.readouterr().out
+    (out / "weights" / "config.json").write_text("{")
+    assert aime(["evaluate", str(out), "--data", str(episodes), "--out", str(tmp_path / "figures")]) == 1
+    assert "weights/config.json: expected" in capsys.readouterr().err
+    assert not list((tmp_path / "figures").iterdir())
 
 
 def test_mistakes_are_one_line(tmp_path, episodes, capsys) -> None:
