@@ -108,6 +108,64 @@ def test_arrows_point_down() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def _file_imports() -> dict[str, set[str]]:
+    """module -> modules of the project that it imports, anywhere in the file (under `if TYPE_CHECKING` too)."""
+    names = {name for name, _ in _modules()}
+    graph: dict[str, set[str]] = {}
+    for name, file in _modules():
+        package = ["aime", *name.split(".")] if name != "__init__" else ["aime"]
+        if file.name != "__init__.py":
+            package = package[:-1]
+        found: set[str] = set()
+        for node in ast.walk(ast.parse(file.read_text(), str(file))):
+            dotted: list[str] = []
+            if isinstance(node, ast.Import):
+                dotted = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) - node.level + 1] if node.level else []
+                module = ".".join([*base, *([node.module] if node.module else [])])
+                dotted = [f"{module}.{alias.name}" for alias in node.names]
+            for target in dotted:
+                parts = target.split(".")
+                if parts[0] != "aime":
+                    continue
+                # the longest prefix that is a file: the name after it is something in that file
+                while len(parts) > 1 and ".".join(parts[1:]) not in names:
+                    parts.pop()
+                found.add(".".join(parts[1:]) or "__init__")
+        graph[name] = found - {name}
+    return graph
+
+
+def test_no_circle_among_the_files() -> None:
+    """Every file can be read after those that it names; a package's __init__ only gathers what its own files define."""
+    graph = _file_imports()
+    packages = {name for name, file in _modules() if file.name == "__init__.py"}
+    # A file that reads its own room through the room's __init__ would make every room a circle; between rooms the
+    # floors hold, so an __init__ stands for the room there.
+    edges = {
+        name: {target for target in targets if not (target in packages and (name + ".").startswith(target + "."))}
+        for name, targets in graph.items()
+    }
+    state: dict[str, int] = {}
+    circles: list[str] = []
+
+    def visit(name: str, path: list[str]) -> None:
+        state[name] = 1
+        for target in sorted(edges.get(name, ())):
+            if state.get(target) == 1:
+                circles.append(" -> ".join([*path[path.index(target) :], target]))
+            elif target not in state:
+                visit(target, [*path, target])
+        state[name] = 2
+
+    for name in sorted(edges):
+        if name not in state:
+            visit(name, [name])
+    assert sum(len(targets) for targets in edges.values()) > 200, "the scan found hardly any imports: it is broken"
+    assert not circles, "\n".join(circles)
+
+
 def test_third_parties_stay_in_their_rooms() -> None:
     wrong = []
     for name, file in _modules():

@@ -88,7 +88,7 @@ class FeaturePyramid(nn.Module):
 
 
 class TrunkFeatures(nn.Module):
-    """Feature maps (N, F', h, w) that others computed -> (N, F, R, R): one linear map a position, resized if need be."""
+    """Feature maps (N, F', h, w) that others computed -> (N, F, R, R): a linear map a position, resized if need be."""
 
     def __init__(self, trunk_channels: int, resolution: int, feature_channels: int) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class Batch:
     """(B,) int64, first step of each window"""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
-        """The batch on ``device``; ``episodes`` and ``starts`` stay where they are, whoever reads them does on the host."""
+        """The batch on ``device``; ``episodes`` and ``starts`` stay where they are, since the host reads them."""
         moved = self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return replace(moved, episodes=self.episodes, starts=self.starts)
 

@@ -27,6 +27,13 @@ class Posterior:
         """A sample from standard normal noise (..., D)."""
         return self.mean + noise * self.log_scale.exp()
 
+    def split(self, time: int) -> tuple[Posterior, Posterior]:
+        """(B, T, D) as its frames before ``time`` and those from it on."""
+        return (
+            Posterior(self.mean[:, :time], self.log_scale[:, :time]),
+            Posterior(self.mean[:, time:], self.log_scale[:, time:]),
+        )
+
     def unflatten(self, batch: int, length: int) -> Posterior:
         """(B * T, D) as (B, T, D)."""
         return Posterior(self.mean.unflatten(0, (batch, length)), self.log_scale.unflatten(0, (batch, length)))

@@ -72,8 +72,8 @@ class GaussianLikelihood(nn.Module):
         squared = functional.mse_loss(parameters.float(), target, reduction="none")  # one pass forward, one backward
         if weights is not None:
             squared = squared * weights[:, None]
-        constant = target[0].numel() * math.log(self.scale * math.sqrt(2 * math.pi))
-        constant = constant + pixels.spread.log().expand(target.shape[1:]).sum()
+        spreads = pixels.spread.log().expand(target.shape[1:]).sum()
+        constant = spreads + target[0].numel() * math.log(self.scale * math.sqrt(2 * math.pi))
         return squared.sum((1, 2, 3)) / (2 * self.scale**2) + constant
 
 

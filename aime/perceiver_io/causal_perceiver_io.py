@@ -239,9 +239,7 @@ def _joined(first: PerceiverOutput, second: PerceiverOutput) -> PerceiverOutput:
         return torch.cat(pair)
 
     a, b = first.tokens, second.tokens
-    tokens = Tokens(
-        cat(a.ids, b.ids), cat(a.quantized, b.quantized), cat(a.encodings, b.encodings), a.commitment
-    )
+    tokens = Tokens(cat(a.ids, b.ids), cat(a.quantized, b.quantized), cat(a.encodings, b.encodings), a.commitment)
     left, right = first.memory, second.memory
     layers = tuple(
         AttentionMemory(cat(m.keys, n.keys), cat(m.values, n.values))

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from aime.perceiver_io.attention import Attention, AttentionMemory, FeedForward, TemporalAttention
 
-
 INITIAL_STAY_LOGIT = 4.0
 """Added to the logit of the token that is there now: at 256 codes it starts with a probability of .18."""
 

@@ -46,14 +46,16 @@ class TrainConfig:
     """Decay of the moving average of the weights, which is what is validated and exported; 0: no average."""
     rehearsals: Annotated[int, Range(0, 1000)] = 0
     """Latent rehearsals after each step: steps of recurrence and prior on remembered posteriors."""
-    rehearsal_batch: Annotated[int, Range(1, 65536)] = 64
+    rehearsal_batch: Annotated[int, Range(1, 65536)] = 96
     """Sequences of a rehearsal."""
     rehearsal_length: Annotated[int, Range(2, 65536)] = 50
     """Frames of such a sequence."""
     rehearsal_seen: Annotated[int, Range(1, 65536)] = 5
-    """Fewest frames of it that are given as they were seen; up to half of the sequence is, the rest is rolled out."""
+    """Fewest frames that are given as they were seen before the rest is rolled out."""
+    rehearsal_rolled: Annotated[float, SHARE] = 0.5
+    """Share of a rehearsal's sequences that are rolled out; of the others every frame is given."""
     precision: Precision = "auto"
-    """Autocast: bfloat16 on a GPU and float32 on CPU, or the one named."""
+    """Autocast: bfloat16 on GPUs and on CPUs that multiply it themselves, float32 elsewhere; or the one named."""
 
     beta_min: Annotated[float, WEIGHT] = 0.5
     """Weight of the KL terms at the start."""

@@ -15,15 +15,23 @@ from aime.encoder_decoder import Posterior
 from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
 
+SHORTEST = 4
+"""Frames of the shortest window that is worth a rehearsal."""
+
 
 @runtime_checkable
 class RehearsingModel(Protocol):
     """A model that can be trained on remembered posteriors; see `aime.world_model.rehearsal`."""
 
     def rehearse(
-        self, sequences: RememberedSequences, seen: int, *, generator: torch.Generator | None = None
+        self,
+        sequences: RememberedSequences,
+        seen: int,
+        rolled: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """One optimizer step on them, rolled out from frame ``seen``."""
+        """One optimizer step on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``."""
         ...
 
 
@@ -76,14 +84,14 @@ class PosteriorMemory:
     def draw(self, count: int, length: int, index: int) -> RememberedSequences | None:
         """Draw ``index``: ``count`` windows of ``length`` frames, of half as many where too few are remembered yet.
 
-        None where not even windows of 8 frames are.
+        Too few are fewer than an eighth of ``count``. None where not even windows of 4 frames are remembered.
         """
         random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, index]))
         length = min(length, self.filled.shape[1])
-        while length >= min(8, self.filled.shape[1]):
+        while length >= SHORTEST:
             runs = torch.nn.functional.pad(self.filled.int().cumsum(1), (1, 0))  # (E, L + 1)
             places = ((runs[:, length:] - runs[:, :-length]) == length).nonzero()  # (N, 2)
-            if len(places) >= count:
+            if len(places) >= max(count // 8, 1):
                 chosen = places[torch.from_numpy(random.integers(len(places), size=count))]
                 rows = chosen[:, :1].expand(-1, length).to(self.device)  # (B, T)
                 times = (chosen[:, 1:] + torch.arange(length)).to(self.device)  # (B, T)
@@ -114,7 +122,7 @@ def rehearse(
             break
         length = sequences.actions.shape[1]
         random = np.random.Generator(np.random.Philox(key=memory.seed, counter=[0, 0, 2, index]))
-        least = min(config.rehearsal_seen, length)
-        seen = int(random.integers(least, max(length // 2, least) + 1))
-        metrics = model.rehearse(sequences, seen, generator=generator)
+        seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
+        rolled = round(config.rehearsal_rolled * len(sequences.actions))
+        metrics = model.rehearse(sequences, seen, rolled, generator=generator)
     return metrics

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, Self
 
 from aime.ranges import SHARE, Range, check_ranges
 
-
 Count = Annotated[int, Range(1, 65536)]
 Share = Annotated[float, SHARE]
 
@@ -73,7 +72,7 @@ class WorldModelConfig:
     likelihood_components: Annotated[int, Range(1, 100)] = 10
     """Components a pixel of the mixture of logistics."""
     spread_floor: Annotated[float, Range(1e-3, 1e3)] = 0.05
-    """Added to the spread of each pixel before frames and Gaussian likelihood are divided by it; large: no whitening."""
+    """Added to the spread of each pixel before frames and likelihood are divided by it; large: no whitening."""
 
     num_latents: Count = 128
     """N_l, latents of the Perceiver."""

@@ -183,9 +183,7 @@ def imagine(
     horizon = checked_horizon(parts, batch, actions, horizon)
     if horizon == 0:
         return nothing_imagined(parts, batch)
-    rolled = roll(
-        parts, state, actions, horizon, temperature, generator=generator, forced_latents=forced_latents
-    )
+    rolled = roll(parts, state, actions, horizon, temperature, generator=generator, forced_latents=forced_latents)
     states = rolled.states
     # All frames are decoded in one call: nothing in the rollout depends on pixels.
     images = parts.expected_images(states.latent.flatten(0, 1), rolled.previous_hidden.flatten(0, 1))

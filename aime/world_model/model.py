@@ -139,14 +139,19 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         )
 
     def rehearse(
-        self, sequences: RememberedSequences, seen: int, *, generator: torch.Generator | None = None
+        self,
+        sequences: RememberedSequences,
+        seen: int,
+        rolled: int | None = None,
+        *,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
-        """One optimizer step of recurrence and prior on remembered posteriors, rolled out from frame ``seen``.
+        """One optimizer step of recurrence and prior on remembered posteriors, ``rolled`` of them from frame ``seen``.
 
         Raises:
             RuntimeError: ``configure_optimizer`` was not called.
         """
-        return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, generator=generator)
+        return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, rolled, generator=generator)
 
     def _configured(self) -> tuple[torch.optim.Optimizer, GradientBalancer]:
         if self.optimizer is None or self.rgb_optimizer is None:

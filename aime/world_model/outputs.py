@@ -90,8 +90,8 @@ def _images(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
     pixels = parts.pixels
 
     def reconstructions() -> Tensor:
-        mean = parts.likelihood.mean(decoded.parameters, pixels)
-        return mean.unflatten(0, (-1, len(decoded.times)))
+        mean: Tensor = parts.likelihood.mean(decoded.parameters, pixels)
+        return mean.unflatten(0, (-1, len(decoded.times)))  # type: ignore[no-any-return]
 
     return {
         "observations": lambda: seen.frames * pixels.spread + pixels.mean,

@@ -1,9 +1,9 @@
 """Latent rehearsal: recurrence and prior trained alone, on posteriors that are remembered, without touching an image.
 
 An image step spends nearly all of its time on pixels and sees the dynamics of a few hundred frames; sequences of
-remembered posteriors cost a hundredth of that a frame, so the dynamics can be shown many more, and longer ones. The
-first frames of a sequence are fed to the recurrence as they were seen, all later ones are the model's own samples, and
-the prior is asked for the posterior that was seen there:
+remembered posteriors cost a hundredth of that a frame, so the dynamics can be shown many more, and longer ones. Some of
+the sequences are fed to the recurrence as they were seen, and the prior learns to foresee one frame. Of the others the
+first frames are, all later ones are the model's own samples, and the prior is asked for the posterior that was seen:
 
     z_t ~ q(z_t) for t < s,    z_t ~ p(z_t | h_{t-1}) for t >= s,    loss = mean_t KL(q(z_t) || p(z_t | h_{t-1}))
 
@@ -13,6 +13,7 @@ of 16 frames do not do, and what cannot be foreseen has to show as width of the 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from aime.generative_prior import PriorParameters
 from aime.temporal_dynamics import LSTMState
 from aime.world_model.inference import infer
 from aime.world_model.parts import WorldModelParts
+from aime.world_model.state import WorldModelState
 
 
 @dataclass(frozen=True)
@@ -43,41 +45,66 @@ def rehearsal_loss(
     parts: WorldModelParts,
     sequences: RememberedSequences,
     seen: int,
+    rolled: int | None = None,
     *,
-    kl_samples: int = 1,
+    kl_samples: int = 2,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Mean KL () in nats between what was seen and what a rollout from the first ``seen`` frames expects.
+    """Mean KL () in nats between what was seen and what was expected, sticks included.
 
     Args:
         parts: the pillars; recurrence, prior and persistence receive gradients.
-        sequences: remembered posteriors, T > seen.
-        seen: s >= 1, frames fed to the recurrence as they were.
+        sequences: remembered posteriors.
+        seen: s in 1 .. T, frames of a rolled sequence that are fed to the recurrence as they were.
+        rolled: how many of the B sequences, the first ones, are rolled out from frame s; all when absent.
         kl_samples: S of the Monte-Carlo KL.
         generator: source of randomness.
     """
-    posterior = Posterior(sequences.mean, sequences.log_scale)
-    batch, length, size = posterior.mean.shape
-    noise = torch.randn(batch, seen, size, device=posterior.mean.device, generator=generator)
-    latent = posterior.mean[:, :seen] + posterior.log_scale[:, :seen].exp() * noise  # (B, s, D)
-    known = infer(parts, latent, sequences.actions[:, :seen], every_state=True)
-    assert known.lstm is not None
-    hidden, last = known.hidden[:, -1], latent[:, -1]  # (B, Hd), (B, D)
-    lstm = LSTMState(known.lstm.hidden[:, -1], known.lstm.cell[:, -1])
-    rolled: list[PriorParameters] = []
-    for t in range(seen, length):
-        prior, _ = parts.prior_at(hidden, last, generator=generator)
-        rolled.append(prior)
-        last = parts.prior.sample(prior, generator=generator)  # (B, D)
-        if t + 1 < length:
-            hidden, lstm = parts.dynamics.step(parts.recurrent_input(last, sequences.actions[:, t]), lstm)
-    priors = [parts.prior_at(known.previous_hidden, known.previous_latent, generator=generator)[0]]
+    batch, length = sequences.actions.shape[:2]
+    rolled = batch if rolled is None else rolled
+    pieces: list[tuple[Posterior, PriorParameters]] = []
     if rolled:
-        priors.append(PriorParameters.stack(rolled))
-    total, start = latent.new_zeros(()), 0
-    for prior in priors:
-        mean, log_scale = (x[:, start : start + prior.log_pi.shape[1]] for x in (posterior.mean, posterior.log_scale))
-        divergence = parts.prior.kl_divergence(mean, log_scale, prior, num_samples=kl_samples, generator=generator)
+        posterior = Posterior(sequences.mean[:rolled], sequences.log_scale[:rolled])
+        pieces += expect_rolled(parts, posterior, sequences.actions[:rolled], seen, generator)
+    if rolled < batch:
+        posterior = Posterior(sequences.mean[rolled:], sequences.log_scale[rolled:])
+        pieces.append((posterior, expect_seen(parts, posterior, sequences.actions[rolled:], generator)[0]))
+    total = sequences.mean.new_zeros(())
+    for posterior, prior in pieces:
+        divergence = parts.prior.kl_divergence(
+            posterior.mean, posterior.log_scale, prior, num_samples=kl_samples, generator=generator
+        )
         total = total + (divergence + parts.prior.stick_kl(prior)).sum()
-        start += prior.log_pi.shape[1]
     return total / (batch * length)
+
+
+def expect_seen(
+    parts: WorldModelParts, posterior: Posterior, actions: Tensor, generator: torch.Generator | None
+) -> tuple[PriorParameters, WorldModelState]:
+    """Prior of every frame (B, T) from the frames before it as they were seen, and the state after the last."""
+    noise = torch.randn(posterior.mean.shape, device=posterior.mean.device, generator=generator)
+    latent = posterior.rsample(noise)  # (B, T, D)
+    start = parts.initial_state(latent.shape[0])
+    known = infer(parts, latent, actions, start, every_state=True)
+    assert known.lstm is not None
+    prior, _ = parts.prior_at(known.previous_hidden, known.previous_latent, generator=generator)
+    end = start.after(known.hidden[:, -1], known.lstm.hidden[:, -1], known.lstm.cell[:, -1])
+    return prior, dataclasses.replace(end, latent=latent[:, -1])
+
+
+def expect_rolled(
+    parts: WorldModelParts, posterior: Posterior, actions: Tensor, seen: int, generator: torch.Generator | None
+) -> list[tuple[Posterior, PriorParameters]]:
+    """Posterior and prior of the first ``seen`` frames (B, s), and of the rest (B, T - s), which is rolled out."""
+    before, after = posterior.split(seen)
+    prior, state = expect_seen(parts, before, actions[:, :seen], generator)
+    pieces = [(before, prior)]
+    hidden, latent, lstm = state.hidden, state.latent, LSTMState(state.lstm_hidden, state.lstm_cell)
+    rows: list[PriorParameters] = []
+    for t in range(seen, actions.shape[1]):
+        prior, _ = parts.prior_at(hidden, latent, generator=generator)
+        rows.append(prior)
+        if t + 1 < actions.shape[1]:
+            latent = parts.prior.sample(prior, generator=generator)  # (B, D)
+            hidden, lstm = parts.dynamics.step(parts.recurrent_input(latent, actions[:, t]), lstm)
+    return [*pieces, (after, PriorParameters.stack(rows))] if rows else pieces

@@ -148,9 +148,7 @@ def watch(parts: WorldModelParts, seen: Perceived, inferred: Inferred) -> Attent
     )
 
 
-def decode(
-    parts: WorldModelParts, seen: Perceived, inferred: Inferred, generator: torch.Generator | None
-) -> Decoded:
+def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generator: torch.Generator | None) -> Decoded:
     """Decode all frames, or in training a random share of them, and score them."""
     length = inferred.latent.shape[1]
     count = max(round(parts.config.decoded_share * length), 1)

@@ -92,7 +92,9 @@ def training_step(
 
     Args:
         parts: the pillars.
-        optimizer, balancer, aggregator: of the step.
+        optimizer: moves the parameters.
+        balancer: turns the gradients of the tasks into one.
+        aggregator: turns outputs into losses and tasks.
         observations: (B, T, C, H, W) uint8, or float in [-1, 1].
         actions: (B, T, A), each taken after the frame of its index.
         rewards: (B, T) of those actions.
@@ -150,6 +152,7 @@ def rehearsal_step(
     optimizer: torch.optim.Optimizer,
     sequences: RememberedSequences,
     seen: int,
+    rolled: int | None = None,
     *,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
@@ -158,9 +161,9 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    loss = rehearsal_loss(parts, sequences, seen, generator=generator)
+    loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
     finite = torch.isfinite(norm) & torch.isfinite(loss)

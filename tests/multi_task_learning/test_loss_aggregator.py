@@ -34,11 +34,7 @@ def test_formulas(outputs) -> None:
         + m["reward_loss"]
         + m["continue_loss"]
     )
-    predictive = (
-        0.7 * m["attention_losses"]
-        + 0.3 * m["attention_dynamics_loss"]
-        + m["context_prediction_loss"]
-    )
+    predictive = 0.7 * m["attention_losses"] + 0.3 * m["attention_dynamics_loss"] + m["context_prediction_loss"]
     assert list(tasks) == ["elbo", "perceiver", "predictive"]
     assert torch.allclose(tasks["elbo"], elbo)
     assert torch.allclose(tasks["perceiver"], m["perceiver_total_loss"])

@@ -156,8 +156,20 @@ def test_bad_inputs_are_named() -> None:
 def test_a_trunks_features_take_the_place_of_videos_and_a_share_of_videos_learns() -> None:
     torch.manual_seed(0)
     perceiver = CausalPerceiverIO(
-        (4, 3, 32, 32), 6, 3, 8, 2, 1, code_dim=4, num_codes=8, downsample=8, base_channels=8, patch_size=8, window=3,
-        feature_channels=5, grid=(4, 4),
+        (4, 3, 32, 32),
+        6,
+        3,
+        8,
+        2,
+        1,
+        code_dim=4,
+        num_codes=8,
+        downsample=8,
+        base_channels=8,
+        patch_size=8,
+        window=3,
+        feature_channels=5,
+        grid=(4, 4),
     )
     features, videos = torch.randn(4, 4, 5, 4, 4), torch.randn(4, 4, 3, 32, 32)
     whole = perceiver(features, detach_tokens=True)
@@ -166,7 +178,9 @@ def test_a_trunks_features_take_the_place_of_videos_and_a_share_of_videos_learns
         torch.testing.assert_close(getattr(part, name), getattr(whole, name))
     torch.testing.assert_close(part.memory.features, whole.memory.features)
     torch.testing.assert_close(part.memory.predictor.layers[0].keys, whole.memory.predictor.layers[0].keys)
-    (reached,) = torch.autograd.grad(part.context[2:].sum(), perceiver.model.latents, allow_unused=True, retain_graph=True)
+    (reached,) = torch.autograd.grad(
+        part.context[2:].sum(), perceiver.model.latents, allow_unused=True, retain_graph=True
+    )
     assert reached is None or float(reached.abs().sum()) == 0  # the second half is computed without gradients
     gradients = []
     for output in (whole, part):

@@ -361,7 +361,7 @@ def test_whitened_frames_have_unit_likelihood_where_pixels_vary_alike() -> None:
 def test_a_configured_model_is_pickled_and_copied_with_its_own_parameters() -> None:
     model = small_model()
     model.configure_optimizer()
-    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):  # noqa: S301 - our own bytes
+    for other in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert other.rgb_optimizer.get_share_params()[0] is other.trainable[0]
         other.train().training_step_sequence(*sequences(3).all)
 

@@ -14,7 +14,7 @@ from aime.multi_task_learning.losses.task_loss import (
 
 @register_loss
 class ELBOLoss(TaskLoss):
-    """Reconstruction + beta (KL of z + KL of the mixture's sticks) - entropy bonus + Gram + diversity + reward + continue.
+    """Reconstruction + beta (KL of z + KL of the sticks) - entropy bonus + Gram + diversity + reward + continue.
 
     Reads reconstruction_losses, kl_latents, kumaraswamy_kl_losses, cluster_entropies, gram_enc,
     attention_diversity_losses, reward_loss and continue_loss. The attention's KL belongs to the predictive task; the
