@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,10 +17,12 @@ from aime.evaluation.run_directory import RunDirectory
 from aime.files import require_writable
 from aime.ranges import SEED, OptionError, Range, check_ranges
 from aime.tensor_files import check_finite
+from aime.terminal import printable
 
 if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
     from aime.evaluation.forecasters import Forecaster
+    from aime.evaluation.record import RunFacts
 
 
 def _source(data: Path | None, run: RunDirectory) -> EpisodeSource:
@@ -68,7 +70,7 @@ class Evaluate:
         source = _source(self.data, run)
         model = _load_model(run, device)
         _check_fit(model, source)
-        facts, history = run.facts(model, source, device), run.history()  # a damaged run.json shows before the work
+        facts, history = _facts(run, model, source, device), run.history()  # a damaged run.json shows before the work
         trained = self._train_rssm(run, source) if self.rssm else None
         extra: dict[str, Forecaster] = {}
         if trained is not None:
@@ -87,9 +89,9 @@ class Evaluate:
             _say("writing the report")
             write_report(out / "report.html", evaluation, record, history)
         print_summary(evaluation, record)
-        print(f"metrics  {out / 'metrics.json'}")
+        print(f"metrics  {printable(out / 'metrics.json')}")
         if self.report:
-            print(f"report   {out / 'report.html'}")
+            print(f"report   {printable(out / 'report.html')}")
         return 0
 
     def _train_rssm(self, run: RunDirectory, source: EpisodeSource) -> TrainedRSSM:
@@ -121,13 +123,13 @@ class Imagine:
     """Episode number in the file. Default: the first of the test split that is long enough."""
     start: Annotated[int, Range(0)] = 0
     """First observed frame of the episode."""
-    samples: Annotated[int, Range(1, 100_000)] = 16
+    samples: Annotated[int, Range(1, 4096)] = 16
     """Rollouts behind the mean."""
     seed: Annotated[int, SEED] = 0
     """Seed of the rollouts."""
     out: Path | None = None
     """Output file, .gif or .mp4 (needs PyAV). Default: imagination.gif in the run directory."""
-    scale: Annotated[int, Range(1, 64)] = 4
+    scale: Annotated[int, Range(1, 16)] = 4
     """Enlargement of each pixel."""
     frames_per_second: Annotated[float, Range(above=0, to=1000)] = 12.0
     """Speed of the animation."""
@@ -174,7 +176,7 @@ class Imagine:
         film = with_progress(side_by_side(panels), self.context)
         write_video(out, enlarge(film, self.scale), self.frames_per_second)
         print(f"{clip.labels[0]}: truth | mean of {self.samples} rollouts | one rollout | error of the mean")
-        print(f"animation  {out}")
+        print(f"animation  {printable(out)}")
         return 0
 
     def _episode(self, source: EpisodeSource) -> int:
@@ -208,6 +210,12 @@ def _load_model(run: RunDirectory, device: torch.device) -> torch.nn.Module:
         raise ValueError(f"{run.weights}: expected weights that fit config.json, found {error}") from error
     check_finite(run.weights / "model.safetensors", dict(model.named_parameters()))
     return model
+
+
+def _facts(run: RunDirectory, model: Any, source: EpisodeSource, device: torch.device) -> RunFacts:
+    """What is known of the run; names that a file gives are made fit for a terminal."""
+    facts = run.facts(model, source, device)
+    return replace(facts, task=facts.task and printable(facts.task), preset=facts.preset and printable(facts.preset))
 
 
 def _check_fit(model: Any, source: EpisodeSource) -> None:
