@@ -40,14 +40,13 @@ def guarded(run: Callable[[], int | None], *, with_traceback: bool | None = None
             finally:
                 flush_output()
         except BrokenPipeError:  # whoever read the output has seen enough: `aime train --help | head`
-            silence_output()
+            settle_output()
             return FAILED
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
         except Exception as error:
-            if isinstance(error, OSError) and error.filename is None:
-                silence_output()  # the output itself could not be written, and must not fail again at exit
+            settle_output()
             if with_traceback:
                 raise
             say(f"error: {describe(error)}")
@@ -67,7 +66,8 @@ def describe(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text in one line, printable, and cut where it is very long."""
+    """The text in one line, printable, and cut where it is very long; frames of C++ that torch appends are left out."""
+    text = text.partition("Exception raised from")[0]
     line = printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))
     return line if len(line) <= LONGEST else f"{line[:LONGEST]}... ({TRACEBACK} shows the rest)"
 
@@ -93,8 +93,14 @@ def flush_output() -> None:
         sys.stdout.flush()
 
 
-def silence_output() -> None:
-    """Send the rest of the output nowhere, so that the interpreter's own flush at its end cannot fail."""
+def settle_output() -> None:
+    """Send what cannot be written nowhere, so that the interpreter's own flush at its end succeeds."""
+    try:
+        flush_output()
+    except OSError:
+        pass
+    else:
+        return
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

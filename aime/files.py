@@ -186,8 +186,9 @@ def check_written(directory: Path) -> None:
 
 def describe_os_error(error: OSError) -> str:
     """One line for an OSError: file, reason, and for a full disk which one it is and what is left on it."""
-    reason = error.strerror or str(error)
-    reason = reason[:1].lower() + reason[1:]
+    if error.strerror is None:
+        return printable(error)
+    reason = error.strerror[:1].lower() + error.strerror[1:]
     if error.filename is None:
         return printable(reason)
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes | os.PathLike) else str(error.filename)

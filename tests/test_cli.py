@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from aime import __version__, cli
+from aime.ranges import OptionError
 
 
 def test_overview_and_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,6 +58,76 @@ def test_a_users_mistake_is_one_line(
     monkeypatch.setenv("AIME_TRACEBACK", "1")
     with pytest.raises(ValueError, match="did you mean smooth"):
         cli.main(["collect", "--policy", "smoth", "--out", out])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (ValueError("FILE: expected a, found b"), 1, "error: FILE: expected a, found b\n"),
+        (OptionError("steps: expected 1, found 2"), 2, "error: steps: expected 1, found 2\n"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "data.h5"),
+            1,
+            "data.h5: no such file or directory",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/dev/shm/x"),
+            1,
+            "/dev/shm/x: no space left on device (the disk",
+        ),
+        (MemoryError(), 1, "error: out of memory"),
+        (RuntimeError("[enforce fail] not enough memory: you tried to allocate 9 bytes"), 1, "error: out of memory"),
+        (RuntimeError("no GL\nlibrary\x1b[31m"), 1, "error: no GL; library\\x1b[31m\n"),
+        (KeyError("spec"), 1, "error: unexpected KeyError: 'spec' at cli.py:"),
+        (AssertionError(), 1, "error: unexpected AssertionError"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (ValueError("x" * 10_000), 1, "... (--traceback shows the rest)"),
+    ],
+)
+def test_every_error_is_one_line(error, status, words, capsys, monkeypatch) -> None:
+    def fail(_: list[str]) -> int:
+        raise error
+
+    monkeypatch.delenv("AIME_TRACEBACK", raising=False)
+    monkeypatch.setattr(cli, "_run", fail)
+    assert cli.main(["train"]) == status
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1 and "\x1b" not in message and len(message) < 800
+    if not isinstance(error, KeyboardInterrupt):
+        with pytest.raises(type(error)):
+            cli.main(["train", "--traceback"])
+
+
+def test_a_warning_is_one_line(capsys, monkeypatch) -> None:
+    def warn(_: list[str]) -> int:
+        warnings.warn("mind\nthe \x1b[31mgap", stacklevel=1)
+        return 0
+
+    monkeypatch.setattr(cli, "_run", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert cli.main(["train"]) == 0
+    assert capsys.readouterr().err == "warning: mind; the \\x1b[31mgap\n"
+
+
+@pytest.mark.parametrize("arguments", [["train", "--out", ""], ["train", "--out="], [""], ["evaluate", ""]])
+def test_an_empty_argument_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 2
+    assert "expected a value, found an empty one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sink", ["a closed pipe", "a full disk"])
+def test_output_that_cannot_be_written_is_no_traceback(sink: str) -> None:
+    """`aime | head` may end before all is written; /dev/full is a disk without room."""
+    if sink == "a closed pipe":
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    run = subprocess.run([sys.executable, "-m", "aime"], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert run.returncode == 1
+    assert run.stderr == ("" if sink == "a closed pipe" else "error: no space left on device\n")
 
 
 def test_python_m_aime_is_the_same_command() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +16,12 @@ from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.run_directory import RunDirectory
 from aime.files import require_writable
 from aime.ranges import SEED, OptionError, Range, check_ranges
+from aime.terminal import printable
 
 if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
     from aime.evaluation.forecasters import Forecaster
+    from aime.evaluation.record import RunFacts
 
 
 def _source(data: Path | None, run: RunDirectory) -> EpisodeSource:
@@ -69,7 +71,7 @@ class Evaluate:
         source = _source(self.data, run)
         model = run.load_model(device)
         _check_fit(model, source)
-        facts, history = run.facts(model, source, device), run.history()  # a damaged run.json shows before the work
+        facts, history = _facts(run, model, source, device), run.history()  # a damaged run.json shows before the work
         trained = self._train_baselines(run, source)
         extra: dict[str, Forecaster] = {}
         if trained:
@@ -77,6 +79,8 @@ class Evaluate:
 
             extra |= {name: RSSMForecaster(baseline.model) for name, baseline in trained.items()}
         evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
+        if evaluation.reconstruction["psnr"].mean is None and "reconstruction" not in evaluation.not_computed:
+            raise ValueError(f"{run.weights}: what the model reconstructs is NaN on every held-out episode: no figures")
         summaries = {name: baseline.summary() for name, baseline in trained.items()}
         record = metrics_record(evaluation, facts, summaries)
         write_json(out / "metrics.json", record)
@@ -87,9 +91,9 @@ class Evaluate:
             _say("writing the report")
             write_report(out / "report.html", evaluation, record, history)
         print_summary(evaluation, record)
-        print(f"metrics  {out / 'metrics.json'}")
+        print(f"metrics  {printable(out / 'metrics.json')}")
         if self.report:
-            print(f"report   {out / 'report.html'}")
+            print(f"report   {printable(out / 'report.html')}")
         return 0
 
     def _train_baselines(self, run: RunDirectory, source: EpisodeSource) -> dict[str, TrainedRSSM]:
@@ -132,13 +136,13 @@ class Imagine:
     """Episode number in the file. Default: the first of the test split that is long enough."""
     start: Annotated[int, Range(0)] = 0
     """First observed frame of the episode."""
-    samples: Annotated[int, Range(1, 100_000)] = 16
+    samples: Annotated[int, Range(1, 4096)] = 16
     """Rollouts behind the mean."""
     seed: Annotated[int, SEED] = 0
     """Seed of the rollouts."""
     out: Path | None = None
     """Output file, .gif or .mp4 (needs PyAV). Default: imagination.gif in the run directory."""
-    scale: Annotated[int, Range(1, 64)] = 4
+    scale: Annotated[int, Range(1, 16)] = 4
     """Enlargement of each pixel."""
     frames_per_second: Annotated[float, Range(above=0, to=1000)] = 12.0
     """Speed of the animation."""
@@ -185,7 +189,7 @@ class Imagine:
         film = with_progress(side_by_side(panels), self.context)
         write_video(out, enlarge(film, self.scale), self.frames_per_second)
         print(f"{clip.labels[0]}: truth | mean of {self.samples} rollouts | one rollout | error of the mean")
-        print(f"animation  {out}")
+        print(f"animation  {printable(out)}")
         return 0
 
     def _episode(self, source: EpisodeSource) -> int:
@@ -204,6 +208,12 @@ class Imagine:
             f"start {self.start} + context {self.context} + horizon {self.horizon} need {needed} frames; "
             f"the longest episode to choose from has {longest}"
         )
+
+
+def _facts(run: RunDirectory, model: Any, source: EpisodeSource, device: torch.device) -> RunFacts:
+    """What is known of the run; names that a file gives are made fit for a terminal."""
+    facts = run.facts(model, source, device)
+    return replace(facts, task=facts.task and printable(facts.task), preset=facts.preset and printable(facts.preset))
 
 
 def _check_fit(model: Any, source: EpisodeSource) -> None:

@@ -27,7 +27,7 @@ class EvaluationConfig:
     """Open-loop horizons in frames; a horizon longer than the episodes allow is reported as null."""
     context: Annotated[int, Range(1, 100_000)] = 15
     """Observed frames before an open-loop forecast."""
-    samples: Annotated[int, Range(1, 100_000)] = 16
+    samples: Annotated[int, Range(1, 4096)] = 16
     """Sampled rollouts behind the predictive mean."""
     episodes: Annotated[int, Range(1, 10**9)] = 12
     """Held-out episodes at most."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from aime.data import EpisodeSource, WindowDataset, open_source, splits_for
+from aime.ranges import SEED, Range, check_arguments
 
 ALIASES = {
     "root": "data_dir",
@@ -95,16 +96,16 @@ class DMCVBDataset(Dataset[Item]):
         task_name: str | None = None,
         policy_level: str = "expert",
         split: str = "train",
-        sequence_length: int = 10,
-        frame_stack: int = 3,
-        img_height: int | None = None,
-        img_width: int | None = None,
+        sequence_length: Annotated[int, Range(1, 65536)] = 10,
+        frame_stack: Annotated[int, Range(1, 64)] = 3,
+        img_height: Annotated[int, Range(1, 4096)] | None = None,
+        img_width: Annotated[int, Range(1, 4096)] | None = None,
         normalize_images: bool = True,
         add_state: bool = False,
         add_rewards: bool = True,
         transform: Callable[[Item], Item] | None = None,
-        stride: int = 1,
-        seed: int = 0,
+        stride: Annotated[int, Range(1)] = 1,
+        seed: Annotated[int, SEED] = 0,
         environment: str | None = None,
         **aliases: Any,
     ) -> None:
@@ -119,8 +120,8 @@ class DMCVBDataset(Dataset[Item]):
             raise TypeError("expected data_dir (or root, or data_path), found none")
         if split not in SPLIT_NAMES:
             raise ValueError(f"split: expected one of {', '.join(SPLIT_NAMES)}, found {split!r}")
-        if frame_stack < 1:
-            raise ValueError(f"frame_stack: expected at least 1, found {frame_stack}")
+        sizes = {"sequence_length": sequence_length, "frame_stack": frame_stack, "stride": stride, "seed": seed}
+        check_arguments(DMCVBDataset.__init__, {**sizes, "img_height": img_height, "img_width": img_width})
         self.path = find_episodes(data_dir, domain_name, task_name, policy_level)
         self.source: EpisodeSource = open_source(self.path, body_masks=False, physics=add_state)
         self.sequence_length, self.frame_stack, self.normalize_images = sequence_length, frame_stack, normalize_images

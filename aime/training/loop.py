@@ -348,6 +348,7 @@ def finish(session: Session, preemption: Preemption) -> TrainResult:
                 weights = export_weights(session.model, run)
             else:
                 with session.averaged():
+                    check_parameters(session.model, counters.step, session.config.learning_rate)
                     weights = export_weights(session.model, run)
     stopped_by = None if finished or preemption.requested is None else preemption.requested.name
     return TrainResult(

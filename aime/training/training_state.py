@@ -124,6 +124,7 @@ def restore(
     check_tensors(f"{place}: guard", _under(tensors, "guard/"), guard.tensors())
     for prefix, holder in kept.items():
         check_tensors(f"{place}: {prefix}", _under(tensors, f"{prefix}/"), holder.tensors())
+        check_finite(f"{place}: {prefix}", _under(tensors, f"{prefix}/"))
     _check_random(place, tensors, values["random"], generator)
     _check_sampler(place, values["sampler"], loader)
     counters = _counters(place, values["counters"])

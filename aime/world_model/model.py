@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -10,10 +9,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.nn import expect_shape
+from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
 from aime.world_model.config import WorldModelConfig
 from aime.world_model.noise import SequenceNoise
@@ -264,13 +265,10 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""
-        from safetensors.torch import save_file
-
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / "config.json").write_text(json.dumps(self.config.to_dict(), indent=2) + "\n")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(tensors, directory / "model.safetensors")
+        write_json(directory / "config.json", self.config.to_dict())
+        write_tensors(directory / "model.safetensors", self.state_dict())
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, device: torch.device | str = "cpu") -> Self:
@@ -278,14 +276,20 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
         Raises:
             FileNotFoundError: a file is missing.
-            RuntimeError: the weights do not fit the configuration (strict loading).
+            aime.files.DamagedFileError: a file is cut, changed or of another kind.
+            ValueError: the configuration is none, or the weights are not exactly its tensors; file and field are named.
         """
-        from safetensors.torch import load_file
-
         directory = Path(directory)
         for name in ("config.json", "model.safetensors"):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory}: expected a directory with {name}, written by save_pretrained")
-        model = cls(WorldModelConfig.from_dict(json.loads((directory / "config.json").read_text())))
-        model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+        check_written(directory)
+        try:
+            model = cls(WorldModelConfig.from_dict(read_json(directory / "config.json")))
+        except (TypeError, ValueError) as error:
+            named = isinstance(error, DamagedFileError)
+            raise error if named else ValueError(f"{directory / 'config.json'}: {error}") from error
+        weights = read_tensors(directory / "model.safetensors")
+        check_tensors(directory / "model.safetensors", weights, model.state_dict())
+        model.load_state_dict(weights)
         return model.to(device).eval()

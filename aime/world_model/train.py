@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from aime.command import INTERRUPTED, guarded
+
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
@@ -40,12 +42,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train; returns the exit status, 2 with one line on stderr for a mistake of the user."""
+    """Train; returns the exit status, with one line on stderr for what went wrong (see `aime.command.guarded`)."""
+    flags = parser().parse_args(arguments)
+    return guarded(lambda: run(flags))
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Find the episodes and train on them."""
     # The trainer stands above the model; this module is an entry point that happens to live beside the model.
     from aime.training.dataset import find_episodes
     from aime.training.experiment import run_experiment
+    from aime.training.run_directory import default_path
 
-    flags = parser().parse_args(arguments)
     train = {
         "epochs": flags.num_epochs,
         "steps": flags.steps,
@@ -54,29 +62,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "learning_rate": flags.learning_rate,
     }
     try:
-        try:
-            data = find_episodes(flags.data, flags.domain, flags.task)
-        except FileNotFoundError as error:
-            collect = f"aime collect --domain {flags.domain} --task {flags.task}"
-            raise FileNotFoundError(
-                f"{error}; make it with: {collect} --out data/{flags.domain}_{flags.task}.h5"
-            ) from None
-        run_experiment(
-            data,
-            flags.save_dir or Path("runs") / f"{flags.domain}-{flags.task}-seed-{flags.seed}",
-            preset=flags.preset,
-            seed=flags.seed,
-            device=flags.device,
-            train_overrides={name: value for name, value in train.items() if value is not None},
-            resume=flags.resume,
-            overwrite=flags.overwrite,
-        )
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("AIME_TRACEBACK") == "1":
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        data = find_episodes(flags.data, flags.domain, flags.task)
+    except FileNotFoundError as error:
+        collect = f"aime collect --domain {flags.domain} --task {flags.task}"
+        raise FileNotFoundError(f"{error}; make it with: {collect} --out data/{flags.domain}_{flags.task}.h5") from None
+    result = run_experiment(
+        data,
+        flags.save_dir or default_path(flags.domain, flags.task, f"-seed-{flags.seed}"),
+        preset=flags.preset,
+        seed=flags.seed,
+        device=flags.device,
+        train_overrides={name: value for name, value in train.items() if value is not None},
+        resume=flags.resume,
+        overwrite=flags.overwrite,
+    )
+    return INTERRUPTED if result.stopped_by == "SIGINT" else 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ pytest.importorskip("tyro")
 
 from aime.cli import main as aime
 from aime.data import Episode, EpisodeSpec, EpisodeWriter
+from aime.training import loop
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime.world_model.train import main as train_by_task
 
@@ -55,6 +58,29 @@ def test_train_overrides_resume_and_export(tmp_path, episodes, capsys) -> None:
     assert json.loads((out / "timing.json").read_text())["frames_trained"] == 8
 
 
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, episodes, capsys, monkeypatch) -> None:
+    out = tmp_path / "run"
+    common = ["train", "--data", str(episodes), "--out", str(out), *SMALL, *SHORT, *QUIET, "--steps", "3"]
+    step = loop.step_once
+
+    def interrupted(session, batch) -> None:
+        step(session, batch)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # impatience changes nothing
+
+    monkeypatch.setattr(loop, "step_once", interrupted)
+    assert aime(common) == 130
+    assert "stopped by SIGINT after 1 steps" in (said := capsys.readouterr().out)
+    assert "continue with the same command and --resume" in said and not (out / "weights").exists()
+    monkeypatch.undo()
+    assert aime([*common, "--resume"]) == 0
+    assert "trained 3 steps" in capsys.readouterr().out
+    (out / "weights" / "config.json").write_text("{")
+    assert aime(["evaluate", str(out), "--data", str(episodes), "--out", str(tmp_path / "figures")]) == 1
+    assert "weights/config.json: expected" in capsys.readouterr().err
+    assert not list((tmp_path / "figures").iterdir())
+
+
 def test_mistakes_are_one_line(tmp_path, episodes, capsys) -> None:
     common = ["train", "--data", str(episodes), "--out", str(tmp_path / "run"), *QUIET]
     assert aime([*common, "--seconds", "3", "--minutes", "1"]) == 2
@@ -65,9 +91,9 @@ def test_mistakes_are_one_line(tmp_path, episodes, capsys) -> None:
 
 def test_train_by_task(tmp_path, episodes, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert train_by_task(["--domain", "reacher", "--task", "easy", "--data", str(episodes.parent)]) == 2
+    assert train_by_task(["--domain", "reacher", "--task", "easy", "--data", str(episodes.parent)]) == 1
     error = capsys.readouterr().err
     assert "reacher_easy" in error and "aime collect --domain reacher --task easy" in error
     arguments = ["--domain", "cartpole", "--task", "swingup", "--data", str(episodes.parent), "--device", "cpu"]
-    assert train_by_task([*arguments, "--batch_size", "8", "--num_epochs", "0.1", "--seed", "3"]) == 2
+    assert train_by_task([*arguments, "--batch_size", "8", "--num_epochs", "0.1", "--seed", "3"]) == 1
     assert "at least 16 steps" in capsys.readouterr().err  # the preset's window is longer than these episodes

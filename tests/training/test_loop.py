@@ -143,6 +143,48 @@ def test_a_few_nan_steps_are_survived() -> None:
     assert np.isfinite(result.metrics["total_loss"])
 
 
+def poisoned(at: int, value: float):
+    """A toy of which one parameter is lost at a step, by finite gradients."""
+    model = make_model()
+    step = model.training_step_sequence
+
+    def training_step(*args, **options):
+        metrics = step(*args, **options)
+        if model.calls == at:
+            with torch.no_grad():
+                model.decoder.weight[0, 0] = value
+        return metrics
+
+    model.training_step_sequence = training_step
+    return model
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("rhythm", [{"log_every": 1, "checkpoint_every": 2}, {"log_every": 100, "checkpoint_every": 2}])
+def test_lost_parameters_are_neither_saved_nor_exported(tmp_path, value, rhythm) -> None:
+    config = TrainConfig(**{**SMALL, **rhythm, "steps": 6, "bad_steps_allowed": 100, "weight_average": 0.0})
+    with pytest.raises(
+        NonFiniteError, match=r"decoder\.weight holds NaN or infinity in 1 of 3072 .*lower learning rate"
+    ):
+        train(poisoned(3, value), ToySource(), config, tmp_path / "run", **QUIET)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert [entry.name for entry in checkpoints.iterdir()] == ["step_00000002"]
+    assert not (tmp_path / "run" / "weights").exists()
+
+
+def test_lost_parameters_are_no_success_without_a_run_directory() -> None:
+    with pytest.raises(NonFiniteError, match="decoder.weight"):
+        train(poisoned(2, float("nan")), ToySource(), TrainConfig(**SMALL, steps=2, weight_average=0.0), **QUIET)
+
+
+def test_a_run_that_skipped_every_step_is_no_success(tmp_path) -> None:
+    model = make_model()
+    model.poison_from = 1
+    with pytest.raises(NonFiniteError, match="all 4 steps had NaN or infinite gradients and were skipped"):
+        train(model, ToySource(), TrainConfig(**SMALL, steps=4), tmp_path / "run", **QUIET)
+    assert not (tmp_path / "run" / "weights").exists()
+
+
 def test_running_means_leave_bad_steps_out() -> None:
     means = RunningMeans()
     for value, finite in ((1.0, True), (float("nan"), False), (3.0, True)):
