@@ -57,7 +57,6 @@ CONFIG = {
     "mlp_hidden_dim": 16,
     "encoder_channels": (8, 16),
     "decoder_channels": (16, 8),
-    "attention_pyramid_channels": (8, 16),
     "cells_per_level": 1,
     "likelihood": "gaussian",
 }
