@@ -25,10 +25,11 @@ def environment_ids(ids: Ids | None, num_envs: int) -> list[int]:
     if ids is None:
         return list(range(num_envs))
     wrong = f"ids must be numbers of environments or a boolean mask ({num_envs},), got {reprlib.repr(ids)}"
-    if isinstance(ids, (str, bytes, Mapping)) or (not isinstance(ids, Collection | np.ndarray) and not _is_array(ids)):
+    asked: Any = ids
+    if isinstance(asked, (str, bytes, Mapping)) or not (_is_array(asked) or isinstance(asked, Collection)):
         raise ValueError(wrong)
     try:
-        given = np.asarray(ids if _is_array(ids) else list(ids))
+        given = np.asarray(asked if _is_array(asked) else list(asked))
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(wrong) from None
     if given.ndim != 1:
@@ -112,4 +113,4 @@ def picture_size(name: str, value: Any) -> tuple[int, int]:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) or hasattr(value, "__array__")
+    return hasattr(value, "__array__")

@@ -167,13 +167,13 @@ MAKERS: dict[str, Callable[[], ParallelEnvironment]] = {
 @pytest.mark.filterwarnings("ignore:.*has no C.. task:UserWarning")
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_misuse_is_one_error_and_changes_nothing(kind: str) -> None:
-    refused = 0
+    refused, draws = 0, 25 if kind == "in processes" else 60
     with MAKERS[kind]() as env:
         env.reset()
         state = env.state()
         before = pickle.dumps(state)
         misuses = Misuses(env, state, seed=3)
-        for _ in range(60):
+        for _ in range(draws):
             error = error_of(misuses.draw())
             if error is not None:
                 refused += 1
@@ -185,7 +185,7 @@ def test_a_misuse_is_one_error_and_changes_nothing(kind: str) -> None:
                     assert pickle.dumps(env.state()) == before, str(error)
             env.set_state(state)
         assert np.isfinite(env.step(np.zeros((COUNT, env.action_size))).reward).all()
-    assert refused >= 45
+    assert refused >= 0.7 * draws
 
 
 def test_masks_choose_environments_wherever_ids_do() -> None:
