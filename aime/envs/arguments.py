@@ -1,4 +1,4 @@
-"""The arguments of calls: which environments, and actions; each wrong one is a ValueError that says what was found."""
+"""Checks of single arguments, of calls and of settings; each wrong one is a ValueError that says what was found."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from aime.envs.tasks import near
+
+_LONGEST_SIDE = 2**14  # of a picture; no GL library draws larger ones
 #: Which environments: their numbers, or a boolean mask of all.
 Ids = Sequence[int] | NDArray[np.integer[Any]] | NDArray[np.bool_]
 
@@ -22,10 +25,11 @@ def environment_ids(ids: Ids | None, num_envs: int) -> list[int]:
     if ids is None:
         return list(range(num_envs))
     wrong = f"ids must be numbers of environments or a boolean mask ({num_envs},), got {reprlib.repr(ids)}"
-    if isinstance(ids, (str, bytes, Mapping)) or (not isinstance(ids, Collection | np.ndarray) and not _is_array(ids)):
+    asked: Any = ids
+    if isinstance(asked, (str, bytes, Mapping)) or not (_is_array(asked) or isinstance(asked, Collection)):
         raise ValueError(wrong)
     try:
-        given = np.asarray(ids if _is_array(ids) else list(ids))
+        given = np.asarray(asked if _is_array(asked) else list(asked))
     except (TypeError, ValueError, RuntimeError, OverflowError):
         raise ValueError(wrong) from None
     if given.ndim != 1:
@@ -76,5 +80,37 @@ def wrong_action(
     )
 
 
+def word(name: str, value: Any, known: Collection[str]) -> Any:
+    """`value`, one of the `known` words. Raises ValueError, with near words."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"unknown {name} {value!r}: {near(str(value), known)}")
+    return value
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """`value` as an int within [least, most]. Raises ValueError."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")  # noqa: TRY004
+    if least is not None and value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}")
+    return int(value)
+
+
+def picture_size(name: str, value: Any) -> tuple[int, int]:
+    """(height, width). Raises ValueError."""
+    problem = f"{name} must be (height, width), both at least 1 and at most {_LONGEST_SIDE}, got {value!r}"
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
+        raise ValueError(problem)
+    try:
+        height, width = (whole(name, side, 1, _LONGEST_SIDE) for side in value)
+    except ValueError:
+        raise ValueError(problem) from None
+    return height, width
+
+
 def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) or hasattr(value, "__array__")
+    return hasattr(value, "__array__")

@@ -175,6 +175,7 @@ class BatchEngine:
                 num_envs=self.settings.num_envs,
                 mujoco_version=self.description.mujoco_version,
                 frames=self._frames_shape(),
+                python_tasks=len(self._suite.callbacks),
             )
             batch.check_state(physics=state.physics, changes=[list(runs) for runs in state.model_changes])
             self._episodes.check_fields(state.fields)

@@ -128,11 +128,8 @@ class CallbackEngine:
         self._batch.close()
 
     def _parsed(self, state: EnvironmentState) -> list[tuple[dict[str, Any], NDArray[np.float64]]]:
-        own, count = state.task_states, len(self._callbacks)
-        if not isinstance(own, Sequence) or len(own) != count:
-            found = len(own) if isinstance(own, Sequence) else type(own).__name__
-            raise ValueError(f"the state has {found} states of Python tasks, here are {count}")
-        return [callback.parse_state(one) for callback, one in zip(self._callbacks, own, strict=True)]
+        pairs = zip(self._callbacks, state.task_states, strict=True)
+        return [callback.parse_state(own) for callback, own in pairs]
 
     @contextlib.contextmanager
     def _causes(self) -> Iterator[None]:

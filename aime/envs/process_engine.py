@@ -62,8 +62,14 @@ class ProcessEngine:
         self._workers = Workers(counts, settings.name)
         messages = []
         for index, (first, end) in enumerate(itertools.pairwise(self._starts)):
-            own = {"num_envs": end - first, "num_threads": threads[index], "seeds": settings.seeds[first:end]}
-            messages.append((replace(settings, num_processes=1, **own), first))
+            own = replace(
+                settings,
+                num_envs=end - first,
+                num_threads=threads[index],
+                num_processes=1,
+                seeds=settings.seeds[first:end],
+            )
+            messages.append((own, first))
         try:
             described, template = self._workers.ask(*messages)[0]
             self.description: Description = replace(described, num_threads=num_threads, num_processes=count)

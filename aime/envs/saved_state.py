@@ -22,8 +22,11 @@ def require_state(
     num_envs: int,
     mujoco_version: int,
     frames: tuple[int, ...] | None,
+    python_tasks: int = 0,
 ) -> None:
     """Check that a state fits environments of this task, number and MuJoCo; `frames` is the shape of their stacks.
+
+    `python_tasks` is the number of environments whose tasks run in Python.
 
     The physics and the model's changes are checked by the extension, fields and tasks by who keeps them.
 
@@ -49,6 +52,9 @@ def require_state(
         rows = getattr(state, name)
         if not isinstance(rows, Sequence) or len(rows) != num_envs:
             raise ValueError(f"{name} of a state has an entry for each of {num_envs} environments, got {_size(rows)}")
+    own = state.task_states
+    if not isinstance(own, Sequence) or len(own) != python_tasks or not all(isinstance(one, bytes) for one in own):
+        raise ValueError(f"the state has {_size(own)} states of Python tasks, here are {python_tasks}")
     for env in range(num_envs):
         _require_changes(env, state.model_changes[env])
         _require_random_state(env, state.random_states[env])
@@ -128,7 +134,7 @@ def _numbers(name: str, value: Any, kinds: str) -> np.ndarray[Any, Any]:
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, (int, np.integer)) and least <= value <= most
+    return isinstance(value, (int, np.integer)) and bool(least <= value <= most)
 
 
 def _size(rows: Any) -> str:

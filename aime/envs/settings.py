@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from aime.envs import tasks
+from aime.envs.arguments import picture_size, whole, word
 from aime.envs.model_fields import Randomise
 from aime.envs.raycaster import SAMPLES
 
@@ -22,7 +23,6 @@ Autoreset = Literal["next_step", "same_step", "disabled"]
 #: Limits that no use comes near and that keep sizes within what the extension counts in.
 _MOST_ENVIRONMENTS = 2**20
 _MOST_REPEATS = 2**31 - 1
-_LONGEST_SIDE = 2**14
 _MOST_FRAMES = 2**16
 
 
@@ -124,36 +124,6 @@ def checked(
     )
     _require_fitting(settings)
     return settings
-
-
-def word(name: str, value: Any, known: Collection[str]) -> Any:
-    """`value`, one of the `known` words. Raises ValueError, with near words."""
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"unknown {name} {value!r}: {tasks.near(str(value), known)}")
-    return value
-
-
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """`value` as an int within [least, most]. Raises ValueError."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")  # noqa: TRY004
-    if least is not None and value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
-    if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most}, got {value}")
-    return int(value)
-
-
-def picture_size(name: str, value: Any) -> tuple[int, int]:
-    """(height, width). Raises ValueError."""
-    problem = f"{name} must be (height, width), both at least 1 and at most {_LONGEST_SIDE}, got {value!r}"
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)) or len(value) != 2:
-        raise ValueError(problem)
-    try:
-        height, width = (whole(name, side, 1, _LONGEST_SIDE) for side in value)
-    except ValueError:
-        raise ValueError(problem) from None
-    return height, width
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -207,8 +207,8 @@ void Batch::check_state(const double* physics, const std::vector<ModelChanges>& 
         messages);
     const bool replaced = data->warning[mjWARN_BADQPOS].number > 0 || data->warning[mjWARN_BADQVEL].number > 0;
     if (!messages.failed && !replaced) continue;
-    throw std::invalid_argument("the physics state of environment " + std::to_string(env) + " cannot be restored: " +
-                                (messages.failed ? messages.error : messages.warning));
+    throw std::invalid_argument("the physics state of environment " + std::to_string(env) +
+                                " cannot be restored: " + (messages.failed ? messages.error : messages.warning));
   }
 }
 

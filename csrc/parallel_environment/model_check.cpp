@@ -43,8 +43,8 @@ void check_field(const char* name, const Number* own, const Number* given, std::
       sound = false;  // addresses of 8 bytes; single bytes are flags, colours and characters
     }
     if (sound) continue;
-    throw std::invalid_argument(std::string("a model change makes entry ") + std::to_string(entry) + " of " + name + " " +
-                                std::to_string(given[entry]) + ", which this model cannot have");
+    throw std::invalid_argument(std::string("a model change makes entry ") + std::to_string(entry) + " of " + name +
+                                " " + std::to_string(given[entry]) + ", which this model cannot have");
   }
 }
 
@@ -53,8 +53,9 @@ void check_field(const char* name, const Number* own, const Number* given, std::
 void require_same_structure(const mjModel* base, const mjModel* changed) {
   const mjModel* m = base;  // the name that the macros below expect
   MJMODEL_POINTERS_PREAMBLE(m)
-#define X(type, name, rows, columns)                                                                           \
-  check_field<type>(#name, base->name, changed->name, static_cast<std::size_t>(m->rows) * static_cast<std::size_t>(columns), m);
+#define X(type, name, rows, columns)                  \
+  check_field<type>(#name, base->name, changed->name, \
+                    static_cast<std::size_t>(m->rows) * static_cast<std::size_t>(columns), m);
   MJMODEL_POINTERS
 #undef X
 }

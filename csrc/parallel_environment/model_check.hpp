@@ -5,8 +5,9 @@
 
 namespace aime {
 
-// Throws std::invalid_argument naming a field in which `changed` differs from `base` although it is the model's structure
-// (sizes, addresses, kinds, references), or holds a number that is not finite. MuJoCo checks neither when it steps.
+// Throws std::invalid_argument naming a field in which `changed` differs from `base` although it is the model's
+// structure (sizes, addresses, kinds, references), or holds a number that is not finite. MuJoCo checks neither when it
+// steps.
 void require_same_structure(const mjModel* base, const mjModel* changed);
 
 }  // namespace aime

@@ -106,8 +106,8 @@ class Views {
   py::dict out_;
 };
 
-// The one Python thread that uses a batch: a second one is an error instead of a race. A thread may take it again within
-// its own use.
+// The one Python thread that uses a batch: a second one is an error instead of a race. A thread may take it again
+// within its own use.
 class User {
  public:
   void take() {
