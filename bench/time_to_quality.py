@@ -91,7 +91,7 @@ def measure(
         checkpoints = CheckpointDirectory(Path(directory) / "checkpoints", config.keep_checkpoints)
         for step in checkpoints.steps():
             checkpoint = checkpoints.load(step)
-            load_weights(checkpoint, model)
+            load_weights(checkpoint, model, averaged=True)
             counters = checkpoint.values["counters"]
             with evaluating(model), torch.no_grad():
                 figures = _psnr(WorldModelForecaster(model), clips, protocol)

@@ -150,9 +150,8 @@ class TrainConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
-        # Short windows, many of them: neighbouring frames look alike, and rehearsal shows the dynamics longer ones.
-        "batch_size": 32,
-        "sequence_length": 8,
+        "batch_size": 16,
+        "sequence_length": 16,
         "steps": 2000,
         "learning_rate": 2e-3,
         "beta_min": 0.0,
