@@ -115,7 +115,7 @@ class Collect:
         """Steps of an episode at most, after the settings' ranges have been checked."""
         for name, value in (("domain", self.domain), ("task", self.task)):
             check_name(name, value)
-        ranges = {
+        ranges: dict[str, tuple[int, int, int | None]] = {
             "episodes": (self.episodes, 1, None),
             "action_repeat": (self.action_repeat, 1, FULL_EPISODE),
             "steps": (1 if self.steps is None else self.steps, 1, LONGEST_EPISODE),
@@ -125,10 +125,10 @@ class Collect:
             "num_envs": (self.num_envs, 0, None),
             "threads": (self.threads, 0, None),
         }
-        for name, (value, least, most) in ranges.items():
-            if value < least or (most is not None and value > most):
-                expected = f"at least {least}" if most is None or value < least else f"at most {most}"
-                raise ValueError(f"{name}: expected {expected}, found {value}")
+        for name, (number, least, most) in ranges.items():
+            if number < least or (most is not None and number > most):
+                expected = f"at least {least}" if most is None or number < least else f"at most {most}"
+                raise ValueError(f"{name}: expected {expected}, found {number}")
         return self.steps or FULL_EPISODE // self.action_repeat
 
     def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int, out: Path, lock: Lock) -> None:

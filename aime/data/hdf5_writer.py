@@ -27,7 +27,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -212,7 +212,7 @@ class EpisodeWriter:
         spec, length, arrays = self.spec, len(episode.actions), {}
         stored = stored_arrays(spec, body_masks=self.body_masks, physics=bool(spec.joints), body_ids=bool(spec.bodies))
         for name, kind in stored.items():
-            array: NDArray[np.generic] | None = getattr(episode, name)
+            array: NDArray[Any] | None = getattr(episode, name)
             mask = name == "body_masks"  # bits on disk
             shape = (length, *(spec.image_shape[1:] if mask else kind.shape))
             dtype = "bool" if mask else kind.dtype
