@@ -2,7 +2,7 @@
 
     python -m bench.ablations data/cartpole.h5 [--steps 700] [--seeds 1] [--arms default no-rehearsal ...]
 
-Arms are named changes of the laptop preset, trained for equal optimizer steps; the table gives the CPU seconds that each
+Arms are named changes of the laptop preset, trained for equal optimizer steps; the table gives the CPU seconds each
 took besides. Results are written arm by arm, and an arm that is there already is not run again, so a killed run is
 continued by the same command. `OMP_NUM_THREADS=1` lets two of them run side by side.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import h5py
 import numpy as np
@@ -114,7 +114,7 @@ class HDF5Source:
         """Close the file; a later read opens it again."""
         self._handle.close()
 
-    def _read(self, episode: int, key: str, steps: slice) -> NDArray[np.generic]:
+    def _read(self, episode: int, key: str, steps: slice) -> NDArray[Any]:
         return read(self.path, self._handle.dataset(key, episode=episode), steps, episode=episode, key=key)
 
     def _read_spec(self, file: h5py.File) -> EpisodeSpec:

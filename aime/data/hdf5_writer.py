@@ -3,7 +3,8 @@
 While episodes are appended, each lies in a whole file of its own in the directory ``NAME.h5.partial``: written under a
 temporary name, synchronised, renamed into place. So whatever ends the process, and whenever, the episodes appended are
 there; readers may look at any time and hold what they like open; a disk that fills up spoils nothing that is finished.
-`close` joins them into ``NAME.h5``, whose compressed chunks are moved as they are (0.4 s for 100 MB), and removes them.
+`close` joins them into ``NAME.h5`` and removes them: compressed chunks are moved as they are, so that it takes 7 ms an
+episode of 150 frames, against 16 ms for storing it.
 
 Why flat arrays, chunks of 16 and gzip 4: measured on 120 cartpole episodes of 150 frames 3x64x64, random windows of 16
 frames, one core, page cache warm (windows/s, file size):
@@ -26,7 +27,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,7 +212,7 @@ class EpisodeWriter:
         spec, length, arrays = self.spec, len(episode.actions), {}
         stored = stored_arrays(spec, body_masks=self.body_masks, physics=bool(spec.joints), body_ids=bool(spec.bodies))
         for name, kind in stored.items():
-            array: NDArray[np.generic] | None = getattr(episode, name)
+            array: NDArray[Any] | None = getattr(episode, name)
             mask = name == "body_masks"  # bits on disk
             shape = (length, *(spec.image_shape[1:] if mask else kind.shape))
             dtype = "bool" if mask else kind.dtype

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -103,7 +104,7 @@ def next_offset(steps: int) -> int:
     return -(-steps // CHUNK) * CHUNK
 
 
-def check_steps(path: str | Path, episode: int, spec: EpisodeSpec, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+def check_steps(path: str | Path, episode: int, spec: EpisodeSpec, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Check the values of one episode, of those arrays that are given.
 
     Raises:
@@ -117,7 +118,8 @@ def check_steps(path: str | Path, episode: int, spec: EpisodeSpec, arrays: Mappi
     if "actions" in arrays and spec.action_minimum and spec.action_maximum:
         actions = arrays["actions"]
         # float32, as the actions are: a bound of .1 rounds up, and an action on it is within
-        low, high = (np.asarray(bound).astype(np.float32) for bound in (spec.action_minimum, spec.action_maximum))
+        with np.errstate(over="ignore"):  # a bound beyond float32 is none
+            low, high = (np.asarray(b, np.float32) for b in (spec.action_minimum, spec.action_maximum))
         within = (actions >= low) & (actions <= high)
         _require(path, episode, "actions", actions, within, f"values within {low.tolist()} and {high.tolist()}")
     if "continues" in arrays:

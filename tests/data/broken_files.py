@@ -238,7 +238,7 @@ def _changes() -> Iterator[tuple[str, Change]]:
     yield "observations virtual", _replace("observations", _virtual)
     yield "rewards in a chunk of two gigabytes", _bomb
     large = 2**63
-    for episode, values in (
+    for episode, row in (
         (0, {"offset": -3}),
         (1, {"offset": -100_000}),
         (1, {"offset": large - 50, "length": 100}),
@@ -253,7 +253,7 @@ def _changes() -> Iterator[tuple[str, Change]]:
         (0, {"length": 40}),
         (0, {"reset_index": -1}),
     ):
-        yield f"row {episode}: {values}", _with_row(episode, **values)
+        yield f"row {episode}: {row}", _with_row(episode, **row)
     for name, index, value in (
         *((name, 3, bad) for name in ("rewards", "continues") for bad in (np.nan, np.inf, -np.inf)),
         *(("actions", (3, 1), bad) for bad in (np.nan, np.inf, 101.0, -2.001)),

@@ -40,7 +40,7 @@ class ScriptedEnvironment:
         self.applied = np.zeros(num_envs)
         self.ended = np.zeros(num_envs, np.bool_)
         self.rounds = 0
-        self.applied_actions: list[NDArray[np.float64]] = []
+        self.applied_actions: list[NDArray[np.float32]] = []
         self._frames = np.zeros((num_envs, 6, 5, 3), np.uint8)
         self._masks = np.zeros((num_envs, 6, 5), np.bool_)
         self._geoms = np.zeros((num_envs, 6, 5), np.int32)

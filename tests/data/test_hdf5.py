@@ -10,6 +10,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -226,7 +227,14 @@ def test_the_writer_refuses_bad_episodes(tmp_path: Path) -> None:
     good = scripted_episode(0, 8)
     bad_actions = good.actions.copy()
     bad_actions[5, 1] = np.nan
-    cases = {
+    beyond = good.actions.copy()
+    beyond[2, 0] = -0.5
+    cases: dict[str, dict[str, Any]] = {
+        r"episode 0, actions: expected values within \[0.0, -2.0\] and \[255.0, 100.0\], found .* at step 2": {
+            "actions": beyond
+        },
+        r"episode 0, continues: expected values from 0 to 1, found 5.0 at step 0": {"continues": good.continues * 5},
+        r"episode 0, body_ids: expected values from 0 to 2, found \[3\] at step": {"body_ids": good.body_ids + 2},
         r"episode 0, actions: expected finite values, found \[.*nan\] at step 5": {"actions": bad_actions},
         r"episode 0, observations: expected uint8 \(8, 3, 12, 10\)": {"observations": good.observations[:, :, :8]},
         r"episode 0, rewards: expected float32 \(8,\).*found float64": {"rewards": good.rewards.astype(np.float64)},
@@ -256,8 +264,12 @@ def test_a_flipped_bit_of_any_array_is_an_error(episode_file: Path, tmp_path: Pa
             open_source(path).window(0, 0, 16)
 
 
+def _open_other(path: Path, body_masks: bool, physics: bool) -> HDF5Source:
+    return HDF5Source(path, body_masks=body_masks, physics=physics)
+
+
 def test_the_format_whose_package_is_missing_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanting = formats.Format("a format of another house", lambda path: path.suffix == ".other", HDF5Source, ("no_h5",))
+    wanting = formats.Format("a format of another house", lambda path: path.suffix == ".other", _open_other, ("no_h5",))
     monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS[:1], wanting))
     (tmp_path / "x.other").touch()
     with pytest.raises(ImportError, match=r"x\.other: a format of another house: reading it needs no_h5, found not"):

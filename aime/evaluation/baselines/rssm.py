@@ -70,7 +70,14 @@ class RSSMConfig:
 
     @classmethod
     def tuned(cls, image_shape: tuple[int, int, int], action_size: int) -> RSSMConfig:
-        """The second row, ``rssm_tuned``."""
+        """The second row, ``rssm_tuned``.
+
+        Measured on cartpole swingup (150 episodes, 500 steps, one seed, body PSNR at horizons 1, 5, 15, 45): 16.5,
+        13.7, 10.9, 9.4 dB at .15 CPU seconds a step, where ``rssm`` has 15.6, 13.8, 10.1, 8.8 at .22. Instead of it: KL
+        balancing .8/.2 with a free nat 16.1, 13.6, 10.2, 9.5; observation scale .05 16.9, 13.5, 10.3, 9.5, scale .2
+        15.8, 13.8, 11.1, 9.6; every frame decoded and 320 hidden units 17.3, 14.4, 11.0, 9.0 at half as much again a
+        step.
+        """
         return cls(
             image_shape=image_shape,
             action_size=action_size,
