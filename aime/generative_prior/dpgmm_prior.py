@@ -37,7 +37,8 @@ class PriorParameters(StickBreaking):
 class DPGMMPrior(nn.Module):
     """Truncated Dirichlet-process mixture of diagonal Gaussians whose parameters depend on the state.
 
-    All of it runs in float32, also under autocast: log densities of narrow components lose their meaning in bfloat16.
+    Its networks may run under autocast; sticks, samples and densities are float32 always: log densities of narrow
+    components lose their meaning in bfloat16.
 
     >>> prior = DPGMMPrior(max_components=8, latent_dim=16, hidden_dim=256)
     >>> params = prior(torch.zeros(4, 10, 256))
@@ -104,11 +105,9 @@ class DPGMMPrior(nn.Module):
         """
         if h.dim() < 2 or h.shape[-1] != self.hidden_dim:
             raise ValueError(f"h: expected (..., hidden_dim={self.hidden_dim}), found {tuple(h.shape)}")
-        with torch.autocast(h.device.type, enabled=False):
-            h = h.float()
-            sticks = self.stick_breaking(h, noise=noise, generator=generator, deterministic=deterministic)
-            means, log_scales = self.component_net(h)
-        return PriorParameters(**vars(sticks), means=means, log_scales=log_scales)
+        sticks = self.stick_breaking(h, noise=noise, generator=generator, deterministic=deterministic)
+        means, log_scales = self.component_net(h)
+        return PriorParameters(**vars(sticks), means=means.float(), log_scales=log_scales.float())
 
     def kl_divergence(
         self,

@@ -99,14 +99,14 @@ class AdaptiveStickBreaking(nn.Module):
         """Weights given the state.
 
         Args:
-            h: (..., hidden_dim) float32.
+            h: (..., hidden_dim).
             noise: (..., K - 1) uniform in (0, 1), one number a stick; drawn from `generator` when None.
             generator: source of the noise.
             deterministic: use E[pi] instead of a sample. `log_v` is then log E[v] and `log_q_v` the density there,
                 which is no sample: take `kl(sticks, quadrature=32)`.
         """
-        log_a, log_b = self.kumar_net(h)
-        concentration, rate = self.alpha_posterior(h)
+        log_a, log_b = (x.float() for x in self.kumar_net(h))
+        concentration, rate = (x.float() for x in self.alpha_posterior(h))
         if deterministic:
             log_pi, log_v, log_q_v = expected_log_weights(log_a, log_b)
         else:

@@ -180,6 +180,7 @@ def step_once(session: Session, batch: Batch) -> None:
     if config.steps is not None:  # a step has the rate of its end, so that the first of few is not idle
         fraction = min(1.0, fraction + 0.5 / config.steps)
     schedule.set_learning_rate(optimizer, session.peaks, schedule.learning_rate_factor(config, fraction))
+    autocast = autocast_dtype(config, session.device)
     metrics = session.model.training_step_sequence(
         batch.observations,
         batch.actions,
@@ -187,14 +188,15 @@ def step_once(session: Session, batch: Batch) -> None:
         batch.continues,
         beta=schedule.beta(config, fraction),
         grad_clip=config.grad_clip,
-        autocast=autocast_dtype(config, session.device),
+        autocast=autocast,
         generator=session.generator,
         **({} if session.memory is None else {"after_pass": remembering(session.memory, batch)}),
         **config.loss_weights(),
     )
     session.guard.update(metrics["finite"])
     if session.memory is not None and isinstance(session.model, RehearsingModel):
-        metrics |= rehearse(session.model, session.memory, config, session.counters.step, session.generator)
+        step, generator = session.counters.step, session.generator
+        metrics |= rehearse(session.model, session.memory, config, step, generator, autocast)
     session.means.update(metrics)
     if session.average is not None:
         session.average.update()

@@ -29,6 +29,7 @@ class RehearsingModel(Protocol):
         seen: int,
         rolled: int | None = None,
         *,
+        autocast: torch.dtype | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """One optimizer step on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``."""
@@ -111,7 +112,12 @@ class PosteriorMemory:
 
 
 def rehearse(
-    model: RehearsingModel, memory: PosteriorMemory, config: TrainConfig, step: int, generator: torch.Generator
+    model: RehearsingModel,
+    memory: PosteriorMemory,
+    config: TrainConfig,
+    step: int,
+    generator: torch.Generator,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """The rehearsals that follow step number ``step``: metrics of the last, none before there is enough to rehearse."""
     metrics: dict[str, Tensor] = {}
@@ -124,5 +130,5 @@ def rehearse(
         random = np.random.Generator(np.random.Philox(key=memory.seed, counter=[0, 0, 2, index]))
         seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
         rolled = round(config.rehearsal_rolled * len(sequences.actions))
-        metrics = model.rehearse(sequences, seen, rolled, generator=generator)
+        metrics = model.rehearse(sequences, seen, rolled, autocast=autocast, generator=generator)
     return metrics

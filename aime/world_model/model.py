@@ -143,15 +143,16 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         sequences: RememberedSequences,
         seen: int,
         rolled: int | None = None,
-        *,
-        generator: torch.Generator | None = None,
+        **options: Any,
     ) -> dict[str, Tensor]:
         """One optimizer step of recurrence and prior on remembered posteriors, ``rolled`` of them from frame ``seen``.
+
+        Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_step`.
 
         Raises:
             RuntimeError: ``configure_optimizer`` was not called.
         """
-        return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, rolled, generator=generator)
+        return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, rolled, **options)
 
     def _configured(self) -> tuple[torch.optim.Optimizer, GradientBalancer]:
         if self.optimizer is None or self.rgb_optimizer is None:

@@ -154,6 +154,7 @@ def rehearsal_step(
     seen: int,
     rolled: int | None = None,
     *,
+    autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """One optimizer step of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
@@ -161,7 +162,8 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
