@@ -52,6 +52,13 @@ def images_to_uint8(images: Tensor) -> Tensor:
     return images.float().add(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether a device has instructions for bfloat16 products: CUDA, and CPUs with AVX512-BF16 or AMX."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda"
+
+
 def normalisation(channels: int) -> nn.GroupNorm:
     """GroupNorm of at most 8 groups with at least 8 channels each (one group for fewer than 16 channels)."""
     groups = next(

@@ -8,6 +8,7 @@ import doctest
 import importlib
 import importlib.util
 import json
+import math
 import re
 import shlex
 from pathlib import Path
@@ -25,7 +26,12 @@ from aime.evaluation.open_loop import OpenLoop
 from aime.evaluation.protocol import Clips, EvaluationConfig
 from aime.evaluation.record import SERIES, RunFacts, metrics_record
 from aime.training import TrainConfig
-from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
+from aime.world_model import (
+    DPGMMVariationalRecurrentAutoencoder,
+    RememberedSequences,
+    WorldModelConfig,
+    generation,
+)
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -34,11 +40,12 @@ EXECUTABLES = ("aime", "python -m aime")
 
 # Sizes that all differ, so that two axes cannot be mistaken for each other.
 SIZES = {"B": 2, "T": 5, "Hz": 6, "C": 3, "H": 32, "W": 32, "A": 7, "D": 9, "Hd": 24, "L": 1, "Cc": 14, "K": 4, "S": 10}
-SIZES |= {"d": 16, "R": 8, "G": 11, "E": 12, "Ht": 4, "Wt": 4}
+SIZES |= {"d": 16, "R": 8, "G": 11, "E": 12, "Ht": 4, "Wt": 4, "n_f": 2}
 CONFIG = {
     "image_size": SIZES["H"],
     "image_channels": SIZES["C"],
     "action_size": SIZES["A"],
+    "frame_stack": SIZES["n_f"],
     "latent_dim": SIZES["D"],
     "hidden_dim": SIZES["Hd"],
     "context_dim": SIZES["Cc"],
@@ -220,16 +227,30 @@ def run() -> dict[str, Any]:
     imagined = model.imagine(states.at(-1), torch.randn(batch, SIZES["Hz"], SIZES["A"]))
     model.configure_optimizer()
     step = model.training_step_sequence(observations, actions, ones, ones)
-    return {"losses": losses, "outputs": outputs, "states": states, "imagined": imagined, "step": step}
+    remembered = RememberedSequences(outputs["z_means"].detach(), outputs["z_log_scales"].detach(), actions)
+    return {
+        "losses": losses,
+        "outputs": outputs,
+        "prior_params": outputs["prior_params"],
+        "tokens": outputs["tokens"],
+        "stages": outputs.result,
+        "states": states,
+        "imagined": imagined,
+        "rolled": generation.roll(model, states.at(-1), torch.randn(batch, SIZES["Hz"], SIZES["A"]), SIZES["Hz"]),
+        "remembered": remembered,
+        "step": step,
+        "rehearsal": model.rehearse(remembered, 2, 1),
+    }
 
 
 def shape_of(text: str) -> tuple[int, ...]:
-    """`(B, T - 1, 2)` with the sizes of the test's model."""
+    """`(B, T - 1, n_f C)` with the sizes of the test's model."""
     axes = text.strip("()").split(", ") if text != "()" else []
     sizes = []
     for axis in axes:
         symbol, _, less = axis.strip(",").partition(" - ")
-        sizes.append((int(symbol) if symbol.isdigit() else SIZES[symbol]) - int(less or 0))
+        factors = (int(factor) if factor.isdigit() else SIZES[factor] for factor in symbol.split())
+        sizes.append(math.prod(factors) - int(less or 0))
     return tuple(sizes)
 
 
@@ -239,12 +260,21 @@ def shape_of(text: str) -> tuple[int, ...]:
         ("forward_sequence", "outputs"),
         ("prior_params", "prior_params"),
         ("tokens", "tokens"),
+        ("Perceived", "stages.perceived"),
+        ("Inferred", "stages.inferred"),
+        ("Foreseen", "stages.foreseen"),
+        ("Watched", "stages.watched"),
+        ("Decoded", "stages.decoded"),
+        ("Heads", "stages.heads"),
         ("observe", "states"),
         ("imagine", "imagined"),
+        ("Rolled", "rolled"),
+        ("rehearse", "remembered"),
     ],
 )
 def test_shapes_are_those_of_the_model(heading: str, what: str, run: dict[str, Any]) -> None:
-    found = run["outputs"][what] if what in ("prior_params", "tokens") else run[what]
+    name, _, stage = what.partition(".")
+    found = getattr(run[name], stage) if stage else run[name]
     if dataclasses.is_dataclass(found):
         found = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
     tensors = {name: tuple(value.shape) for name, value in found.items() if isinstance(value, Tensor)}
@@ -257,6 +287,7 @@ def test_losses_are_those_of_the_model(run: dict[str, Any]) -> None:
     assert terms | sums == set(run["losses"])
     besides = names_under("docs/losses.md", "What a training step reports besides")
     assert terms | sums | besides == set(run["step"])
+    assert names_under("docs/losses.md", "What a rehearsal reports") == set(run["rehearsal"])
 
 
 def test_keys_of_metrics_json_are_those_of_the_record() -> None:

@@ -17,6 +17,7 @@ import torch
 
 from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
+from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError, show
 from aime.training import schedule
 from aime.training.checkpoint import CheckpointDirectory
@@ -216,15 +217,10 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | N
     .8 of the time and reached the same reconstruction loss after equal steps.
     """
     if config.precision == "auto":
-        wanted = device.type == "cuda" or (device.type == "cpu" and multiplies_bfloat16())
+        wanted = multiplies_bfloat16(device)
     else:
         wanted = config.precision == "bfloat16"
     return torch.bfloat16 if wanted else None
-
-
-def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for it."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def validate(session: Session) -> dict[str, float]:

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from aime.evaluation.baselines.trunks import TRUNKS
 from aime.evaluation.protocol import PixelStatistics
+from aime.nn import multiplies_bfloat16
 from aime.ranges import Range, check_ranges
 
 Size = Annotated[int, Range(1, 65536)]
@@ -59,6 +60,8 @@ class RSSMConfig:
     change own the likelihood: on cartpole the cart's rows hold two thirds of the variance, the pole is seen late."""
     decoded_share: Annotated[float, Range(above=0, to=1)] = 1.0
     """Share of a sequence's frames that are decoded in training."""
+    mixed_precision: bool = False
+    """Image networks in bfloat16 where the device multiplies it."""
     free_nats: Annotated[float, Range(0)] = 1.0
     dynamics_weight: Annotated[float, Range(0)] = 0.8
     """Weight of KL(stop_grad(q) || p)."""
@@ -86,6 +89,7 @@ class RSSMConfig:
             observation_scale=0.1,
             whitening_floor=0.025,
             decoded_share=0.5,
+            mixed_precision=True,
             free_nats=0.0,
             dynamics_weight=1.0,
             representation_weight=1.0,
@@ -193,18 +197,25 @@ class RSSM(nn.Module):
         """uint8 frames (B, T, C, H, W) -> what the networks see and explain, (frame - mean image) / spread."""
         return torch.sub(frames, 255.0 * self.mean_image).mul_(1.0 / (255.0 * self.spread))
 
+    def _mixed(self) -> torch.autocast:
+        device = self.mean_image.device
+        wanted = self.config.mixed_precision and multiplies_bfloat16(device)
+        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
     def embed(self, residual: Tensor) -> Tensor:
         """Residual frames (B, T, C, H, W) -> embeddings (B, T, E); one call on B*T images."""
         _, height, width = self.config.image_shape
         padding = (0, 16 * self.grid[1] - width, 0, 16 * self.grid[0] - height)
         padded = F.pad(residual, padding) if any(padding) else residual
-        embeddings: Tensor = self.embedding(self.encoder(padded)).unflatten(0, residual.shape[:2])
-        return embeddings
+        with self._mixed():
+            embeddings: Tensor = self.embedding(self.encoder(padded)).unflatten(0, residual.shape[:2])
+        return embeddings.float()
 
     def decode_residual(self, hidden: Tensor, latent: Tensor) -> Tensor:
         """States (..., Hd), (..., D) -> mean residual frames (..., C, H, W)."""
         leading = hidden.shape[:-1]
-        image = self.decoder(self.decoder_input(torch.cat([hidden, latent], -1).flatten(0, -2)))
+        with self._mixed():
+            image = self.decoder(self.decoder_input(torch.cat([hidden, latent], -1).flatten(0, -2))).float()
         _, height, width = self.config.image_shape
         frames: Tensor = image[..., :height, :width].unflatten(0, leading)
         return frames
