@@ -216,10 +216,7 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | N
     "auto" is mixed on GPUs and on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX): there a laptop step took
     .8 of the time and reached the same reconstruction loss after equal steps.
     """
-    if config.precision == "auto":
-        wanted = multiplies_bfloat16(device)
-    else:
-        wanted = config.precision == "bfloat16"
+    wanted = multiplies_bfloat16(device) if config.precision == "auto" else config.precision == "bfloat16"
     return torch.bfloat16 if wanted else None
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aime.generative_prior.usage import usage_entropy
-from aime.world_model.parts import WorldModelParts
+from aime.world_model.parts import CONTRAST, WorldModelParts
 from aime.world_model.sequence import SequencePass
 
 Entry = Callable[[], Any]
@@ -94,7 +94,7 @@ def _images(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
         return mean.unflatten(0, (-1, len(decoded.times)))  # type: ignore[no-any-return]
 
     return {
-        "observations": lambda: seen.frames * pixels.spread + pixels.mean,
+        "observations": lambda: seen.frames * (pixels.spread / CONTRAST) + pixels.mean,
         "reconstructions": reconstructions,
         "decoded_times": lambda: decoded.times,
     }

@@ -24,7 +24,7 @@ from aime.nn import expect_shape
 from aime.world_model.generation import Foreseen, foresee
 from aime.world_model.inference import Inferred, Perceived, infer, perceive, teach
 from aime.world_model.noise import SequenceNoise
-from aime.world_model.parts import WorldModelParts
+from aime.world_model.parts import CONTRAST, WorldModelParts
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
         times = torch.randperm(length, device=times.device, generator=generator)[:count].sort().values
     latent, hidden = inferred.latent[:, times].flatten(0, 1), inferred.previous_hidden[:, times].flatten(0, 1)
     parameters = parts.decoder(latent, hidden)  # (B n, channels, H, W)
-    target = seen.frames[:, times].flatten(0, 1)  # (B n, C, H, W) whitened
+    target = seen.frames[:, times].flatten(0, 1) / CONTRAST  # (B n, C, H, W) whitened
     weights = None
     if parts.config.precision_weighting:
         weights = precision_weights(seen.maps[:, times].flatten(0, 1), (target.shape[-2], target.shape[-1]))

@@ -19,10 +19,10 @@ from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise
 
 
 def seen_by_the_trunk(frames: Tensor) -> Tensor:
-    """[x_t; x_t - x_{t-1}] times 4 of whitened frames (B, T, C, H, W), one frame after the other; x_{-1} = x_0."""
+    """[x_t; x_t - x_{t-1}] of whitened frames (B, T, C, H, W), one frame after the other; x_{-1} = x_0."""
     rows = []
     for t in range(frames.shape[1]):
-        rows.append(4.0 * torch.cat([frames[:, t], frames[:, t] - frames[:, max(t - 1, 0)]], 1))
+        rows.append(torch.cat([frames[:, t], frames[:, t] - frames[:, max(t - 1, 0)]], 1))
     return torch.stack(rows, 1)
 
 
@@ -84,7 +84,7 @@ def forward_per_frame(
         latent = posterior.rsample(noise.latent[:, t])
         attention_map = attended.map
         decoded = model.decoder(latent, hidden)
-        image = frames[:, t] * model.pixels.spread + model.pixels.mean
+        image = frames[:, t] / 4.0 * model.pixels.spread + model.pixels.mean
         keep(
             kl_latents=model.prior.kl_divergence(posterior.mean, posterior.log_scale, prior, noise.kl[:, :, t]),
             kumaraswamy_kl_losses=model.prior.stick_kl(prior),

@@ -350,6 +350,7 @@ def test_whitened_frames_have_unit_likelihood_where_pixels_vary_alike() -> None:
     frames[..., 16:] = 128 + 4 * (frames[..., 16:] - 128)  # the right half varies four times as much
     model.initialise_from_data(frames.clamp(0, 255).to(torch.uint8), generator)
     whitened = model.whiten(frames[:64, None].clamp(0, 255).to(torch.uint8))
+    whitened = whitened / 4.0
     left, right = whitened[..., :16].square().mean(), whitened[..., 16:].square().mean()
     assert 0.8 < float(left / right) < 1.25
     # The mean image keeps its score: the squares sum to what they did before the division.
@@ -378,3 +379,21 @@ def test_outputs_are_made_when_asked_for_and_name_the_near(model: Model) -> None
     assert outputs["reconstructions"] is outputs["reconstructions"]
     with pytest.raises(KeyError, match="found 'reconstruction'; did you mean reconstructions"):
         outputs["reconstruction"]
+
+
+@pytest.mark.parametrize("stack", [1, 2, 4])
+@pytest.mark.parametrize("pieces", [(6,), (1, 1, 4), (2, 4), (1, 1, 1, 1, 1, 1)])
+def test_the_trunk_sees_frames_and_the_changes_before_them(stack: int, pieces: tuple[int, ...]) -> None:
+    model = small_model(frame_stack=stack)
+    frames = torch.randn(2, 6, 3, 32, 32)
+    past = torch.cat([frames[:, :1].expand(-1, stack, -1, -1, -1), frames], 1)  # the first frame stood still
+    expected = torch.cat(
+        [frames]
+        + [past[:, stack - k : stack - k + 6] - past[:, stack - k - 1 : stack - k + 5] for k in range(stack - 1)],
+        2,
+    )
+    found, before = [], None
+    for piece in frames.split(pieces, 1):
+        stacked, before = model.stack(piece, before)
+        found.append(stacked)
+    torch.testing.assert_close(torch.cat(found, 1), expected)
