@@ -96,7 +96,7 @@ SEED = Range(0, 2**32 - 1)
 """A seed that every generator here takes."""
 
 
-def check_ranges(instance: Any) -> None:
+def check_ranges(instance: object) -> None:
     """Refuse a dataclass instance of which a field has another type or lies outside of its range.
 
     Raises:
