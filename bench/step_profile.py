@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from aime import kernels
+from aime.allocator import keep_freed_memory
 from aime.kernels import use_backend
 from aime.training import TrainConfig
-from aime.training.allocator import keep_freed_memory
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 
 RESULTS = Path(__file__).parent / "results"

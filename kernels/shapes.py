@@ -36,11 +36,13 @@ def check_floating(op: str, **tensors: Tensor) -> None:
     """Require floating-point tensors on one device.
 
     Raises:
-        TypeError: a dtype other than float32, bfloat16, float16 or float64.
+        TypeError: no tensor, or a dtype other than float32, bfloat16, float16 or float64.
         ValueError: tensors on different devices.
     """
     first: tuple[str, Tensor] | None = None
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name}: expected a tensor, found {type(tensor).__name__}")
         if tensor.dtype not in FLOATING:
             raise TypeError(f"{op}: {name}: expected float32, bfloat16, float16 or float64, found {tensor.dtype}")
         if first is None:

@@ -36,6 +36,7 @@ SERIES = {
     "model": "AIME, mean of 16 rollouts",
     "model_single": "AIME, one rollout",
     "rssm": "small RSSM, mean of 16 rollouts",
+    "rssm_tuned": "tuned RSSM, mean of 16 rollouts",
     "copy_last": "copy the last frame",
     "mean_image": "mean image",
 }
@@ -142,9 +143,9 @@ def run_section(record: dict[str, Any]) -> str:
     for metric, unit, digits in (("psnr_body", "dB, pixels of moving bodies", 2), ("psnr", "dB, whole frame", 2)):
         rows = []
         for name, title in SERIES.items():
-            values = [record["open_loop"][horizon][metric][name] for horizon in horizons]
+            values = [record["open_loop"][horizon][metric].get(name) for horizon in horizons]
             if any(value is not None for value in values):
-                bars = [errors["open_loop"][horizon][metric][name] for horizon in horizons]
+                bars = [errors["open_loop"][horizon][metric].get(name) for horizon in horizons]
                 rows.append((title, *(estimate(*pair, digits) for pair in zip(values, bars, strict=True))))
         lines += [table((f"open loop, {metric} ({unit})", *(f"{h} ahead" for h in horizons)), rows), ""]
     rows = []

@@ -58,6 +58,7 @@ class FrameCache:
             physics=None if held.physics is None else held.physics[steps],
             episode=episode,
             start=start,
+            body_ids=None if held.body_ids is None else held.body_ids[steps],
         )
 
 
@@ -67,5 +68,7 @@ def cached(
     """The source held in memory where the frames (and masks) of the episodes fit ``limit_bytes``, else as it is."""
     chosen = slice(None) if episodes is None else np.asarray(episodes, np.int64).reshape(-1)
     channels, height, width = source.spec.image_shape
-    frame = height * width * (channels + int(getattr(source, "has_body_masks", False)))  # a mask takes a byte per pixel
+    # a mask and an id take a byte per pixel each
+    bytes_per_pixel = channels + sum(bool(getattr(source, f"has_{name}", False)) for name in ("body_masks", "body_ids"))
+    frame = height * width * bytes_per_pixel
     return FrameCache(source, episodes) if int(source.lengths[chosen].sum()) * frame <= limit_bytes else source

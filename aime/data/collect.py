@@ -5,36 +5,40 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 import aime
-from aime.data.hdf5_writer import EpisodeWriter
+from aime.data.hdf5_writer import EpisodeWriter, hold_output
 from aime.data.policies import Policy, make_policy
 from aime.data.recording import Recorder
-from aime.data.spec import EpisodeSpec, JointSpec
-from aime.files import require_writable
-from aime.ranges import SEED, OptionError, Range, check_ranges, show
+from aime.data.spec import EpisodeSpec, JointSpec, check_name
+from aime.ranges import SEED, OptionError, Range, check_ranges
+from aime.terminal import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
     from aime.envs import ParallelEnvironment
+    from aime.locking import Lock
 
 FULL_EPISODE = 1000  # control steps in an episode of the Control Suite
-NAME = re.compile(r"[A-Za-z0-9_-]{1,100}")
+LONGEST_EPISODE = 1_000_000  # steps; an episode is held in memory until it ends
+LARGEST_SIZE = 4096  # pixels
 
 
 @dataclass
 class Collect:
     """Play episodes of a DeepMind Control Suite task and store frames, actions, rewards, masks and physics in one file.
 
-    The file is written one episode at a time under the suffix .partial and renamed when complete: a collection that is
-    killed leaves every episode it finished, readable under that name.
+    Each episode is stored when it ends, in the directory with the suffix .partial, and all are joined to one file in
+    the end: a collection that is killed leaves every episode it finished, readable under that name.
     """
 
     domain: str = "cartpole"
@@ -43,11 +47,11 @@ class Collect:
     """Task of that domain."""
     episodes: Annotated[int, Range(1, 10**9)] = 50
     """Episodes to store."""
-    steps: Annotated[int, Range(1, 10**9)] | None = None
+    steps: Annotated[int, Range(1, LONGEST_EPISODE)] | None = None
     """Steps of each episode at most, counted after the action repeat; the task's whole episode by default."""
     action_repeat: Annotated[int, Range(1, FULL_EPISODE)] = 2
     """Control steps for which an action is held; rewards are summed over them and one frame is rendered after them."""
-    size: Annotated[int, Range(1, 4096)] = 64
+    size: Annotated[int, Range(1, LARGEST_SIZE)] = 64
     """Height and width of the frames."""
     camera: Annotated[int, Range(-1, 1000)] = 0
     """Camera of the model."""
@@ -68,7 +72,7 @@ class Collect:
     threads: Annotated[int, Range(0, 4096)] = 0
     """Threads of the environments; 0 takes one per CPU core."""
     masks: bool = True
-    """Store which pixels show a moving body (needed for the body-masked metrics)."""
+    """Store which pixels show a moving body, and which one (needed for the metrics that look at bodies)."""
     out: Path | None = None
     """The file to write; data/DOMAIN_TASK.h5 by default."""
     overwrite: bool = False
@@ -80,47 +84,61 @@ class Collect:
         return self.out or Path("data") / f"{self.domain}_{self.task}.h5"
 
     def run(self) -> int:
-        """Collect; returns 0."""
+        """Collect; returns 0.
+
+        Raises:
+            OptionError: a wrong setting; the message names it.
+            LockedError: another process is collecting into the file.
+            FileExistsError: the file exists and is not to be overwritten.
+            DiskError: the disk is full or read-only; finished episodes are kept.
+        """
         from aime.envs import ParallelEnvironment
 
-        check_ranges(self)  # nothing that is wrong may cost the start of the environments
-        try:
-            policy = make_policy(self.policy)
-        except ValueError as error:
-            raise OptionError(str(error)) from error
-        steps = self.steps or FULL_EPISODE // self.action_repeat
-        for name, value in (("domain", self.domain), ("task", self.task)):
-            if not NAME.fullmatch(value):
-                raise OptionError(f"{name}: expected a name of letters, digits and '_', found {show(value)}")
-        require_writable(self.path.parent)
+        steps = self._checked_steps()  # nothing that is wrong may cost the start of the environments
         threads = self.threads or len(os.sched_getaffinity(0))
-        with ParallelEnvironment(
-            self.domain,
-            self.task,
-            num_envs=min(self.num_envs or 4 * threads, self.episodes),
-            num_threads=self.threads,
-            action_repeat=self.action_repeat,
-            seed=self.seed,
-            pixels=(self.size, self.size),
-            camera=self.camera,
-            renderer=self.renderer,
-            quality=self.quality,
-            samples=self.samples,
-            segmentation=self.masks,
-        ) as environment:
-            self._record(environment, policy, steps)
+        with (
+            hold_output(self.path, overwrite=self.overwrite) as lock,
+            ParallelEnvironment(
+                self.domain,
+                self.task,
+                num_envs=min(self.num_envs or 4 * threads, self.episodes),
+                num_threads=self.threads,
+                action_repeat=self.action_repeat,
+                seed=self.seed,
+                pixels=(self.size, self.size),
+                camera=self.camera,
+                renderer=self.renderer,
+                quality=self.quality,
+                samples=self.samples,
+                segmentation=self.masks,
+            ) as environment,
+        ):
+            self._record(environment, make_policy(self.policy), steps, lock)
         return 0
 
-    def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int) -> None:
+    def _checked_steps(self) -> int:
+        """Steps of an episode at most, after all settings have been checked."""
+        check_ranges(self)
+        try:
+            for name, value in (("domain", self.domain), ("task", self.task)):
+                check_name(name, value)
+            make_policy(self.policy)
+        except ValueError as error:
+            raise OptionError(str(error)) from error
+        return self.steps or FULL_EPISODE // self.action_repeat
+
+    def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int, lock: Lock) -> None:
         from rich.console import Console
 
         console, begin, frames = Console(), time.perf_counter(), 0
+        bodies, body_of_geom = _bodies(environment) if self.masks else ((), None)
         writer = EpisodeWriter(
             self.path,
-            self._spec(environment, policy),
+            self._spec(environment, policy, bodies),
             body_masks=self.masks,
             split_seed=self.split_seed,
             overwrite=self.overwrite,
+            lock=lock,
         )
         progress = _progress_bar(console)
         rounds = -(-self.episodes // environment.num_envs)
@@ -130,30 +148,37 @@ class Collect:
             policy,
             steps=steps,
             seed=self.seed,
+            body_of_geom=body_of_geom,
             on_step=lambda _: progress.advance(bar, environment.num_envs),
         )
         try:
             with progress, writer:
                 for episode in recorder.episodes(self.episodes):
+                    # the threads choose their GL display when they first draw
+                    writer.spec = dataclasses.replace(writer.spec, renderer_details=environment.renderer_details)
                     writer.append(episode)
                     frames += len(episode.actions)
                     progress.update(bar, episodes=len(writer))
-                # the threads choose their GL display when they first draw
-                writer.spec = dataclasses.replace(writer.spec, renderer_details=environment.renderer_details)
         except KeyboardInterrupt:
-            console.print(f"interrupted: {len(writer)} whole episodes are in {writer.partial}")
+            console.print(
+                f"interrupted: {len(writer)} whole episodes are in {printable(writer.partial)}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
             raise
         for number, reason in recorder.faults:
-            console.print(f"episode {number} was dropped, its physics failed: {reason}")
+            console.print(f"episode {number} was dropped, its physics failed: {reason}", markup=False)
         seconds = time.perf_counter() - begin
         console.print(
-            f"{writer.path}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
+            f"{printable(self.path)}: {len(writer)} episodes, {frames:,} frames in {seconds:.1f} s "
             f"({frames / seconds:.0f} frames/s), {writer.path.stat().st_size / 1e6:.1f} MB",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
 
-    def _spec(self, environment: ParallelEnvironment, policy: Policy) -> EpisodeSpec:
+    def _spec(self, environment: ParallelEnvironment, policy: Policy, bodies: tuple[str, ...]) -> EpisodeSpec:
         return EpisodeSpec(
             image_shape=(3, self.size, self.size),
             action_size=environment.action_size,
@@ -168,10 +193,26 @@ class Collect:
             action_minimum=tuple(environment.action_minimum.tolist()),
             action_maximum=tuple(environment.action_maximum.tolist()),
             joints=tuple(JointSpec(joint.name, joint.kind, joint.limited) for joint in environment.joints),
+            bodies=bodies,
             policy=policy.name,
             policy_parameters=policy.parameters,
             versions=_versions(),
         )
+
+
+def _bodies(environment: ParallelEnvironment) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Names of the bodies, the world's apart, that own a geom; and the id of each geom's body, 0 for the world's.
+
+    The second is (geoms + 1,), its last entry for pixels without a geom: body i of the first has id i + 1.
+    """
+    model = environment.suite_environment.physics.model
+    owners = [int(body) for body in model.geom_bodyid]
+    bodies = sorted({body for body in owners if body})
+    ids = {0: 0} | {body: i + 1 for i, body in enumerate(bodies)}
+    if len(bodies) > np.iinfo(np.uint8).max:
+        raise ValueError(f"masks: expected a model of at most 255 bodies, found {len(bodies)}")
+    names = tuple(model.id2name(body, "body") or f"body_{body}" for body in bodies)
+    return names, np.array([ids[body] for body in owners] + [0], np.uint8)
 
 
 def _progress_bar(console: Console) -> Progress:

@@ -31,6 +31,8 @@ class BatchTimeStep(Protocol):
     @property
     def pixels(self) -> NDArray[np.uint8] | None: ...
     @property
+    def segmentation(self) -> NDArray[np.int32] | None: ...
+    @property
     def body_mask(self) -> NDArray[np.bool_] | None: ...
     @property
     def faults(self) -> Mapping[int, str]: ...
@@ -57,6 +59,7 @@ class _Track:
 
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    ids: list[NDArray[np.uint8]] = field(default_factory=list)
     physics: list[NDArray[np.float64]] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     continues: list[float] = field(default_factory=list)
@@ -72,6 +75,8 @@ class Recorder:
         policy: draws the actions.
         steps: an episode's length at most; it ends earlier where the task does.
         seed: of the policy. Episode i takes its actions from the generator seeded with (seed, i).
+        body_of_geom: (geoms + 1,) uint8, the id to store where a geom is seen, and last the one where none is; ids are
+            stored where this is given, and the environment then has a segmentation.
         on_step: called after each batch step with the number of environments that still record.
 
     Attributes:
@@ -85,11 +90,13 @@ class Recorder:
         *,
         steps: int,
         seed: int,
+        body_of_geom: NDArray[np.uint8] | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, found {steps}")
         self.environment, self.policy, self.steps, self.seed, self.on_step = environment, policy, steps, seed, on_step
+        self.body_of_geom = body_of_geom
         self.faults: list[tuple[int, str]] = []
         self._resets = [0] * environment.num_envs
         self._drawn = 0
@@ -141,6 +148,7 @@ class Recorder:
                 continues=np.array(track.continues, np.float32),
                 physics=np.stack(track.physics),
                 body_masks=np.stack(track.masks) if track.masks else None,
+                body_ids=np.stack(track.ids) if track.ids else None,
                 seed=environment.seeds[i],
                 reset_index=reset_index[i],
                 policy_parameters=drawn[i][1],
@@ -152,8 +160,7 @@ class Recorder:
             generator, self.steps, self.environment.action_minimum, self.environment.action_maximum
         )
 
-    @staticmethod
-    def _observe(tracks: list[_Track], step: BatchTimeStep) -> None:
+    def _observe(self, tracks: list[_Track], step: BatchTimeStep) -> None:
         """Record o_t and its state for every episode that goes on (copies: the environment reuses its memory)."""
         if step.pixels is None:
             raise ValueError("recording needs an environment with pixels")
@@ -164,6 +171,10 @@ class Recorder:
             track.physics.append(np.concatenate([step.qpos[i], step.qvel[i]]))
             if step.body_mask is not None:
                 track.masks.append(step.body_mask[i].copy())
+            if self.body_of_geom is not None:
+                if step.segmentation is None:
+                    raise ValueError("recording ids of bodies needs an environment with a segmentation")
+                track.ids.append(self.body_of_geom[step.segmentation[i]])  # -1, no geom, is the last entry
 
     def _follow(self, tracks: list[_Track], step: BatchTimeStep) -> None:
         """Record what a_t led to: r_t and the discount."""

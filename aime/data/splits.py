@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from aime.data.durable import disk_errors, write_file
 from aime.data.errors import DataError
-from aime.data.source import EpisodeSource, open_source
+from aime.data.source import EpisodeSource
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_FRACTIONS = (0.8, 0.1, 0.1)
@@ -59,29 +59,30 @@ def splits_for(
 
 
 def write_splits(path: str | Path, splits: Mapping[str, NDArray[np.int64]]) -> None:
-    """Store splits as JSON, atomically (a reader sees the old file or the new one)."""
+    """Store splits as JSON, atomically (a reader sees the old file or the new one).
+
+    Raises:
+        DiskError: the file cannot be written.
+    """
     path = Path(path)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps({name: [int(i) for i in ids] for name, ids in splits.items()}) + "\n")
-    os.replace(temporary, path)
+    text = json.dumps({name: [int(i) for i in ids] for name, ids in splits.items()}) + "\n"
+    with disk_errors(path):
+        write_file(path, text.encode())
 
 
-def read_splits(place: str | Path | EpisodeSource) -> dict[str, NDArray[np.int64]]:
-    """The splits of an open source (`splits_for`), of an episode file, or of JSON that `write_splits` wrote.
+def splits_from_json(path: Path) -> dict[str, NDArray[np.int64]]:
+    """What `write_splits` stored.
 
     Raises:
         FileNotFoundError: no such file.
-        DataError: the splits are incomplete or overlap.
+        DataError: it cannot be read, or the splits are incomplete or overlap.
     """
-    if isinstance(place, EpisodeSource):
-        return splits_for(place)
-    path = Path(place)
-    if path.suffix != ".json":
-        return splits_for(open_source(path, body_masks=False, physics=False))
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_bytes())
         splits = {name: np.asarray(values[name], np.int64).reshape(-1) for name in SPLITS}
-    except (ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(path, expected=f"JSON with episode lists {', '.join(SPLITS)}", found=repr(error)) from error
     check_disjoint(path, splits)
     return splits

@@ -34,6 +34,8 @@ class Window:
     """(T, nq + nv) qpos, then qvel; or None"""
     episode: int = 0
     start: int = 0
+    body_ids: NDArray[np.uint8] | None = None
+    """(T, H, W) 0 where no moving body is seen, i + 1 where ``spec.bodies[i]`` is; or None where ids are not stored"""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Batch:
     """(B,) int64, episode of each window"""
     starts: Tensor | None = None
     """(B,) int64, first step of each window"""
+    body_ids: Tensor | None = None
+    """(B, T, H, W) uint8, or None"""
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Batch:
         """The batch on ``device``; ``episodes`` and ``starts`` stay where they are, since the host reads them."""
@@ -80,7 +84,7 @@ def collate(windows: Sequence[Window]) -> Batch:
     """Stack windows of equal length into a batch.
 
     Raises:
-        ValueError: no windows, windows of different lengths, or masks or physics in only some of them.
+        ValueError: no windows, windows of different lengths, or masks, ids or physics in only some of them.
     """
     if not windows:
         raise ValueError("collate: expected at least one window, found none")
@@ -114,4 +118,5 @@ def collate(windows: Sequence[Window]) -> Batch:
         physics=stack("physics"),
         episodes=torch.tensor([window.episode for window in windows]),
         starts=torch.tensor([window.start for window in windows]),
+        body_ids=stack("body_ids"),
     )

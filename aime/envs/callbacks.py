@@ -54,6 +54,24 @@ def require_suitable(environment: Any) -> None:
         raise TypeError(f"the action must be one vector with bounds, its specification is {specification!r}")
 
 
+def require_alike(environments: Sequence[Any]) -> None:
+    """Check that C++ can step environments of one factory beside each other.
+
+    Raises:
+        ValueError: actions of several sizes, or two are the same object or share their physics.
+    """
+    expected = environments[0].action_spec().shape
+    for owned in (environments, [each.physics for each in environments], [each.task for each in environments]):
+        if len({id(each) for each in owned}) < len(environments):
+            raise ValueError(
+                "make_environment must return a new environment, with physics and task of its own, each time"
+            )
+    for environment in environments:
+        size = environment.action_spec().shape
+        if size != expected:
+            raise ValueError(f"the action of an environment has shape {size}, that of the first one {expected}")
+
+
 def find_fields(environment: Any) -> Fields:
     """Names and shapes of the observation, found by beginning an episode; for an environment that is not used on."""
     return _fields_of(environment.reset().observation)
@@ -70,7 +88,7 @@ class TaskCallback:
         action: what `before_step` gives to the task; C++ writes this memory.
         sets_control_only: the task's before_step copies the action to the actuators: C++ does that without Python.
         legacy_step: dm_control's flag of the environment.
-        error: the exception that the last call raised.
+        error: what the last call raised, KeyboardInterrupt and SystemExit included; see `take_error`.
     """
 
     def __init__(self, environment: Any, random: np.random.RandomState, fields: Fields, load: Load) -> None:
@@ -79,7 +97,7 @@ class TaskCallback:
         self.observation: NDArray[np.float64] = np.zeros(sum(int(np.prod(shape)) for _, shape in fields))
         self.action: NDArray[np.float64] = np.zeros(environment.action_spec().shape)
         self.legacy_step = bool(environment.physics.legacy_step)
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self._following: tuple[Any, np.random.RandomState] | None = None
         base = importlib.import_module("dm_control.suite.base")
         engine = importlib.import_module("dm_control.mujoco.engine")
@@ -89,10 +107,11 @@ class TaskCallback:
             and len(self.action) == int(environment.physics.model.nu)
         )
 
-    def addresses(self) -> tuple[int, int]:
-        """Of the mjModel and the mjData; a task may load others."""
+    def physics(self) -> tuple[int, int, Any, Any]:
+        """Addresses of the mjModel and the mjData (a task may load others), and what keeps them in memory meanwhile."""
         physics = self.environment.physics
-        return int(physics.model.ptr._address), int(physics.data.ptr._address)
+        model, data = physics.model.ptr, physics.data.ptr
+        return int(model._address), int(data._address), model, data
 
     def begin(self) -> None:
         """Begin an episode."""
@@ -110,10 +129,14 @@ class TaskCallback:
         """(reward, the discount of an episode that ends here), asked in dm_control's order."""
         return self._guard(lambda: self._after_step(time_limit))
 
-    def reseed(self, seed: int) -> None:
-        """Make the environment anew, to draw from RandomState(seed); it takes over at the beginning of an episode."""
+    def remake(self, seed: int) -> tuple[Any, np.random.RandomState]:
+        """An environment that draws from RandomState(seed), for `follow`; raises what the factory raises."""
         random = np.random.RandomState(seed)
-        self._following = self._load(random), random
+        return self._load(random), random
+
+    def follow(self, environment: Any, random: np.random.RandomState) -> None:
+        """Let what `remake` gave take over at the beginning of an episode."""
+        self._following = environment, random
 
     def get_state(self) -> bytes:
         """The attributes of the task and the last observation, which another call might draw anew.
@@ -129,10 +152,26 @@ class TaskCallback:
             raise TypeError(f"the state of {type(self.environment.task).__name__} does not pickle: {error}") from error
         return file.getvalue()
 
-    def set_state(self, state: bytes) -> None:
-        """Take what `get_state` gave."""
+    def parse_state(self, state: bytes) -> tuple[dict[str, Any], NDArray[np.float64]]:
+        """The attributes and the observation that `get_state` gave; nothing changes yet.
+
+        Raises:
+            ValueError: the bytes are of something else.
+        """
+        name = type(self.environment.task).__name__
+        try:
+            attributes, observation = _Unpickler(io.BytesIO(state), self._shared()).load()
+            attributes, observation = dict(attributes), np.asarray(observation, dtype=np.float64)
+        except Exception as error:  # whatever the unpickling of damaged bytes, or of a task's attribute, raises
+            raise ValueError(f"the state of {name} does not unpickle: {type(error).__name__}: {error}") from error
+        if observation.shape != self.observation.shape:
+            expected, found = self.observation.shape, observation.shape
+            raise ValueError(f"the observation in the state of {name} has shape {found}, expected {expected}")
+        return attributes, observation
+
+    def set_state(self, attributes: Mapping[str, Any], observation: NDArray[np.float64]) -> None:
+        """Take what `parse_state` gave."""
         self._following = None
-        attributes, observation = _Unpickler(io.BytesIO(state), self._shared()).load()
         own = vars(self.environment.task)
         own.clear()
         own.update(attributes)
@@ -157,6 +196,8 @@ class TaskCallback:
             observation = importlib.import_module("dm_control.rl.control").flatten_observation(observation)
         self._write(observation)
         end = None if time_limit else task.get_termination(physics)
+        if end is not None and not 0.0 <= float(end) <= 1.0:
+            raise ValueError(f"get_termination must return None or a discount within [0, 1], got {end!r}")
         return reward, None if end is None else float(end)
 
     def _write(self, observation: Any) -> None:
@@ -176,11 +217,9 @@ class TaskCallback:
         self.error = None
         try:
             return call()
-        except Exception as error:
+        except BaseException as error:  # an interrupt too: C++ passes on its text, `take_error` the exception itself
             self.error = error
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"{Path(place.filename).name}, line {place.lineno}, in {place.name}"
-            raise CallbackError(f"{type(error).__name__}: {error} ({where})") from error
+            raise CallbackError(_described(error)) from error
 
 
 class CallbackEpisodes:
@@ -218,13 +257,24 @@ class CallbackEpisodes:
     def restore_fields(self, env: int, fields: Any, generator_state: Any) -> None:
         """There are none."""
 
+    def check_fields(self, fields: Sequence[tuple[Mapping[str, Any], Any]]) -> None:
+        """Raise ValueError where a state has fields."""
+        for env, entry in enumerate(fields):
+            if not isinstance(entry, tuple) or entry != ({}, None):
+                raise ValueError(f"the state has model fields of environment {env}, but a Python task owns its model")
+
     def forget(self, env: int, random_state: Any) -> None:
         """Draw from `random_state` (numpy's) from now on."""
         self._callbacks[env].random.set_state(random_state)
 
-    def reseed(self, env: int, seed: int) -> None:
-        """Make the environment anew, from RandomState(seed)."""
-        self._callbacks[env].reseed(seed)
+    def reseed(self, seeds: Mapping[int, int]) -> None:
+        """Make environments anew, from RandomState(seed); all of them, or none where the factory raises."""
+        made = {env: self._callbacks[env].remake(seed) for env, seed in seeds.items()}
+        require_alike(
+            [*(each.environment for each in self._callbacks), *(environment for environment, _ in made.values())]
+        )
+        for env, following in made.items():
+            self._callbacks[env].follow(*following)
 
     def random_states(self) -> tuple[Any, ...]:
         """Per environment the state of the random state that its factory was given."""
@@ -247,6 +297,30 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, name: str) -> Any:
         return self._shared[name]
+
+
+def take_error(callbacks: Sequence[TaskCallback], text: str) -> BaseException | None:
+    """What a task raised in the call that failed with `text`, once; None where that came from no task.
+
+    An interrupt (KeyboardInterrupt, SystemExit and others that are no Exception) goes before the errors of other tasks.
+    """
+    raised = [callback for callback in callbacks if callback.error is not None]
+    interrupts = [callback for callback in raised if not isinstance(callback.error, Exception)]
+    named = [callback for callback in raised if callback.error is not None and _described(callback.error) in text]
+    for callback in (*interrupts, *named):
+        error, callback.error = callback.error, None
+        return error
+    return None
+
+
+def _described(error: BaseException) -> str:
+    """The exception and the place in the task that raised it."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001 - its __str__ is the task's own code
+        text = type(error).__name__
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({Path(place.filename).name}, line {place.lineno}, in {place.name})"
 
 
 def _fields_of(observation: Any) -> Fields:

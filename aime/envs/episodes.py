@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aime.envs.model_fields import Fields, ModelFields, Randomise
+from aime.envs.saved_state import generator_of
 
 
 class Episodes:
@@ -45,8 +46,7 @@ class Episodes:
         if self._draws_model:
             if randomise is not None:
                 self._refuse_fields()
-            for env, seed in enumerate(seeds[1:], start=1):
-                self.reseed(env, seed)
+            self.reseed(dict(enumerate(seeds[1:], start=1)))
 
     @property
     def alone(self) -> bool:
@@ -97,14 +97,15 @@ class Episodes:
             random_state = None
         self._batch.forget_next(env, random_state)
 
-    def reseed(self, env: int, seed: int) -> None:
+    def reseed(self, seeds: Mapping[int, int]) -> None:
         """Draw from RandomState(seed) from now on: episodes, and the model where the task draws that."""
-        random = np.random.RandomState(seed)
-        if self._draws_model:
-            drawn = self._load_suite(random)
-            self._batch.set_model(env, drawn.physics.model.ptr._address)
-        self.forget(env, random.get_state())
-        self._generators[env] = np.random.default_rng([seed, 1])
+        for env, seed in seeds.items():
+            random = np.random.RandomState(seed)
+            if self._draws_model:
+                drawn = self._load_suite(random)
+                self._batch.set_model(env, drawn.physics.model.ptr._address)
+            self.forget(env, random.get_state())
+            self._generators[env] = np.random.default_rng([seed, 1])
 
     def random_states(self) -> tuple[Any, ...]:
         """Per environment the state of the stream that draws the episode after the present one."""
@@ -125,6 +126,17 @@ class Episodes:
             for env, generator in enumerate(self._generators)
         )
 
+    def check_fields(self, fields: Sequence[tuple[Fields, Any]]) -> None:
+        """Raise ValueError where `restore_fields` could not take an entry; nothing changes."""
+        for env, entry in enumerate(fields):
+            if not isinstance(entry, tuple) or len(entry) != 2 or not isinstance(entry[0], Mapping):
+                raise ValueError(
+                    f"fields of environment {env} in the state must be a pair of fields and a generator's state"
+                )
+            for name, values in entry[0].items():
+                self.model_fields.check(name, values)
+            generator_of(env, entry[1])
+
     def restore_fields(self, env: int, fields: Fields, generator_state: Any) -> None:
         """Go on from an entry of `field_states`; drops the next episode."""
         self.forget(env)
@@ -139,9 +151,13 @@ class Episodes:
 
     def _draw_fields(self, env: int, randomise: Randomise) -> None:
         generator = self._generators[env]
-        self._generators_before[env] = generator.bit_generator.state
-        drawn = randomise(env, generator)
-        self._encode(env, {name: self.model_fields.check(name, values) for name, values in drawn.items()})
+        before = self._generators_before[env] = generator.bit_generator.state
+        try:
+            checked = self.model_fields.check_all(randomise(env, generator))
+        except BaseException:
+            generator.bit_generator.state = before  # as if it had not been asked, also after an interrupt
+            raise
+        self._encode(env, checked)
 
     def _encode(self, env: int, drawn: Fields) -> None:
         fields = self._fields[env] | dict(drawn)
@@ -156,7 +172,11 @@ class Episodes:
         self._environment.task._random = random
         physics = self._environment.physics
         self._batch.lend_model(env, physics.model.ptr._address)
-        self._environment.reset()
+        try:
+            self._environment.reset()
+        except BaseException:
+            random.set_state(before)  # the next try draws the same episode, also after an interrupt
+            raise
         self._batch.load(env, physics.model.ptr._address, physics.data.ptr._address)
         self._before[env] = before
 

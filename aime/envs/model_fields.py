@@ -36,7 +36,10 @@ class ModelFields:
         """
         self._require(name)
         field = getattr(self._scratch, name)
-        given = np.asarray(values, dtype=field.dtype)
+        try:
+            given = np.asarray(values, dtype=field.dtype)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"{name} must be real numbers: {error}") from None
         try:
             fitting = np.broadcast_to(given, field.shape).copy()
         except ValueError:
@@ -44,6 +47,13 @@ class ModelFields:
         if not np.isfinite(fitting).all():
             raise ValueError(f"{name} must be finite, entry {int(np.argmax(~np.isfinite(fitting).ravel()))} is not")
         return fitting
+
+    def check_all(self, drawn: Any) -> Fields:
+        """What a `Randomise` function returned, each entry as `check` gives it; ValueError also for no mapping."""
+        if not isinstance(drawn, Mapping):
+            message = f"randomise must return a mapping of fields to values, got {type(drawn).__name__}"
+            raise ValueError(message)  # noqa: TRY004 - one kind of error for every wrong value
+        return {name: self.check(name, values) for name, values in drawn.items()}
 
     def original(self, name: str) -> NDArray[np.floating[Any]]:
         """A copy of the task's own values.
@@ -67,8 +77,8 @@ class ModelFields:
         return list(self._batch.compare_model(address))
 
     def _require(self, name: str) -> None:
-        if name not in self._names:
-            raise ValueError(f"the model has no floating-point field {name!r}: {near(name, self._names)}")
+        if not isinstance(name, str) or name not in self._names:
+            raise ValueError(f"the model has no floating-point field {name!r}: {near(str(name), self._names)}")
 
 
 def _is_field(model: Any, name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aime.envs import tasks
+from aime.envs import arguments, tasks
 from aime.envs.extension import load_extension
 
 #: Rays a pixel that the ray caster has a pattern for.
@@ -68,18 +68,27 @@ class RayCaster:
         samples: int | None = None,
         instruction_set: str | None = None,
     ) -> None:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size must be (height, width), both at least 1, got {size}")
-        if samples is not None and samples not in SAMPLES:
+        _require_kind("model", model, "MjModel")
+        height, width = arguments.picture_size("size", size)
+        if samples is not None and arguments.whole("samples", samples) not in SAMPLES:
             raise ValueError(f"samples must be one of {', '.join(map(str, SAMPLES))}, got {samples}")
-        if instruction_set is not None and instruction_set not in instruction_sets():
-            raise ValueError(f"instruction set {instruction_set!r}: {tasks.near(instruction_set, instruction_sets())}")
-        self.model, self.size = model, size
+        if instruction_set is not None:
+            arguments.word("instruction set", instruction_set, instruction_sets())
+        index = tasks.camera_index(model, camera if isinstance(camera, str) else arguments.whole("camera", camera))
+        self.model, self.size = model, (height, width)
+        counts = {
+            "geom_xpos": "ngeom",
+            "light_xpos": "nlight",
+            "cam_xpos": "ncam",
+            "xpos": "nbody",
+            "site_xpos": "nsite",
+        }
+        self._rows = {name: int(getattr(model, count)) for name, count in (counts | {"qpos": "nq"}).items()}
         self._caster = load_extension().RayCaster(
             model=model._address,
-            height=size[0],
-            width=size[1],
-            camera=tasks.camera_index(model, camera),
+            height=height,
+            width=width,
+            camera=index,
             samples=samples or 0,
             instruction_set=instruction_set or "",
         )
@@ -95,6 +104,21 @@ class RayCaster:
         return str(self._caster.instruction_set())
 
     def render(self, data: Any) -> Frame:
-        """Draw `data`, a `mujoco.MjData` of the model whose positions are up to date (`mujoco.mj_forward`)."""
+        """Draw `data`, a `mujoco.MjData` of the model whose positions are up to date (`mujoco.mj_forward`).
+
+        Raises:
+            ValueError: `data` is of a model with another number of geoms, lights, cameras, bodies or sites.
+        """
+        _require_kind("data", data, "MjData")
+        for name in ("geom_xpos", "light_xpos", "cam_xpos", "xpos", "site_xpos", "qpos"):
+            found, expected = len(getattr(data, name)), self._rows[name]
+            if found != expected:
+                raise ValueError(f"data is of another model: {name} has {found} rows, this model's {expected}")
         drawn = self._caster.render(self.model._address, data._address)
         return Frame(drawn["pixels"], drawn["segmentation"], drawn["depth"])
+
+
+def _require_kind(name: str, value: Any, kind: str) -> None:
+    """C++ takes an address: what is not MuJoCo's own object would end the process."""
+    if type(value).__name__ != kind or not type(value).__module__.startswith("mujoco"):
+        raise ValueError(f"{name} must be a mujoco.{kind}, got {type(value).__name__}")

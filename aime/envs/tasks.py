@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from aime.envs.extension import load_extension, load_suite
 from aime.envs.time_step import Joint
@@ -86,7 +88,7 @@ def camera_index(model: Any, camera: int | str) -> int:
     return int(camera)
 
 
-def expand_seed(seed: int | Sequence[int] | None, num_envs: int) -> tuple[int, ...]:
+def expand_seed(seed: int | Sequence[int] | NDArray[np.integer[Any]] | None, num_envs: int) -> tuple[int, ...]:
     """One seed for each environment.
 
     Raises:
@@ -95,19 +97,25 @@ def expand_seed(seed: int | Sequence[int] | None, num_envs: int) -> tuple[int, .
     """
     if seed is None:
         return tuple(int(value) for value in np.random.SeedSequence().generate_state(num_envs))
-    if isinstance(seed, (int, np.integer)):
-        seeds = tuple(int(seed) + env for env in range(num_envs))
+    given: Any = seed.tolist() if isinstance(seed, np.ndarray) else seed  # one number, where it has no axis
+    if _is_whole(given):
+        seeds = tuple(int(given) + env for env in range(num_envs))
     else:
-        for value in seed if isinstance(seed, (Sequence, np.ndarray)) else [seed]:
-            if not isinstance(value, (int, np.integer)):
-                raise TypeError(f"a seed must be an int in [0, 2**32), got {value!r}")
-        seeds = tuple(int(value) for value in seed)
+        several = isinstance(given, Sequence) and not isinstance(given, (str, bytes))
+        for value in given if several else [given]:
+            if not _is_whole(value):
+                raise TypeError(f"a seed must be an int in [0, 2**32), got {reprlib.repr(value)}")
+        seeds = tuple(int(value) for value in given)
         if len(seeds) != num_envs:
             raise ValueError(f"{len(seeds)} seeds for {num_envs} environments")
     for value in seeds:
         if not 0 <= value < 2**32:
             raise ValueError(f"a seed must lie in [0, 2**32), got {value}")
     return seeds
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def joints(model: Any) -> tuple[Joint, ...]:

@@ -117,10 +117,6 @@ class Workers:
         with self._exclusive():
             self._collect(drop=True)
 
-    def renderer(self) -> str:
-        """What each thread of each process has drawn with."""
-        return ", ".join(name for name in self.ask(("renderer",)) if name)
-
     def close(self) -> None:
         """End the processes, in order where they answer; a second call does nothing."""
         if not self._busy.acquire(blocking=False):

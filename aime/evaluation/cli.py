@@ -16,7 +16,6 @@ from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.run_directory import RunDirectory
 from aime.files import require_writable
 from aime.ranges import SEED, OptionError, Range, check_ranges
-from aime.tensor_files import check_finite
 from aime.terminal import printable
 
 if TYPE_CHECKING:
@@ -47,8 +46,10 @@ class Evaluate:
     """Where metrics.json, evaluation.json and report.html go. Default: the run directory."""
     rssm: bool = False
     """Train a small RSSM on the same training split and score it in the same table."""
+    rssm_tuned: bool = False
+    """Likewise an RSSM with every improvement that is none of AIME's pillars: the row to beat."""
     rssm_seconds: Annotated[float, Range(above=0)] | None = None
-    """Wall-clock training of the RSSM, in seconds. Default: what the model had, from the run's timing.json."""
+    """CPU seconds of each RSSM's training. Default: what the model had, from the run's timing.json."""
     device: str = "auto"
     """Where the model runs: auto, cpu, cuda, cuda:1, ..."""
     report: bool = True
@@ -68,21 +69,22 @@ class Evaluate:
         out = self.out or run.root
         require_writable(out)
         source = _source(self.data, run)
-        model = _load_model(run, device)
+        model = run.load_model(device)
         _check_fit(model, source)
         facts, history = _facts(run, model, source, device), run.history()  # a damaged run.json shows before the work
-        trained = self._train_rssm(run, source) if self.rssm else None
+        trained = self._train_baselines(run, source)
         extra: dict[str, Forecaster] = {}
-        if trained is not None:
+        if trained:
             from aime.evaluation.forecasters import RSSMForecaster
 
-            extra["rssm"] = RSSMForecaster(trained.model)
+            extra |= {name: RSSMForecaster(baseline.model) for name, baseline in trained.items()}
         evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
         if evaluation.reconstruction["psnr"].mean is None and "reconstruction" not in evaluation.not_computed:
             raise ValueError(f"{run.weights}: what the model reconstructs is NaN on every held-out episode: no figures")
-        record = metrics_record(evaluation, facts)
+        summaries = {name: baseline.summary() for name, baseline in trained.items()}
+        record = metrics_record(evaluation, facts, summaries)
         write_json(out / "metrics.json", record)
-        write_json(out / "evaluation.json", protocol_record(evaluation, None if trained is None else trained.summary()))
+        write_json(out / "evaluation.json", protocol_record(evaluation, summaries))
         if self.report:
             from aime.evaluation.report import write_report
 
@@ -94,17 +96,28 @@ class Evaluate:
             print(f"report   {printable(out / 'report.html')}")
         return 0
 
-    def _train_rssm(self, run: RunDirectory, source: EpisodeSource) -> TrainedRSSM:
-        from aime.evaluation.baselines import RSSMTrainingConfig, train_rssm
-        from aime.evaluation.protocol import training_mean_image
+    def _train_baselines(self, run: RunDirectory, source: EpisodeSource) -> dict[str, TrainedRSSM]:
+        """The wanted rows of the table that are trained here, each for the CPU seconds that the model had."""
+        from aime.evaluation.baselines import baseline_settings, train_rssm
+        from aime.evaluation.protocol import training_statistics
 
-        seconds = self.rssm_seconds or run.training_seconds()
+        names = [name for name, wanted in (("rssm", self.rssm), ("rssm_tuned", self.rssm_tuned)) if wanted]
+        if not names:
+            return {}
+        seconds = self.rssm_seconds or run.training_cpu_seconds()
         if seconds is None:
-            raise ValueError(f"{run.root / 'timing.json'} has no training time: give --rssm-seconds")
-        _say(f"training the RSSM baseline for {seconds:.0f} s")
+            raise ValueError(
+                f"{run.root / 'timing.json'}: expected train_cpu, the CPU seconds of the training, found none: "
+                "give --rssm-seconds"
+            )
         episodes = [int(episode) for episode in splits_for(source)["train"]]
-        mean_image = training_mean_image(source, episodes, self.protocol.mean_image_frames)
-        return train_rssm(source, episodes, mean_image, RSSMTrainingConfig(seconds=seconds, seed=self.protocol.seed))
+        statistics = training_statistics(source, episodes, self.protocol.mean_image_frames)
+        trained = {}
+        for name in names:
+            _say(f"training {name} for {seconds:.0f} CPU seconds")
+            sizes, settings = baseline_settings(name, source.spec, seconds, self.protocol.seed)
+            trained[name] = train_rssm(source, episodes, statistics, settings, sizes)
+        return trained
 
 
 @dataclass
@@ -158,7 +171,7 @@ class Imagine:
         run = RunDirectory.find(self.run_path)
         require_writable((self.out or run.root / "imagination.gif").parent)
         source = _source(self.data, run)
-        model = _load_model(run, device)
+        model = run.load_model(device)
         _check_fit(model, source)
         episode = self._episode(source)
         clip = cut_window(source, episode, self.start, self.context + self.horizon)
@@ -195,21 +208,6 @@ class Imagine:
             f"start {self.start} + context {self.context} + horizon {self.horizon} need {needed} frames; "
             f"the longest episode to choose from has {longest}"
         )
-
-
-def _load_model(run: RunDirectory, device: torch.device) -> torch.nn.Module:
-    """The run's model; what is wrong with its files is said in one sentence that names them.
-
-    Raises:
-        DamagedFileError: a file of the weights is cut, changed or of another kind.
-        ValueError: configuration and weights do not fit each other, or weights are NaN or infinite.
-    """
-    try:
-        model = run.load_model(device)
-    except (RuntimeError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"{run.weights}: expected weights that fit config.json, found {error}") from error
-    check_finite(run.weights / "model.safetensors", dict(model.named_parameters()))
-    return model
 
 
 def _facts(run: RunDirectory, model: Any, source: EpisodeSource, device: torch.device) -> RunFacts:

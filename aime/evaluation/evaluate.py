@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from aime.data import EpisodeSource, splits_for
+from aime.evaluation.bodies import fit_body_finder
 from aime.evaluation.filtering import ErrorSums, Filtered, filter_clips, score_one_step
 from aime.evaluation.forecasters import CopyLast, Forecaster, MeanImage, WorldModelForecaster
 from aime.evaluation.metrics import Estimate, average_per_episode, mean_over_episodes, psnr_per_episode
 from aime.evaluation.mixture import components_used
+from aime.evaluation.nonlinear_probe import fit_network
 from aime.evaluation.open_loop import OpenLoop, film_order, score_open_loop
-from aime.evaluation.probes import ProbeResult, fit_probe, physics_targets, score_probe
+from aime.evaluation.probes import SCORED_GROUPS, Probes, fit_probe, physics_targets, score_probe
 from aime.evaluation.protocol import Clips, EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
 from aime.evaluation.tokens import TOKEN_HORIZONS, codebook_figures, token_accuracy, token_counts
 
@@ -36,7 +38,7 @@ class Evaluation:
     """The mean image on the very frames that the reconstruction is scored on."""
     one_step_prior: dict[str, Estimate]
     probe: dict[str, Estimate]
-    """qpos_r2, qvel_r2, reward_r2."""
+    """qpos_r2, qvel_r2, reward_r2, and the same of the nonlinear probe with _nonlinear at the end."""
     codebook: dict[str, Estimate]
     mixture: dict[str, Estimate]
     token_accuracy: dict[int, Estimate]
@@ -51,9 +53,9 @@ class Evaluation:
     """Figure -> why it is null."""
     shown: Mapping[str, Tensor]
     """What filtering kept of the clips in ``open_loop.film_clips``."""
-    probe_result: ProbeResult | None
+    probes: Probes | None
     probe_rows: np.ndarray
-    """(films, L') rows of ``probe_result`` that belong to the shown clips."""
+    """(films, L') rows of the probes' predictions that belong to the shown clips."""
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     """codebook: (V,) use of each code; pit: counts; responsibilities: (K,) mean share of each component."""
 
@@ -106,7 +108,7 @@ def evaluate_probe(
     mean_image: Tensor,
     config: EvaluationConfig,
     device: torch.device | str,
-) -> tuple[ProbeResult, np.ndarray]:
+) -> tuple[Probes, np.ndarray]:
     """Fit on training clips of the same length, score on the held-out ones; rows of each held-out clip (N, L')."""
     fitting = cut_clips(source, spread(training, config.probe_episodes), clips.length, config.starts)
     fitted = filter_clips(model, fitting, mean_image, config, [], device)
@@ -123,10 +125,28 @@ def evaluate_probe(
         )
 
     features, physics, rewards, owners = samples(fitting, fitted.features)
-    ridge = fit_probe(features, physics_targets(physics, rewards, source.spec).values, owners)
+    targets = physics_targets(physics, rewards, source.spec)
+    linear = fit_probe(features, targets.values, owners)
+    network = fit_network(features, targets.values, owners, config.seed)
+    exact = fit_probe(targets.exact_state(), targets.values, owners)
     features, physics, rewards, owners = samples(clips, filtered.features)
-    result = score_probe(ridge, features, physics_targets(physics, rewards, source.spec), owners)
-    return result, np.arange(len(owners)).reshape(len(clips), -1)
+    held = physics_targets(physics, rewards, source.spec)
+    probes = Probes(
+        score_probe(linear, features, held, owners),
+        score_probe(network, features, held, owners),
+        score_probe(exact, held.exact_state(), held, owners),
+    )
+    return probes, np.arange(len(owners)).reshape(len(clips), -1)
+
+
+def probe_figures(probes: Probes | None) -> dict[str, Estimate]:
+    """The keys of ``Evaluation.probe``."""
+    figures = {}
+    for group in SCORED_GROUPS:
+        for name in ("linear", "nonlinear"):
+            key = f"{group}_r2" + ("" if name == "linear" else f"_{name}")
+            figures[key] = Estimate.missing() if probes is None else getattr(probes, name).groups[group]
+    return figures
 
 
 def evaluate_model(
@@ -161,7 +181,13 @@ def evaluate_model(
     say("reading held-out episodes")
     clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
     mean_image = training_mean_image(source, training, config.mean_image_frames)
+    bodies = fit_body_finder(source, training)
     reasons = _reasons(source, clips, config)
+    if bodies is not None and not bodies.trusted:
+        reasons["psnr_union"] = (
+            f"bodies cannot be told from the background in a picture alone (intersection over union with the masks "
+            f"{bodies.agreement:.2f})"
+        )
     shown = film_order(clips, config.films)
     with evaluating(model), torch.no_grad():
         say("filtering")
@@ -175,7 +201,7 @@ def evaluate_model(
             "mean_image": MeanImage(mean_image),
         }
         forecasters |= extra or {}
-        open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons)
+        open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons, bodies=bodies)
         say("probes")
         probed = None
         if "probe" not in reasons:
@@ -193,12 +219,12 @@ def _quiet(stage: str) -> None:
 
 def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> dict[str, str]:
     """What the data or the installation rules out, and why."""
-    reasons = {}
+    reasons: dict[str, str] = {}
     if clips.body_masks is None:
-        reasons["psnr_body"] = "the data has no body masks"
-        reasons["slots.fg_ari"] = "the data has no body masks"
-    elif clips.body_masks.dtype == torch.bool:
-        reasons["slots.fg_ari"] = "the masks tell body from background only; the index needs at least two bodies"
+        need_masks = ("psnr_body", "psnr_union", "crps_body", "spread_ratio")
+        reasons |= dict.fromkeys(need_masks, "the data has no body masks")
+    if clips.body_ids is None:
+        reasons["slots.fg_ari"] = "the data does not tell bodies apart (no body_ids); the index needs at least two"
     if clips.physics is None or not source.spec.joints:
         reasons["probe"] = "the data has no physics state"
     if find_spec("torchmetrics") is None:
@@ -218,7 +244,7 @@ def _collect(
     filtered: Filtered,
     one_step: ErrorSums,
     open_loop: OpenLoop,
-    probed: tuple[ProbeResult, np.ndarray] | None,
+    probed: tuple[Probes, np.ndarray] | None,
     accuracies: tuple[dict[int, Estimate], dict[int, Estimate]] | None,
     reasons: dict[str, str],
     shown: list[int],
@@ -241,18 +267,22 @@ def _collect(
     if accuracies is None:
         reasons["tokens.accuracy"] = "the model has no token predictor"
     ari = Estimate.missing()
-    if filtered.foreground_ari is not None:
-        ari = mean_over_episodes(average_per_episode(filtered.foreground_ari, clips.episodes))
+    if clips.body_ids is not None and filtered.foreground_ari is None:
+        reasons["slots.fg_ari"] = "the model gives no slot_attention_maps"
+    elif filtered.foreground_ari is not None and filtered.foreground_ari.isnan().all():
+        reasons["slots.fg_ari"] = "no frame shows two bodies; the index needs at least two"
+    elif filtered.foreground_ari is not None:
+        seen = ~filtered.foreground_ari.isnan()
+        ari = mean_over_episodes(average_per_episode(filtered.foreground_ari[seen], clips.episodes[seen]))
     none = dict.fromkeys(TOKEN_HORIZONS, Estimate.missing())
-    result, rows = probed if probed is not None else (None, np.zeros((len(clips), 0), dtype=np.int64))
-    groups = result.groups if result is not None else {}
+    probes, rows = probed if probed is not None else (None, np.zeros((len(clips), 0), dtype=np.int64))
     return Evaluation(
         config=config,
         open_loop=open_loop,
         reconstruction=psnr_figures(filtered.reconstruction, clips.episodes),
         reconstruction_baseline=psnr_figures(filtered.mean_image, clips.episodes),
         one_step_prior=psnr_figures(one_step, clips.episodes),
-        probe={f"{name}_r2": groups.get(name, Estimate.missing()) for name in ("qpos", "qvel", "reward")},
+        probe=probe_figures(probes),
         codebook=codebook,
         mixture=mixture,
         token_accuracy=accuracies[0] if accuracies else none,
@@ -264,7 +294,7 @@ def _collect(
         seconds=time.perf_counter() - begin,
         not_computed=reasons,
         shown=filtered.shown,
-        probe_result=result,
+        probes=probes,
         probe_rows=rows[shown],
         histograms=histograms,
     )

@@ -68,7 +68,7 @@ class Filtered:
     token_ids: Tensor | None
     """(N, L, tokens, Q) int64."""
     foreground_ari: Tensor | None
-    """(N,) FG-ARI of the slots, where the masks tell bodies apart."""
+    """(N,) FG-ARI of the slots, where the data tells bodies apart; NaN for a clip without two bodies in a frame."""
     shown: Mapping[str, Tensor] = field(default_factory=dict)
     """For the clips of the report: reconstructions, attention_maps, slot_attention_maps, weights (first axis: clip)."""
 
@@ -113,7 +113,7 @@ def filter_clips(
         device: where the model is.
     """
     features, reconstruction, baseline, tokens = [], [], [], []
-    slots: list[Tensor | None] = []
+    slots: list[Tensor] = []
     mixtures: list[dict[str, Tensor]] = []
     kept: dict[int, dict[str, Tensor]] = {}
     settled = slice(min(config.burn_in, clips.length - 1), None)
@@ -140,8 +140,9 @@ def filter_clips(
             display["weights"] = on_cpu.log_pi.exp()
         if outputs.get("token_ids") is not None:
             tokens.append(_flat_tokens(outputs["token_ids"].cpu()))
-        if outputs.get("slot_attention_maps") is not None and mask is not None:
-            slots.append(foreground_ari_of_clips(outputs["slot_attention_maps"][:, settled].cpu(), mask))
+        if outputs.get("slot_attention_maps") is not None and batch.body_ids is not None:
+            maps = outputs["slot_attention_maps"][:, settled].cpu()
+            slots.append(foreground_ari_of_clips(maps, batch.body_ids[:, settled]))
         for clip in shown:
             if index.start <= clip < index.stop:
                 kept[clip] = {name: value[clip - index.start].float().cpu().clone() for name, value in display.items()}
@@ -151,7 +152,7 @@ def filter_clips(
         join_errors(baseline),
         {name: torch.cat([part[name] for part in mixtures]) for name in mixtures[0]} if mixtures else {},
         torch.cat(tokens) if tokens else None,
-        torch.cat([part for part in slots if part is not None]) if slots and slots[0] is not None else None,
+        torch.cat(slots) if slots else None,
         {name: torch.stack([kept[clip][name] for clip in shown]) for name in (kept[shown[0]] if shown else {})},
     )
 

@@ -23,6 +23,8 @@ class Forecast:
 
     mean: Tensor
     single: Tensor | None = None
+    rollouts: Tensor | None = None
+    """(N, M, Hz, C, H, W), all of them."""
     reward: Tensor | None = None
     """(N, Hz) predicted reward of the action taken at each forecast frame, where the model predicts rewards."""
 
@@ -116,9 +118,11 @@ class WorldModelForecaster:
         )
         rollouts = rearrange(to_frames(imagined["observations"]), "(n s) t c h w -> n s t c h w", s=samples)
         rewards = imagined.get("rewards")
+        rollouts = rollouts.cpu()
         return Forecast(
-            rollouts.mean(1).cpu(),
-            rollouts[:, 0].cpu(),
+            rollouts.mean(1),
+            rollouts[:, 0],
+            rollouts,
             None if rewards is None else rearrange(rewards, "(n s) t -> n s t", s=samples).mean(1).float().cpu(),
         )
 
@@ -138,4 +142,5 @@ class RSSMForecaster:
         states = self.model.observe(frames, controls[:, : task.observed], task.generator)
         imagined = self.model.imagine(states.last(), controls[:, task.observed - 1 : -1], task.generator)
         rollouts = rearrange((imagined * PEAK).clamp(0.0, PEAK), "(n s) t c h w -> n s t c h w", s=samples)
-        return Forecast(rollouts.mean(1).cpu(), rollouts[:, 0].cpu())
+        rollouts = rollouts.cpu()
+        return Forecast(rollouts.mean(1), rollouts[:, 0], rollouts)

@@ -1,15 +1,19 @@
-"""Linear probes: what of the physics state can be read off the model's state [h_t, z_t] with a ridge regression.
+"""Probes: what of the physics state can be read off the model's state [h_t, z_t], with a ridge regression above all.
 
 Fitted on states of training episodes and scored on held-out ones. ``h_t`` has absorbed everything up to a_t, so the
-targets are the physics state in which frame t was rendered, and the reward of a_t. An unlimited hinge is
-regressed as the sine and cosine of its angle (one that turns all the way round has no linear readout), a limited one as
-the angle, a quaternion as the first two columns of its rotation matrix (it has two signs itself; Zhou et al., 2019).
+targets are the physics state in which frame t was rendered, and the reward of a_t. An unlimited hinge is regressed as
+the sine and cosine of its angle (one that turns all the way round has no linear readout), a limited one as the angle, a
+quaternion as the first two columns of its rotation matrix (it has two signs itself; Zhou et al., 2019). An unlimited
+hinge's velocity is regressed in the same form, d(sin)/dt and d(cos)/dt. The velocity itself is a product of these with
+the sine and cosine: on cartpole a linear readout of the *exact* ones reaches R^2 .24, whatever a model knows. It is
+still a column, outside of the mean ("rate"), and every column has the linear readout of the exact state beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -19,28 +23,52 @@ from aime.evaluation.metrics import Estimate, coefficient_of_determination, jack
 RIDGE_GRID = tuple(10.0**power for power in range(-6, 4))
 """Penalties tried, relative to the number of samples (features are standardised)."""
 
+SCORED_GROUPS = ("qpos", "qvel", "reward")
+
 
 @dataclass(frozen=True)
 class ProbeTargets:
-    """Columns to regress: ``values`` (N, P) and a name and a group ("qpos", "qvel", "reward") for each."""
+    """Columns to regress: ``values`` (N, P), and for each a name and a group ("qpos", "qvel", "rate", "reward")."""
 
     values: np.ndarray
     names: tuple[str, ...]
     groups: tuple[str, ...]
 
+    def exact_state(self) -> np.ndarray:
+        """(N, P') the columns of positions and velocities: the physics state in the form of the columns."""
+        return self.values[:, [index for index, group in enumerate(self.groups) if group in ("qpos", "qvel")]]
+
+
+class Readout(Protocol):
+    """A fitted map from features to columns."""
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """(N, F) -> (N, P)."""
+        ...
+
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Scores on held-out episodes."""
+    """Scores of one readout on held-out episodes."""
 
     groups: dict[str, Estimate]
-    """R^2 of "qpos", "qvel", "reward": mean over the group's columns that vary, with a jackknife standard error."""
+    """R^2 of ``SCORED_GROUPS``: mean over the group's columns that vary, with a jackknife standard error."""
     columns: dict[str, float]
     """R^2 of each column by name; NaN where it does not vary."""
     prediction: np.ndarray
     """(N, P) on the held-out samples."""
     targets: ProbeTargets
     """The held-out targets."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The readouts of one evaluation."""
+
+    linear: ProbeResult
+    nonlinear: ProbeResult
+    exact: ProbeResult
+    """Linear readout of the exact physics state, in the form of the columns: the reference of each column."""
 
 
 def _rotation_columns(quaternion: np.ndarray) -> np.ndarray:
@@ -89,7 +117,15 @@ def physics_targets(physics: np.ndarray, rewards: np.ndarray, spec: EpisodeSpec)
                 add("qpos", f"{joint.name} {name}", values[:, axis])
             for entry, column in enumerate(_rotation_columns(values[:, -4:]).T):
                 add("qpos", f"{joint.name} R{entry % 3 + 1}{entry // 3 + 1}", column)
+    angles = dict(zip(names, columns, strict=True))
     for joint in spec.joints:
+        if joint.kind == "hinge" and not joint.limited:
+            rate = physics[:, start]
+            start += 1
+            add("qvel", f"d/dt sin {joint.name}", angles[f"cos {joint.name}"] * rate)
+            add("qvel", f"d/dt cos {joint.name}", -angles[f"sin {joint.name}"] * rate)
+            add("rate", f"d/dt {joint.name}", rate)
+            continue
         for axis in range(joint.qvel_size):
             name = f"d/dt {joint.name}" + (f" {axis}" if joint.qvel_size > 1 else "")
             add("qvel", name, physics[:, start])
@@ -126,6 +162,14 @@ def fit_ridge(features: np.ndarray, targets: np.ndarray, penalty: float) -> Ridg
     return Ridge(center, scale, weight, bias, penalty)
 
 
+def held_out_samples(episodes: np.ndarray) -> np.ndarray:
+    """(N,) True on samples of the last fifth of the episodes, by which a fit is chosen; none of a single episode."""
+    names = np.unique(episodes)
+    if len(names) < 2:
+        return np.zeros(len(episodes), dtype=bool)
+    return np.isin(episodes, names[-max(1, len(names) // 5) :])
+
+
 def fit_probe(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray) -> Ridge:
     """Ridge with the penalty of ``RIDGE_GRID`` that does best on the last fifth of the episodes, refitted on all.
 
@@ -134,10 +178,9 @@ def fit_probe(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray) -
         targets: (N, P).
         episodes: (N,) which episode each sample is from.
     """
-    names = np.unique(episodes)
-    if len(names) < 2:
+    held = held_out_samples(episodes)
+    if not held.any():
         return fit_ridge(features, targets, 1e-3)
-    held = np.isin(episodes, names[-max(1, len(names) // 5) :])
     spread = np.where(targets[~held].std(0) > 1e-8, targets[~held].std(0), 1.0)
 
     def error(penalty: float) -> float:
@@ -147,11 +190,11 @@ def fit_probe(features: np.ndarray, targets: np.ndarray, episodes: np.ndarray) -
     return fit_ridge(features, targets, min(RIDGE_GRID, key=error))
 
 
-def score_probe(ridge: Ridge, features: np.ndarray, targets: ProbeTargets, episodes: np.ndarray) -> ProbeResult:
+def score_probe(readout: Readout, features: np.ndarray, targets: ProbeTargets, episodes: np.ndarray) -> ProbeResult:
     """R^2 of a fitted readout on held-out samples; ``episodes`` (N,) says which episode each is from."""
-    prediction = ridge.predict(features)
+    prediction = readout.predict(features)
     groups: dict[str, Estimate] = {}
-    for group in ("qpos", "qvel", "reward"):
+    for group in SCORED_GROUPS:
         columns = [index for index, name in enumerate(targets.groups) if name == group]
         groups[group] = jackknife(_mean_r2(prediction[:, columns], targets.values[:, columns]), episodes)
     r2 = coefficient_of_determination(prediction, targets.values)

@@ -74,6 +74,8 @@ class Clips:
     """(N,) int64: which of the evaluated episodes a clip is from, counted from 0."""
     labels: tuple[str, ...] = field(default=())
     """(N,) "episode 17, frames 40-99", for captions."""
+    body_ids: Tensor | None = None
+    """(N, L, H, W) uint8, which moving body is seen, 0 for none; ``None`` where the data does not tell them apart."""
 
     @property
     def length(self) -> int:
@@ -141,6 +143,7 @@ def cut_clips(source: EpisodeSource, episodes: Sequence[int], length: int, start
         labels=tuple(
             f"episode {window.episode}, frames {window.start}-{window.start + length - 1}" for _, window in windows
         ),
+        body_ids=getattr(batch, "body_ids", None),
     )
 
 
@@ -158,8 +161,18 @@ def cut_window(source: EpisodeSource, episode: int, start: int, length: int) -> 
     )
 
 
-def training_mean_image(source: EpisodeSource, episodes: Sequence[int], maximum_frames: int) -> Tensor:
-    """Mean frame of the training split: (C, H, W) float32 in [0, 255].
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Of the training frames, on [0, 255]."""
+
+    mean: Tensor
+    """(C, H, W) float32, the mean image."""
+    deviation: Tensor
+    """(H, W) float32, standard deviation of each pixel (root of the variance averaged over the channels)."""
+
+
+def training_statistics(source: EpisodeSource, episodes: Sequence[int], maximum_frames: int) -> PixelStatistics:
+    """Mean and spread of each pixel over the training split.
 
     Takes whole evenly spread episodes until about ``maximum_frames`` frames are in.
     """
@@ -167,9 +180,20 @@ def training_mean_image(source: EpisodeSource, episodes: Sequence[int], maximum_
         raise ValueError("the training split has no episode: no mean image")
     frames_each = max(1, int(np.mean([source.lengths[episode] for episode in episodes])))
     chosen = spread(episodes, max(1, maximum_frames // frames_each))
-    total, count = 0.0, 0
+    total, squares = np.zeros(source.spec.image_shape), np.zeros(source.spec.image_shape)
+    count = 0
     for episode in chosen:
-        frames = source.window(episode, 0, int(source.lengths[episode])).observations
-        total = total + np.asarray(frames).sum(0, dtype=np.float64)
+        frames = np.asarray(source.window(episode, 0, int(source.lengths[episode])).observations)
+        total += frames.sum(0, dtype=np.float64)
+        squares += np.square(frames, dtype=np.float32).sum(0, dtype=np.float64)
         count += len(frames)
-    return torch.from_numpy(np.asarray(total / count, dtype=np.float32))
+    mean = total / count
+    variance = np.maximum(squares / count - mean**2, 0.0).mean(0)
+    return PixelStatistics(
+        torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(np.sqrt(variance).astype(np.float32))
+    )
+
+
+def training_mean_image(source: EpisodeSource, episodes: Sequence[int], maximum_frames: int) -> Tensor:
+    """Mean frame of the training split: (C, H, W) float32 in [0, 255]; see :func:`training_statistics`."""
+    return training_statistics(source, episodes, maximum_frames).mean

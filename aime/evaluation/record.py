@@ -16,7 +16,9 @@ from aime.evaluation.metrics import Estimate
 from aime.evaluation.open_loop import METRICS
 
 SCHEMA = 1
-SERIES = ("model", "model_single", "copy_last", "mean_image", "rssm")
+SERIES = ("model", "model_single", "copy_last", "mean_image", "rssm", "rssm_tuned")
+TRAINED = ("model", "rssm", "rssm_tuned")
+"""Series that were trained, with what it cost under "training"."""
 HORIZONS = (1, 5, 15, 45)
 """The horizons every metrics.json has, evaluated or null."""
 
@@ -33,6 +35,7 @@ class RunFacts:
     setup_seconds: float | None = None
     collect_seconds: float | None = None
     train_seconds: float | None = None
+    train_cpu_seconds: float | None = None
     frames_trained: int | None = None
     parameters: int | None = None
     training_renderer: str | None = None
@@ -60,8 +63,23 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         "probe": evaluation.probe,
         "codebook": evaluation.codebook,
         "mixture": evaluation.mixture,
-        "tokens": {"accuracy": {str(key): value for key, value in evaluation.token_accuracy.items()}},
+        "tokens": {
+            "accuracy": {str(key): value for key, value in evaluation.token_accuracy.items()},
+            "copied": {str(key): value for key, value in evaluation.token_accuracy_copied.items()},
+        },
         "slots": {"fg_ari": evaluation.foreground_ari},
+    }
+
+
+def probe_columns(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    """By column of the probes: its group, and R^2 of both probes and of the exact state, linearly."""
+    probes = evaluation.probes
+    if probes is None:
+        return {}
+    readouts = {"linear": probes.linear, "nonlinear": probes.nonlinear, "exact": probes.exact}
+    return {
+        name: {"group": group, **_finite({key: result.columns[name] for key, result in readouts.items()})}
+        for name, group in zip(probes.linear.targets.names, probes.linear.targets.groups, strict=True)
     }
 
 
@@ -73,8 +91,27 @@ def _leaves(tree: Any, part: str) -> Any:
     return {key: _leaves(value, part) for key, value in tree.items()}
 
 
-def metrics_record(evaluation: Evaluation, facts: RunFacts) -> dict[str, Any]:
-    """The contents of metrics.json."""
+def _training(facts: RunFacts, baselines: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """CPU seconds, frames and parameters by trained series; null for one that was not trained."""
+    of_model = {
+        "cpu_seconds": facts.train_cpu_seconds,
+        "frames": facts.frames_trained,
+        "parameters": facts.parameters,
+    }
+    known = {**baselines, "model": of_model}
+    return {key: {name: known.get(name, {}).get(key) for name in TRAINED} for key in of_model}
+
+
+def metrics_record(
+    evaluation: Evaluation, facts: RunFacts, baselines: Mapping[str, Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
+    """The contents of metrics.json.
+
+    Args:
+        evaluation: what was measured.
+        facts: what is known of the model's run.
+        baselines: by row, cpu_seconds, frames and parameters of the baselines that were trained.
+    """
     figures = _figures(evaluation)
     return {
         "schema": SCHEMA,
@@ -93,14 +130,16 @@ def metrics_record(evaluation: Evaluation, facts: RunFacts) -> dict[str, Any]:
         "renderer": {"train": facts.training_renderer, "evaluate": facts.evaluation_renderer},
         "frames_trained": facts.frames_trained,
         "parameters": facts.parameters,
+        "training": _training(facts, baselines or {}),
         **_leaves(figures, "mean"),
+        "probe_columns": probe_columns(evaluation),
         "stderr": _leaves(figures, "stderr"),
     }
 
 
-def protocol_record(evaluation: Evaluation, rssm: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def protocol_record(evaluation: Evaluation, baselines: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """What metrics.json has no place for: protocol, curves over all horizons, per-column probes, reasons for nulls."""
-    probe = evaluation.probe_result
+    probes = evaluation.probes
     return {
         "config": asdict(evaluation.config),
         "held_out_episodes": list(evaluation.episodes),
@@ -109,12 +148,12 @@ def protocol_record(evaluation: Evaluation, rssm: Mapping[str, Any] | None = Non
         "not_computed": evaluation.not_computed,
         "curves": {name: _finite(score.curve) for name, score in evaluation.open_loop.scores.items()},
         "reconstruction_mean_image": _leaves(evaluation.reconstruction_baseline, "mean"),
-        "probe_r2": {} if probe is None else _finite(probe.columns),
+        "probe_r2": {} if probes is None else _finite(probes.linear.columns),
         "token_accuracy_copied": {
             str(key): _leaves(value, "mean") for key, value in evaluation.token_accuracy_copied.items()
         },
         "histograms": {name: values.tolist() for name, values in evaluation.histograms.items()},
-        "rssm": dict(rssm) if rssm else None,
+        "baselines": {name: dict(summary) for name, summary in (baselines or {}).items()},
     }
 
 

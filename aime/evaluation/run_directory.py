@@ -20,7 +20,8 @@ import torch
 
 from aime.data import EpisodeSource
 from aime.evaluation.record import RunFacts
-from aime.files import read_json
+from aime.files import check_written, read_json
+from aime.tensor_files import check_finite, check_tensors, first_non_finite, read_tensors
 
 VERSIONS = ("aime", "torch", "numpy", "mujoco", "dm_control", "torchmetrics")
 
@@ -67,9 +68,9 @@ class RunDirectory:
         """Contents of timing.json, empty without one."""
         return self._json("timing.json")
 
-    def training_seconds(self) -> float | None:
-        """Wall-clock seconds the model was trained for, if recorded."""
-        seconds = self.timing().get("train")
+    def training_cpu_seconds(self) -> float | None:
+        """CPU seconds that the model's training spent, if recorded."""
+        seconds = self.timing().get("train_cpu")
         return None if seconds is None else float(seconds)
 
     def history(self) -> list[dict[str, float]]:
@@ -106,6 +107,7 @@ class RunDirectory:
             setup_seconds=timing.get("setup"),
             collect_seconds=timing.get("collect"),
             train_seconds=timing.get("train"),
+            train_cpu_seconds=timing.get("train_cpu"),
             frames_trained=timing.get("frames_trained"),
             parameters=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
             training_renderer=run.get("renderer"),
@@ -114,10 +116,32 @@ class RunDirectory:
         )
 
     def load_model(self, device: torch.device) -> torch.nn.Module:
-        """The world model on ``device``, in evaluation mode."""
+        """The world model on ``device``, in evaluation mode; what is wrong with its files is said with their name.
+
+        Raises:
+            DamagedFileError: a file of the weights is cut, changed or of another kind.
+            ValueError: configuration and weights do not fit each other, or a weight is not finite: every figure of
+                such a model would be NaN.
+        """
         from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 
-        model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(self.weights)
+        file = self.weights / "model.safetensors"
+        check_written(self.weights)
+        read_json(self.weights / "config.json")
+        written = read_tensors(file)
+        try:
+            model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(self.weights)
+        except (RuntimeError, TypeError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
+            raise ValueError(f"{self.weights}: expected weights that fit config.json, found {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{self.weights}: {error}") from error
+        check_tensors(file, written, model.state_dict())  # loading casts what is of another dtype
+        trained = {name for name, _ in model.named_parameters()}
+        check_finite(file, {name: values for name, values in written.items() if name in trained})
+        constants = {name: values for name, values in written.items() if name not in trained}
+        broken = first_non_finite(constants, infinity_counts=False)  # a bound may be infinite
+        if broken is not None:
+            raise ValueError(f"{file}: {broken}: expected numbers, found NaN")
         return model.to(device).eval()
 
 

@@ -18,8 +18,8 @@ def foreground_ari(slot_maps: np.ndarray, bodies: np.ndarray) -> float:
 
     Returns:
         The adjusted Rand index; NaN where fewer than two bodies are seen. With one foreground class the index only asks
-        that one slot take all of it, and any collapsed model scores 1: such a frame says nothing, and a data set whose
-        masks only tell body from background (as the files of ``aime collect`` do) leaves the figure null.
+        that one slot take all of it, and any collapsed model scores 1: such a frame says nothing, and data whose masks
+        only tell body from background leaves the figure null.
     """
     foreground = bodies > 0
     if len(np.unique(bodies[foreground])) < 2:
@@ -27,18 +27,16 @@ def foreground_ari(slot_maps: np.ndarray, bodies: np.ndarray) -> float:
     return adjusted_rand_index(slot_maps.argmax(0)[foreground], bodies[foreground])
 
 
-def foreground_ari_of_clips(slot_maps: Tensor, bodies: Tensor) -> Tensor | None:
+def foreground_ari_of_clips(slot_maps: Tensor, bodies: Tensor) -> Tensor:
     """FG-ARI averaged over the frames of each clip.
 
     Args:
         slot_maps: (N, L, S, R, R), brought to the frame's size bilinearly.
-        bodies: (N, L, H, W): body ids, or bool where the data only tells body from background.
+        bodies: (N, L, H, W) integer body ids, 0 for the background.
 
     Returns:
-        (N,), NaN for a clip in which two bodies are never seen; ``None`` for bool masks.
+        (N,), NaN for a clip in which two bodies are never seen.
     """
-    if bodies.dtype == torch.bool:
-        return None
     clips, length = slot_maps.shape[:2]
     sized = torch.nn.functional.interpolate(slot_maps.flatten(0, 1).float(), bodies.shape[-2:], mode="bilinear")
     maps, ids = sized.numpy(), bodies.flatten(0, 1).numpy()

@@ -59,10 +59,10 @@ def token_accuracy(
     figure to compare with.
 
     Returns:
-        ``(predicted, copied)`` accuracies, or ``None`` when the model has no ``perceiver`` that predicts tokens.
+        ``(predicted, copied)`` accuracies, or ``None`` when the model has no ``perceiver``.
     """
     perceiver = getattr(model, "perceiver", None)
-    if perceiver is None or not hasattr(model, "centre"):
+    if perceiver is None or not hasattr(model, "perceive"):
         return None
     reach = clips.length - config.context
     horizons = [horizon for horizon in TOKEN_HORIZONS if horizon <= reach]
@@ -70,19 +70,19 @@ def token_accuracy(
     hits: dict[int, list[Tensor]] = {horizon: [] for horizon in horizons}
     copies: dict[int, list[Tensor]] = {horizon: [] for horizon in horizons}
     for _, batch in clips.batches(config.clips_at_once):
-        tokens = perceiver(model.centre(batch.observations[:, :length].to(device))).tokens
+        tokens = model.perceive(batch.observations[:, :length].to(device)).perceiver.tokens
         truth = tokens.ids  # (B, T, Ht, Wt)
-        codes = tokens.quantized[:, : config.context]
+        codes, ids = tokens.quantized[:, : config.context], truth[:, config.context - 1 : config.context]
         memory = None
         for horizon in range(1, max(horizons, default=0) + 1):
             latents, embedded, memory = perceiver.model(codes, memory)
             context = perceiver.model.context(latents[:, -1:])
-            logits = perceiver.model.predict(context, embedded[:, -1:])
-            predicted = logits.argmax(-1).reshape(truth[:, :1].shape)
-            codes = perceiver.tokenizer.quantizer.lookup(predicted)
+            logits = perceiver.model.predict(context, embedded[:, -1:], ids)
+            ids = logits.argmax(-1).reshape(truth[:, :1].shape)
+            codes = perceiver.tokenizer.quantizer.lookup(ids)
             if horizon in hits:
                 target = truth[:, config.context + horizon - 1]
-                hits[horizon].append((predicted[:, 0] == target).flatten(1).double().mean(1).cpu())
+                hits[horizon].append((ids[:, 0] == target).flatten(1).double().mean(1).cpu())
                 last = truth[:, config.context - 1]
                 copies[horizon].append((last == target).flatten(1).double().mean(1).cpu())
     return _by_episode(hits, clips), _by_episode(copies, clips)

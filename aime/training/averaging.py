@@ -45,6 +45,12 @@ class WeightAverage:
             self._swap()
 
     @torch.no_grad()
+    def move_in(self) -> None:
+        """The model holds the averaged weights from now on; its own are gone."""
+        for name, parameter in self._live.items():
+            parameter.copy_(self._mean[name])
+
+    @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._live.items():
             mean = self._mean[name].clone()

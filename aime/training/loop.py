@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
+from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.training import schedule
-from aime.training.allocator import keep_freed_memory
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.guard import NonFiniteError, check_parameters
@@ -68,6 +68,8 @@ def train(
     cpu_clock: Clock = time.process_time,
 ) -> TrainResult:
     """Train a model on a source's training episodes until the configuration's end.
+
+    At its end the model holds the weights that are exported: averaged ones, where the configuration averages.
 
     Args:
         model: see `SequenceModel`; it is moved to the device.
@@ -342,14 +344,13 @@ def finish(session: Session, preemption: Preemption) -> TrainResult:
     if finished:
         best = session.checkpoints.best() if session.checkpoints and session.config.export == "best" else None
         check_outcome(session, best)
-        if run is not None and session.checkpoints is not None:
-            if best is not None and best != counters.step:
-                load_weights(session.checkpoints.load(best), session.model, averaged=True)
-                weights = export_weights(session.model, run)
-            else:
-                with session.averaged():
-                    check_parameters(session.model, counters.step, session.config.learning_rate)
-                    weights = export_weights(session.model, run)
+        if session.checkpoints is not None and best is not None and best != counters.step:
+            load_weights(session.checkpoints.load(best), session.model, averaged=True)
+        elif session.average is not None:
+            session.average.move_in()
+            check_parameters(session.model, counters.step, session.config.learning_rate)
+        if run is not None:
+            weights = export_weights(session.model, run)
     stopped_by = None if finished or preemption.requested is None else preemption.requested.name
     return TrainResult(
         counters.step,

@@ -1,6 +1,6 @@
-"""Train the small RSSM baseline on an episode file and score it on the held-out split, without a world model.
+"""Train an RSSM baseline on an episode file and score it on the held-out split, without a world model.
 
-    python bench/baselines/rssm.py data/cartpole.h5 --seconds 300 --out rssm.json
+    python bench/baselines/rssm.py data/cartpole.h5 --row rssm_tuned --seconds 300 --out rssm_tuned.json
 
 The class and its training live in ``aime.evaluation.baselines``, because ``aime evaluate --rssm`` needs them in an
 installed package, which has no ``bench/``. This runner is for looking at the baseline alone, and for tuning it: the
@@ -11,42 +11,44 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 
 from aime.data import open_source, splits_for
-from aime.evaluation.baselines import RSSMConfig, RSSMTrainingConfig, train_rssm
+from aime.evaluation.baselines import RSSMTrainingConfig, baseline_settings, train_rssm
 from aime.evaluation.forecasters import CopyLast, MeanImage, RSSMForecaster
 from aime.evaluation.open_loop import METRICS, score_open_loop
-from aime.evaluation.protocol import EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
+from aime.evaluation.protocol import EvaluationConfig, clip_length, cut_clips, spread, training_statistics
 from aime.evaluation.record import write_json
 from aime.evaluation.run_directory import device_name
 
 
 @dataclass
 class TrainRSSM:
-    """Train the RSSM baseline for a wall-clock budget; score it, copy-last and the mean image on held-out episodes."""
+    """Train an RSSM baseline for some CPU seconds; score it, copy-last and the mean image on held-out episodes."""
 
     data: Annotated[Path, tyro.conf.Positional]
     """Episode file (HDF5)."""
     out: Path | None = None
     """Where the figures go as JSON; they are printed in any case."""
+    row: Literal["rssm", "rssm_tuned"] = "rssm"
+    """Which baseline."""
     seconds: float = 300.0
-    """Wall-clock seconds of training."""
-    learning_rate: float = RSSMTrainingConfig.learning_rate
-    """Peak learning rate."""
+    """CPU seconds of training."""
+    learning_rate: float | None = None
+    """Peak learning rate; the row's own by default."""
     batch_size: int = RSSMTrainingConfig.batch_size
     """Sequences in a batch."""
     sequence_length: int = RSSMTrainingConfig.sequence_length
     """Frames in a sequence."""
-    observation_scale: float = RSSMConfig.observation_scale
-    """Standard deviation of the pixel likelihood, frames in [0, 1]."""
-    free_nats: float = RSSMConfig.free_nats
-    """Nats of KL that cost nothing."""
+    observation_scale: float | None = None
+    """Standard deviation of the pixel likelihood, frames in [0, 1]; the row's own by default."""
+    free_nats: float | None = None
+    """Nats of KL that cost nothing; the row's own by default."""
     seed: int = 0
     """Seed of weights, windows and samples."""
     protocol: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -57,25 +59,24 @@ class TrainRSSM:
         source = open_source(self.data)
         splits = splits_for(source)
         training = [int(episode) for episode in splits["train"]]
-        mean_image = training_mean_image(source, training, self.protocol.mean_image_frames)
-        settings = RSSMTrainingConfig(
-            seconds=self.seconds,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            sequence_length=self.sequence_length,
-            seed=self.seed,
-        )
-        sizes = RSSMConfig(
-            image_shape=source.spec.image_shape,
-            action_size=source.spec.action_size,
-            observation_scale=self.observation_scale,
-            free_nats=self.free_nats,
-        )
-        trained = train_rssm(source, training, mean_image, settings, sizes, _progress)
+        statistics = training_statistics(source, training, self.protocol.mean_image_frames)
+        sizes, settings = baseline_settings(self.row, source.spec, self.seconds, self.seed)
+        settings = replace(settings, batch_size=self.batch_size, sequence_length=self.sequence_length)
+        if self.learning_rate is not None:
+            settings = replace(settings, learning_rate=self.learning_rate)
+        if self.observation_scale is not None:
+            sizes = replace(sizes, observation_scale=self.observation_scale)
+        if self.free_nats is not None:
+            sizes = replace(sizes, free_nats=self.free_nats)
+        trained = train_rssm(source, training, statistics, settings, sizes, _progress)
         held_out = spread([int(episode) for episode in splits[self.protocol.split]], self.protocol.episodes)
         clips = cut_clips(source, held_out, clip_length(source, held_out, self.protocol), self.protocol.starts)
         scores = score_open_loop(
-            {"rssm": RSSMForecaster(trained.model), "copy_last": CopyLast(), "mean_image": MeanImage(mean_image)},
+            {
+                self.row: RSSMForecaster(trained.model),
+                "copy_last": CopyLast(),
+                "mean_image": MeanImage(statistics.mean),
+            },
             clips,
             self.protocol,
         ).scores
@@ -85,7 +86,7 @@ class TrainRSSM:
             "torch": torch.__version__,
             "data": self.data.name,
             "model": asdict(sizes),
-            "training": trained.summary() | {"frames_per_second": trained.frames / trained.seconds},
+            "training": trained.summary() | {"frames_per_cpu_second": trained.frames / trained.cpu_seconds},
             "history": trained.history,
             "open_loop": {
                 str(horizon): {

@@ -2,7 +2,7 @@
 
 Implementations of a case take turns, round by round, so that a busy machine slows all of them; the median over rounds
 is kept. Prints a table, writes bench/results/kernels-<device>.json and draws docs/kernels/roofline-<device>.svg.
-Freed memory is kept as in training (aime/training/allocator.py): without that the peers would fault a page for every
+Freed memory is kept as in training (aime/allocator.py): without that the peers would fault a page for every
 4 KiB of their intermediates. A run of everything takes some five minutes on two cores, most of it torch.compile.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from aime.training.allocator import keep_freed_memory
+from aime.allocator import keep_freed_memory
 from bench.kernels.cases import CASES, cases
 from bench.kernels.measure import floor_of, machine, measure
 from bench.kernels.roofline import draw

@@ -3,10 +3,14 @@
 //   far = E q = exp(-(|r| + h)),  near = E / q = exp(h - |r|) <= 75,  mass = 1 - q^2
 //   log(sigmoid(r + h) - sigmoid(r - h)) = h - |r| + log(mass / ((1 + far) (1 + near)))
 // and an open bin drops mass and one factor: near stays (with h - |r|) on the residual's own side, else far.
+// A component so wide that h is below 1e-11 has the mass 2 h (1 - h) to every digit; log(2 h) comes from its log scale
+// then, because h itself vanishes from a log scale of 84 on, and 2 q^2 / mass, its derivative's factor, overflows.
 
 constexpr float kHalfBin = 1.0F / 255.0F;
 constexpr float kEdge = 0.999F;
 constexpr float kMinLogScale = -7.0F;
+constexpr float kWideLogScale = 20.0F;
+constexpr float kLogBin = -4.84811633F;  // log(2 half bins)
 
 struct Bin {
   Vector inverse;
@@ -16,6 +20,8 @@ struct Bin {
   Vector far;
   Vector near;
   Vector mass;
+  Vector log_mass;  // instead of mass, if wide
+  Mask wide;
   Mask right;  // open to the right: x = 1
   Mask left;
   Mask closed;
@@ -27,12 +33,15 @@ AIME_INLINE Bin make_bin(Vector x, Vector centre, Vector log_scale) {
   const Vector zero = constant(0.0F);
   const Vector one = constant(1.0F);
   Bin bin;
-  bin.inverse = exp(zero - max(constant(kMinLogScale), log_scale));
+  const Vector log_size = max(constant(kMinLogScale), log_scale);
+  bin.inverse = exp(zero - log_size);
   bin.residual = (x - centre) * bin.inverse;
   bin.half = bin.inverse * constant(kHalfBin);
   const Vector t = expm1(zero - bin.half);
   bin.decay = one + t;
   bin.mass = (zero - t) * (t + constant(2.0F));
+  bin.wide = constant(kWideLogScale) < log_scale;
+  bin.log_mass = constant(kLogBin) - log_size - bin.half;
   const Vector size = exp(zero - absolute(bin.residual));
   bin.far = size * bin.decay;
   bin.near = size / bin.decay;
@@ -47,12 +56,14 @@ AIME_INLINE Bin make_bin(Vector x, Vector centre, Vector log_scale) {
 
 // The bin's log probability is linear(bin) + log(ratio(bin)).
 AIME_INLINE Vector linear(const Bin& bin) {
-  return select(bin.uses_near, bin.half - absolute(bin.residual), constant(0.0F));
+  const Vector zero = constant(0.0F);
+  const Vector distance = select(bin.uses_near, bin.half - absolute(bin.residual), zero);
+  return distance + select(bin.closed & bin.wide, bin.log_mass, zero);
 }
 AIME_INLINE Vector ratio(const Bin& bin) {
   const Vector one = constant(1.0F);
   const Vector divisor = select(bin.uses_near, one + bin.near, one) * select(bin.uses_far, one + bin.far, one);
-  return select(bin.closed, bin.mass, one) / divisor;
+  return select(bin.closed & !bin.wide, bin.mass, one) / divisor;
 }
 
 // What couples the channels of one component at one vector of pixels.
@@ -136,11 +147,11 @@ AIME_INLINE void bin_gradient(const Bin& bin, Vector log_scale, Vector gradient,
   const Vector above = select(bin.right, zero, select(positive, outer, inner));
   const Vector below = select(bin.left, zero, select(positive, inner, outer));
   const Vector square = bin.decay * bin.decay;
-  const Vector closed = select(bin.closed, (square + square) / bin.mass, zero);  // 2 / expm1(2 h)
+  const Vector by_mass = select(bin.wide, one, bin.half * (square + square) / bin.mass);  // 2 h / expm1(2 h)
   const Vector by_residual = above - below;
-  const Vector by_half = above + below + closed;
   *g_centre = zero - gradient * bin.inverse * by_residual;
-  const Vector by_scale = multiply_add(bin.residual, by_residual, bin.half * by_half);
+  const Vector by_half = multiply_add(bin.half, above + below, select(bin.closed, by_mass, zero));
+  const Vector by_scale = multiply_add(bin.residual, by_residual, by_half);
   *g_log_scale = select(log_scale < constant(kMinLogScale), zero, zero - gradient * by_scale);
 }
 

@@ -12,7 +12,7 @@ namespace aime {
 
 // One tile: `rows` rows of one head, packed (rows x width, row after row), against all packed codes.
 //   codes: packed by groups of `kLanes * kVectors` codes (see TileKernel), width values each, group after group
-//   half_norms: |c|^2 / 2 of every packed code, +inf for the padding
+//   half_norms: |c|^2 / 2 of every packed code in the scale of the packed ones, +inf for the padding
 //   best, best_index: out, one per row; the lowest index wins a tie; a row without any finite score gets index 0
 struct Tile {
   const float* rows_packed;

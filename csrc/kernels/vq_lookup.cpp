@@ -1,6 +1,7 @@
 #include "vq_lookup.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <memory>
 #include <stdexcept>
@@ -32,7 +33,25 @@ const TileKernel& choose_kernel(const std::string& name) {
   throw std::invalid_argument("vq_lookup: this processor cannot run instruction set '" + name + "'");
 }
 
-// The codes of one head as the tile kernel reads them, and as rows for the distance.
+// The power of two that codes are multiplied by for the scores, as kernels/vq_lookup/codes.py explains: 2^-k with 2^k
+// about their largest finite value, and ten bits below where there is room.
+float score_factor(const float* codes, std::int64_t count) {
+  float largest = 0.0F;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float size = std::fabs(codes[i]);
+    if (size <= std::numeric_limits<float>::max()) largest = std::max(largest, size);
+  }
+  constexpr int kHeadroom = 10;
+  constexpr int kSmall = -64;
+  constexpr int kLimit = 126;  // the factor and its inverse are normal numbers
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  if (exponent > kSmall) exponent += kHeadroom;
+  return std::ldexp(1.0F, -std::clamp(exponent, -kLimit, kLimit));
+}
+
+// The codes of one head as the tile kernel reads them, and as rows for the distance. One that is not finite is packed
+// as zeros with half a norm of Inf: it is nobody's nearest.
 struct PackedCodes {
   PackedCodes(const LookupArguments& arguments, std::int64_t head, std::int64_t group)
       : groups((arguments.code_count + group - 1) / group),
@@ -43,13 +62,18 @@ struct PackedCodes {
     std::fill_n(packed.data(), groups * group * width, 0.0F);
     std::fill_n(half_norms.data(), groups * group, std::numeric_limits<float>::infinity());
     for (std::int64_t code = 0; code < arguments.code_count; ++code) {
-      float* row = plain.data() + code * width;
-      arguments.codes.read(head * arguments.codes_head_stride + arguments.codes.offset(code), width, row);
+      arguments.codes.read(head * arguments.codes_head_stride + arguments.codes.offset(code), width,
+                           plain.data() + code * width);
+    }
+    const float factor = score_factor(plain.data(), arguments.code_count * width);
+    for (std::int64_t code = 0; code < arguments.code_count; ++code) {
+      const float* row = plain.data() + code * width;
+      if (!std::all_of(row, row + width, [](float value) { return std::isfinite(value); })) continue;
       float* to = packed.data() + (code / group) * group * width + code % group;
       double norm = 0.0;
       for (std::int64_t d = 0; d < width; ++d) {
-        to[d * group] = row[d];
-        norm += static_cast<double>(row[d]) * static_cast<double>(row[d]);
+        to[d * group] = row[d] * factor;
+        norm += static_cast<double>(row[d]) * static_cast<double>(to[d * group]);
       }
       half_norms.data()[code] = static_cast<float>(norm / 2);
     }

@@ -105,6 +105,10 @@ class Batch {
   // Numbers in mjSTATE_INTEGRATION order, then the sensors.
   int state_size() const;
   void get_state(double* out);
+  // Throws std::invalid_argument where these states, `physics` as get_state gives it and the changes of each
+  // environment's model, cannot be restored: changes beyond this model or of its structure, and numbers that MuJoCo
+  // would replace by its default state. Nothing changes.
+  void check_state(const double* physics, const std::vector<ModelChanges>& changes);
   // Restores states, recomputes what follows from them and reports them as the results of a step.
   void set_state(const RestoredState& state);
   const SharedChanges& model_changes(int env) const { return environments_[index(env)].current.changes; }
@@ -171,6 +175,8 @@ class Batch {
   std::uint64_t received_ = 0;  // blocks
   std::atomic<int> prepare_cursor_{0};
   const RestoredState* restored_ = nullptr;
+  BoundModel proof_model_;  // of check_state, made at its first use
+  Episode proof_;
   int process_ = 0;
   std::unique_ptr<WorkerPool> pool_;
 };

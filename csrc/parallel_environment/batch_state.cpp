@@ -4,6 +4,7 @@
 
 #include "batch.hpp"
 #include "episode.hpp"
+#include "model_check.hpp"
 
 namespace aime {
 namespace {
@@ -184,6 +185,31 @@ void Batch::set_model_changes(int env, ModelChanges changes) {
   environment.current.fields = nullptr;
   environment.current.changes = changes.empty() ? nullptr : std::make_shared<const ModelChanges>(std::move(changes));
   if (environment.callback) lend_model(env, environment.model);
+}
+
+void Batch::check_state(const double* physics, const std::vector<ModelChanges>& changes) {
+  const MujocoApi& mj = mujoco();
+  if (changes.size() != environments_.size()) throw std::invalid_argument("as many changes as environments are needed");
+  if (proof_model_.get() == nullptr) proof_model_.copy(base_.get());
+  mjData* data = proof_.make(base_.get());
+  for (int env = 0; env < settings_.num_envs; ++env, physics += state_size()) {
+    const ModelChanges& own = changes[index(env)];
+    check_changes(own);
+    const mjModel* model = proof_model_.bind(own.empty() ? nullptr : std::make_shared<const ModelChanges>(own));
+    if (!own.empty()) require_same_structure(base_.get(), model);
+    MujocoMessages messages;
+    guarded(
+        [&] {
+          mj.mj_resetData(model, data);
+          mj.mj_setState(model, data, physics, kStateSignature);
+          mj.mj_step1(model, data);
+        },
+        messages);
+    const bool replaced = data->warning[mjWARN_BADQPOS].number > 0 || data->warning[mjWARN_BADQVEL].number > 0;
+    if (!messages.failed && !replaced) continue;
+    throw std::invalid_argument("the physics state of environment " + std::to_string(env) +
+                                " cannot be restored: " + (messages.failed ? messages.error : messages.warning));
+  }
 }
 
 void Batch::set_state(const RestoredState& state) {

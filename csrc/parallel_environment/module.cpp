@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
+#include <thread>
 #include <utility>
 
 namespace py = pybind11;
@@ -105,18 +106,36 @@ class Views {
   py::dict out_;
 };
 
-// Marks a batch as in use by one Python thread; a second one is an error instead of a race.
+// The one Python thread that uses a batch: a second one is an error instead of a race. A thread may take it again
+// within its own use.
+class User {
+ public:
+  void take() {
+    const std::thread::id self = std::this_thread::get_id();
+    std::thread::id nobody;
+    if (thread_.load() != self && !thread_.compare_exchange_strong(nobody, self)) {
+      throw std::runtime_error("another thread is using this environment");
+    }
+    ++depth_;
+  }
+  void leave() {
+    if (--depth_ == 0) thread_.store(std::thread::id());
+  }
+
+ private:
+  std::atomic<std::thread::id> thread_{};
+  int depth_ = 0;  // the thread's own
+};
+
 class Use {
  public:
-  explicit Use(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true)) throw std::runtime_error("another thread is using this environment");
-  }
-  ~Use() { busy_.store(false); }
+  explicit Use(User& user) : user_(user) { user_.take(); }
+  ~Use() { user_.leave(); }
   Use(const Use&) = delete;
   Use& operator=(const Use&) = delete;
 
  private:
-  std::atomic<bool>& busy_;
+  User& user_;
 };
 
 // Model changes as Python has them: (offset, bytes).
@@ -189,10 +208,21 @@ class PyBatch {
   }
 
   void close() {
-    const Use use(busy_);
+    if (batch_ && batch_->forked()) {
+      batch_.reset();  // a user among the parent's threads is not here to end its use
+      return;
+    }
+    const Use use(user_);
     const py::gil_scoped_release release;
     batch_.reset();
   }
+
+  // Keeps other threads out over several calls, and refuses what is closed.
+  void enter() {
+    batch();
+    user_.take();
+  }
+  void exit() { user_.leave(); }
 
   void load(int env, std::uintptr_t model, std::uintptr_t data) {
     batch().load(env, pointer<const mjModel>(model), pointer<const mjData>(data));
@@ -217,38 +247,30 @@ class PyBatch {
     return -1;
   }
 
-  // All environments step. (block, whether it has faults); the block is negative for a wrong action: -1 - its index.
-  std::pair<py::ssize_t, bool> step(const Actions& actions) {
+  // All environments step; `meanwhile` (or None) is called while they do, and its exception is thrown after them.
+  // (block, whether it has faults); the block is negative for a wrong action: -1 - its index.
+  std::pair<py::ssize_t, bool> step(const Actions& actions, const py::object& meanwhile) {
     if (const py::ssize_t wrong = wrong_action(actions); wrong >= 0) return {-1 - wrong, false};
-    start_steps(actions);
-    return finish();
-  }
-
-  void start_steps(const Actions& actions) {
     Batch& target = batch();
     if (actions.shape(0) != target.settings().num_envs) {
       throw std::invalid_argument("actions must have shape (num_envs, action_size)");
     }
-    start([&] { target.start_steps(actions.data()); });
-  }
-
-  void start_episodes(const std::optional<std::vector<int>>& ids) {
-    Batch& target = batch();
-    start([&] { target.start_episodes(ids ? &*ids : nullptr); });
-  }
-
-  std::pair<py::ssize_t, bool> finish() {
-    Batch& target = batch();
-    const struct Unlock {
-      std::atomic<bool>& busy;
-      ~Unlock() { busy.store(false); }
-    } unlock{busy_};
-    {
-      const py::gil_scoped_release release;
-      target.finish();
+    const Use use(user_);
+    target.start_steps(actions.data());
+    try {
+      if (!meanwhile.is_none()) meanwhile();
+    } catch (...) {
+      finish(target);
+      throw;
     }
-    const auto block = static_cast<std::size_t>(target.block());
-    return {static_cast<py::ssize_t>(block), target.blocks()[block]->troubled.load()};
+    return finish(target);
+  }
+
+  std::pair<py::ssize_t, bool> begin(const std::optional<std::vector<int>>& ids) {
+    Batch& target = batch();
+    const Use use(user_);
+    target.start_episodes(ids ? &*ids : nullptr);
+    return finish(target);
   }
 
   void send(const std::vector<int>& ids, const Actions& actions) {
@@ -257,13 +279,13 @@ class PyBatch {
         actions.shape(1) != static_cast<py::ssize_t>(minimum_.size())) {
       throw std::invalid_argument("actions must have shape (len(ids), action_size)");
     }
-    const Use use(busy_);
+    const Use use(user_);
     target.send(ids, actions.data());
   }
 
   std::pair<py::ssize_t, bool> receive() {
     Batch& target = batch();
-    const Use use(busy_);
+    const Use use(user_);
     int block = 0;
     {
       const py::gil_scoped_release release;
@@ -274,7 +296,7 @@ class PyBatch {
 
   void drop_in_flight() {
     Batch& target = batch();
-    const Use use(busy_);
+    const Use use(user_);
     const py::gil_scoped_release release;
     target.drop_in_flight();
   }
@@ -300,7 +322,7 @@ class PyBatch {
 
   py::array_t<double> get_state() {
     Batch& source = batch();
-    const Use use(busy_);
+    const Use use(user_);
     py::array_t<double> out({source.settings().num_envs, source.state_size()});
     source.get_state(out.mutable_data());
     return out;
@@ -333,17 +355,24 @@ class PyBatch {
     return out;
   }
 
+  void check_state(const Actions& physics, const std::vector<Runs>& changes) {
+    Batch& target = batch();
+    require_physics(physics);
+    std::vector<ModelChanges> all;
+    all.reserve(changes.size());
+    for (const Runs& runs : changes) all.push_back(parsed(runs));
+    const Use use(user_);
+    const py::gil_scoped_release release;
+    target.check_state(physics.data(), all);
+  }
+
   std::pair<py::ssize_t, bool> set_state(const Actions& physics,
                                          const std::optional<py::array_t<std::uint8_t, py::array::c_style>>& frames,
                                          std::vector<double> reward, std::vector<double> discount,
                                          std::vector<std::int8_t> step_type, std::vector<std::int64_t> step_count) {
     Batch& target = batch();
     const auto envs = static_cast<std::size_t>(target.settings().num_envs);
-    if (physics.ndim() != 2 || physics.shape(0) != static_cast<py::ssize_t>(envs) ||
-        physics.shape(1) != target.state_size()) {
-      throw std::invalid_argument("physics must have shape (" + std::to_string(envs) + ", " +
-                                  std::to_string(target.state_size()) + ")");
-    }
+    require_physics(physics);
     const std::size_t stack = target.shape().frame() * target.shape().frame_stack;
     if (frames && static_cast<std::size_t>(frames->size()) != envs * stack) {
       throw std::invalid_argument("frames must have " + std::to_string(stack) + " numbers for each environment");
@@ -358,7 +387,7 @@ class PyBatch {
     state.discount = std::move(discount);
     state.step_type = std::move(step_type);
     state.step_count = std::move(step_count);
-    const Use use(busy_);
+    const Use use(user_);
     {
       const py::gil_scoped_release release;
       target.set_state(state);
@@ -396,19 +425,24 @@ class PyBatch {
     return received ? source.received_blocks().at(block) : source.blocks().at(block);
   }
 
-  // Busy until `finish`.
-  template <typename Start>
-  void start(const Start& operation) {
-    if (busy_.exchange(true)) throw std::runtime_error("another thread is using this environment");
-    try {
-      operation();
-    } catch (...) {
-      busy_.store(false);
-      throw;
-    }
+  void require_physics(const Actions& physics) {
+    const Batch& target = batch();
+    const int envs = target.settings().num_envs;
+    if (physics.ndim() == 2 && physics.shape(0) == envs && physics.shape(1) == target.state_size()) return;
+    throw std::invalid_argument("physics must have shape (" + std::to_string(envs) + ", " +
+                                std::to_string(target.state_size()) + ")");
   }
 
-  std::atomic<bool> busy_{false};
+  static std::pair<py::ssize_t, bool> finish(Batch& target) {
+    {
+      const py::gil_scoped_release release;
+      target.finish();
+    }
+    const auto block = static_cast<std::size_t>(target.block());
+    return {static_cast<py::ssize_t>(block), target.blocks()[block]->troubled.load()};
+  }
+
+  User user_;
   std::vector<double> minimum_, maximum_;
   std::unique_ptr<Batch> batch_;
 };
@@ -438,6 +472,12 @@ PYBIND11_MODULE(_parallel_environment, module) {
            py::arg("depth"), py::arg("renderer"), py::arg("samples"), py::arg("minimum"), py::arg("maximum"),
            py::arg("randomised"), py::arg("callbacks") = py::none())
       .def("close", &PyBatch::close)
+      .def("__enter__",
+           [](py::object self) {
+             self.cast<PyBatch&>().enter();
+             return self;
+           })
+      .def("__exit__", [](PyBatch& self, const py::args&) { self.exit(); })
       .def("initialises", [](PyBatch& self) { return self.batch().task().initialises(); })
       .def("load", &PyBatch::load, py::arg("env"), py::arg("model"), py::arg("data"))
       .def("lend_model", &PyBatch::lend_model, py::arg("env"), py::arg("model"))
@@ -452,10 +492,8 @@ PYBIND11_MODULE(_parallel_environment, module) {
       .def("random_state", &PyBatch::random_state, py::arg("env"))
       .def("forget_next", &PyBatch::forget_next, py::arg("env"), py::arg("random_state") = py::none())
       .def("wrong_action", &PyBatch::wrong_action, py::arg("actions"))
-      .def("step", &PyBatch::step, py::arg("actions"))
-      .def("start_steps", &PyBatch::start_steps, py::arg("actions"))
-      .def("start_episodes", &PyBatch::start_episodes, py::arg("ids"))
-      .def("finish", &PyBatch::finish)
+      .def("step", &PyBatch::step, py::arg("actions"), py::arg("meanwhile") = py::none())
+      .def("begin", &PyBatch::begin, py::arg("ids"))
       .def("send", &PyBatch::send, py::arg("ids"), py::arg("actions"))
       .def("receive", &PyBatch::receive)
       .def("in_flight", [](PyBatch& self) { return self.batch().in_flight(); })
@@ -465,6 +503,7 @@ PYBIND11_MODULE(_parallel_environment, module) {
       .def("fields", &PyBatch::fields)
       .def("get_state", &PyBatch::get_state)
       .def("reports", &PyBatch::reports)
+      .def("check_state", &PyBatch::check_state, py::kw_only(), py::arg("physics"), py::arg("changes"))
       .def("set_state", &PyBatch::set_state, py::kw_only(), py::arg("physics"), py::arg("frames"), py::arg("reward"),
            py::arg("discount"), py::arg("step_type"), py::arg("step_count"))
       .def("model_changes", &PyBatch::model_changes, py::arg("env"))

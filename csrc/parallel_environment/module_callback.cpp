@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -13,6 +14,14 @@ namespace py = pybind11;
 
 namespace aime {
 namespace {
+
+// The exception's own text, or its type where it has none.
+std::string text_of(const py::error_already_set& error) {
+  const py::object text = py::reinterpret_steal<py::object>(PyObject_Str(error.value().ptr()));
+  if (text && py::len(text) > 0) return text.cast<std::string>();
+  PyErr_Clear();
+  return py::str(error.type().attr("__name__")).cast<std::string>();
+}
 
 // Called on the pool's threads, without the GIL, which every call into Python takes.
 class PythonCallback final : public TaskCallback {
@@ -33,6 +42,7 @@ class PythonCallback final : public TaskCallback {
     callback_.release().dec_ref();
     observation_.release().dec_ref();
     action_.release().dec_ref();
+    kept_.release().dec_ref();
   }
   PythonCallback(const PythonCallback&) = delete;
   PythonCallback& operator=(const PythonCallback&) = delete;
@@ -68,25 +78,29 @@ class PythonCallback final : public TaskCallback {
 
  private:
   void find_physics() {
-    const auto [model, data] = callback_.attr("addresses")().cast<std::pair<std::uintptr_t, std::uintptr_t>>();
+    py::tuple found = callback_.attr("physics")();
+    const auto model = found[0].cast<std::uintptr_t>();
+    const auto data = found[1].cast<std::uintptr_t>();
     physics_ = {reinterpret_cast<mjModel*>(model), reinterpret_cast<mjData*>(data)};  // NOLINT: MuJoCo's bindings
+    kept_ = std::move(found);
   }
 
-  // A Python exception must not outlive the GIL: it becomes a std::runtime_error with its text.
+  // A Python exception must not outlive the GIL: it becomes a std::runtime_error with its text. (The exception itself
+  // stays with the callback object, in Python.)
   template <typename Operation>
   void call(const Operation& operation) {
     const py::gil_scoped_acquire acquire;
-    std::string failure;
+    std::optional<std::string> failure;  // the text may be empty: KeyboardInterrupt's is
     const auto caught = [&](const auto& run) {
       try {
         run();
       } catch (const py::error_already_set& error) {
-        if (failure.empty()) failure = py::str(error.value()).cast<std::string>();
+        if (!failure) failure = text_of(error);
       }
     };
     caught(operation);
     caught([&] { find_physics(); });
-    if (!failure.empty()) throw std::runtime_error(failure);
+    if (failure) throw std::runtime_error(*failure);
   }
 
   py::object callback_;
@@ -96,6 +110,7 @@ class PythonCallback final : public TaskCallback {
   std::size_t action_size_;
   bool sets_control_only_;
   Physics physics_;
+  py::object kept_;  // the owners of what physics_ points to: a task may drop them, or load others, at any time
 };
 
 }  // namespace

@@ -1,6 +1,9 @@
 #include "worker_pool.hpp"
 
 #include <chrono>
+#include <stdexcept>
+#include <string>
+#include <system_error>
 #include <utility>
 
 namespace aime {
@@ -46,11 +49,21 @@ WorkerPool::WorkerPool(int workers, bool caller_takes_part, int items, PoolWork 
       queue_(new std::atomic<int>[static_cast<std::size_t>(items)]) {
   const int helpers = caller_takes_part ? workers - 1 : workers;
   threads_.reserve(static_cast<std::size_t>(helpers));
-  for (int worker = 0; worker < helpers; ++worker) threads_.emplace_back([this, worker] { this->work(worker); });
+  try {
+    for (int worker = 0; worker < helpers; ++worker) threads_.emplace_back([this, worker] { this->work(worker); });
+  } catch (const std::system_error& error) {
+    stop();  // a thread that is dropped without being joined ends the process
+    throw std::runtime_error("cannot start thread " + std::to_string(threads_.size() + 1) + " of " +
+                             std::to_string(helpers) + ": " + error.what());
+  }
 }
 
 WorkerPool::~WorkerPool() {
   wait_all();
+  stop();
+}
+
+void WorkerPool::stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     stopping_.store(true);

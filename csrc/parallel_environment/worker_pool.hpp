@@ -27,6 +27,7 @@ struct PoolWork {
 class WorkerPool {
  public:
   // `workers` in total; the caller is one of them if it takes part. At most `items` items, numbered from 0.
+  // Throws std::runtime_error where the system starts no more threads.
   WorkerPool(int workers, bool caller_takes_part, int items, PoolWork work);
   ~WorkerPool();
   WorkerPool(const WorkerPool&) = delete;
@@ -50,6 +51,7 @@ class WorkerPool {
   };
 
   void work(int worker);
+  void stop();
   bool run_one(int worker);
   bool claim(int worker, int& item);
   bool claim_from(Share& share, int& item);

@@ -12,8 +12,9 @@ from torch import Tensor
 
 LOG_2 = math.log(2.0)
 LOG_2PI = math.log(2 * math.pi)
-# Below this t = log(1 - x^a), 1 - x equals exp(t) / a to float32 precision (the next term is of relative size exp(t)).
-SERIES_BELOW = -14.0
+# Below this t = log(1 - x^a), 1 - x equals exp(t) / a to the precision of the dtype (the next term is of relative size
+# exp(t): 8e-7 and 9e-17).
+SERIES_BELOW = {torch.float32: -14.0, torch.float64: -37.0}
 # torch.rand returns multiples of 2^-24 in [0, 1), so exactly 0 once in 2^24 draws; the clamp keeps the sticks finite.
 SMALLEST_U, LARGEST_U = 2.0**-26, 1.0 - 2.0**-24
 
@@ -27,7 +28,7 @@ def _sticks(log_a: Tensor, log_b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Te
     """t = log(1 - v^a), log v and log(1 - v), each (N, K - 1)."""
     t = torch.log(u) * torch.exp(-log_b)
     log_v = log1mexp(t) * torch.exp(-log_a)
-    log_rest = torch.where(t < SERIES_BELOW, t - log_a, log1mexp(log_v))
+    log_rest = torch.where(t < SERIES_BELOW[t.dtype], t - log_a, log1mexp(log_v))
     return t, log_v, log_rest
 
 
@@ -48,7 +49,7 @@ def stick_log_weights_backward(
     a = torch.exp(log_a)
     # d loss / d log(1 - v_j) sums the weights after j
     g_rest = g_pi.flip(-1).cumsum(-1).flip(-1)[:, 1:]
-    series = t < SERIES_BELOW
+    series = t < SERIES_BELOW[t.dtype]
     g_log_v = g_pi[:, :-1] + g_v + g_q * (a - 1)
     g_log_v = g_log_v + torch.where(series, torch.zeros_like(t), -g_rest / torch.expm1(-log_v))
     through_series = torch.where(series, g_rest, torch.zeros_like(t))
@@ -87,14 +88,18 @@ def mixture_log_joint(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tens
 
 
 def mixture_log_prob_backward(
-    gradient: Tensor, result: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
+    gradient: Tensor, _: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of z, log_pi, means and log_scales; `result` is the forward's, responsibilities are made again."""
+    """Gradients of z, log_pi, means and log_scales; responsibilities are made again.
+
+    Not from the forward's densities (S, N): where those are beyond 1e8, another order of the sum over D leaves a
+    difference that overflows.
+    """
     constant = _constant(log_pi, log_scales)
 
     def share(s: int, normalised: Tensor) -> Tensor:
         log_joint = constant - 0.5 * normalised.square().sum(-1)
-        return torch.exp(log_joint - result[s][:, None]) * gradient[s][:, None]  # responsibility x gradient
+        return log_joint.softmax(-1) * gradient[s][:, None]  # responsibility x gradient
 
     return _pull_back(share, z, log_pi, means, log_scales)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient
+from ..autograd import attach_gradient, operator
 from . import eager
 
 
@@ -18,18 +18,18 @@ def _empty(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in tensors)
 
 
-@torch.library.custom_op("aime::stick_log_weights", mutates_args=())
+@operator("stick_log_weights")
 def sticks_op(log_a: Tensor, log_b: Tensor, u: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """log_pi (N, K), log_v and log_q_v (N, K - 1); the three inputs (N, K - 1) have one dtype."""
     return _backend(backend).stick_log_weights(log_a, log_b, u)  # type: ignore[no-any-return]
 
 
-@sticks_op.register_fake
+@torch.library.register_fake(sticks_op)
 def _(log_a: Tensor, log_b: Tensor, u: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     return log_a.new_empty(log_a.shape[0], log_a.shape[1] + 1), *_empty(log_a, log_a)  # type: ignore[return-value]
 
 
-@torch.library.custom_op("aime::stick_log_weights_backward", mutates_args=())
+@operator("stick_log_weights_backward")
 def sticks_backward_op(
     log_a: Tensor, log_b: Tensor, u: Tensor, g_pi: Tensor, g_v: Tensor, g_q: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def sticks_backward_op(
     return _backend(backend).stick_log_weights_backward(log_a, log_b, u, g_pi, g_v, g_q)  # type: ignore[no-any-return]
 
 
-@sticks_backward_op.register_fake
+@torch.library.register_fake(sticks_backward_op)
 def _(
     log_a: Tensor, log_b: Tensor, u: Tensor, g_pi: Tensor, g_v: Tensor, g_q: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -56,7 +56,7 @@ def _sticks_backward(ctx: Any, g_pi: Tensor, g_v: Tensor, g_q: Tensor) -> tuple[
 StickLogWeightsFunction = attach_gradient(sticks_op, _sticks_context, _sticks_backward)
 
 
-@torch.library.custom_op("aime::mixture_log_prob", mutates_args=())
+@operator("mixture_log_prob")
 def log_prob_op(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     """(S, N) log-density of z (S, N, D)."""
     if backend != "torch":
@@ -64,12 +64,12 @@ def log_prob_op(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, ba
     return eager.mixture_log_prob(z, log_pi, means, log_scales)
 
 
-@log_prob_op.register_fake
+@torch.library.register_fake(log_prob_op)
 def _(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     return z.new_empty(z.shape[:2], dtype=torch.promote_types(z.dtype, torch.float32))
 
 
-@torch.library.custom_op("aime::mixture_log_prob_backward", mutates_args=())
+@operator("mixture_log_prob_backward")
 def log_prob_backward_op(
     gradient: Tensor, result: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -78,7 +78,7 @@ def log_prob_backward_op(
     return function(gradient, result, z, log_pi, means, log_scales)  # type: ignore[no-any-return]
 
 
-@log_prob_backward_op.register_fake
+@torch.library.register_fake(log_prob_backward_op)
 def _(
     gradient: Tensor, result: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -100,7 +100,7 @@ def _log_prob_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 MixtureLogProbFunction = attach_gradient(log_prob_op, _log_prob_context, _log_prob_backward)
 
 
-@torch.library.custom_op("aime::mixture_log_joint", mutates_args=())
+@operator("mixture_log_joint")
 def log_joint_op(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     """(S, N, K) log pi_k + log density of component k; its softmax over K are the responsibilities.
 
@@ -116,12 +116,12 @@ def _wide(*tensors: Tensor, keep: bool = False) -> tuple[Tensor, ...]:
     return tensors if keep else tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
 
 
-@log_joint_op.register_fake
+@torch.library.register_fake(log_joint_op)
 def _(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     return z.new_empty(*z.shape[:2], log_pi.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
 
 
-@torch.library.custom_op("aime::mixture_log_joint_backward", mutates_args=())
+@operator("mixture_log_joint_backward")
 def log_joint_backward_op(
     gradient: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -129,7 +129,7 @@ def log_joint_backward_op(
     return eager.mixture_log_joint_backward(gradient, *_wide(z, log_pi, means, log_scales))
 
 
-@log_joint_backward_op.register_fake
+@torch.library.register_fake(log_joint_backward_op)
 def _(
     gradient: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -150,7 +150,7 @@ def _log_joint_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 MixtureLogJointFunction = attach_gradient(log_joint_op, _log_joint_context, _log_joint_backward)
 
 
-@torch.library.custom_op("aime::mixture_kl", mutates_args=())
+@operator("mixture_kl")
 def kl_op(
     mean_q: Tensor, log_scale_q: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, eps: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -165,7 +165,7 @@ def kl_op(
     return -entropy - log_prob.mean(0), log_prob
 
 
-@kl_op.register_fake
+@torch.library.register_fake(kl_op)
 def _(
     mean_q: Tensor, log_scale_q: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, eps: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ def _(
     return eps.new_empty(eps.shape[1], dtype=dtype), eps.new_empty(eps.shape[:2], dtype=dtype)
 
 
-@torch.library.custom_op("aime::mixture_kl_backward", mutates_args=())
+@operator("mixture_kl_backward")
 def kl_backward_op(
     gradient: Tensor,
     log_prob: Tensor,
@@ -197,7 +197,7 @@ def kl_backward_op(
     return g_z.sum(0), g_log_scale_q, *rest  # type: ignore[return-value]
 
 
-@kl_backward_op.register_fake
+@torch.library.register_fake(kl_backward_op)
 def _(
     gradient: Tensor,
     log_prob: Tensor,

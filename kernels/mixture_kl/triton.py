@@ -14,18 +14,33 @@ import triton.language as tl
 from torch import Tensor
 
 from ..elementary import all_registers, expm1, log1p
+from .eager import SERIES_BELOW
 
 TILE = 2048  # elements of one K x D tile; forward keeps two in registers, backward six
 SAMPLE_TILE = 4096  # components times samples that the forward pass holds
 SHARED_PROGRAMS = 256  # of the backward pass with shared components: two for each of some 130 processors
 LOG_2PI = tl.constexpr(1.8378770664093453)
 LOG_2 = tl.constexpr(0.6931471805599453)
+SERIES = tl.constexpr(SERIES_BELOW[torch.float32])
+SERIES_DOUBLE = tl.constexpr(SERIES_BELOW[torch.float64])
 
 
 @triton.jit
 def log1mexp(t):
     """log(1 - exp(t)), t <= 0."""
     return tl.where(t > -LOG_2, tl.log(-expm1(t)), log1p(-tl.exp(t)))
+
+
+@triton.jit
+def half_log_2pi(D, ACC: tl.constexpr):
+    """D / 2 log(2 pi). A constant times a scalar would be a float32, off by 1.9e-6 at D = 64, whatever ACC is."""
+    return tl.full((), 0.5 * LOG_2PI, ACC) * D
+
+
+@triton.jit
+def series_below(ACC: tl.constexpr):
+    """Below this t, 1 - x equals exp(t) / a to the last digit, as in eager.py."""
+    return tl.full((), SERIES_DOUBLE if tl.float64 == ACC else SERIES, ACC)
 
 
 @triton.jit
@@ -39,7 +54,7 @@ def stick_values(log_a, log_b, u, offsets, mask, ACC: tl.constexpr):
     log_u = tl.log(noise)
     t = log_u * tl.exp(-b)
     log_v = log1mexp(t) * tl.exp(-a)
-    log_rest = tl.where(t < -14.0, t - a, log1mexp(log_v))
+    log_rest = tl.where(t < series_below(ACC), t - a, log1mexp(log_v))
     return a, b, log_u, t, log_v, log_rest
 
 
@@ -79,7 +94,7 @@ def sticks_backward_kernel(
     g_rest = tl.cumsum(later, 1, reverse=True)  # every weight after this stick
     g_density = tl.load(g_q + offsets, mask=stick, other=0.0).to(ACC)
     a_value = tl.exp(a)
-    series = t < -14.0
+    series = t < series_below(ACC)
     g_log_v = own + tl.load(g_v + offsets, mask=stick, other=0.0).to(ACC) + g_density * (a_value - 1.0)
     g_log_v -= tl.where(series, 0.0, g_rest / expm1(tl.where(series, 1.0, -log_stick)))
     through_series = tl.where(series, g_rest, 0.0)
@@ -121,7 +136,7 @@ def log_prob_kernel(
         log_scale = tl.load(log_scales + n * c_n + k[:, None] * c_k + d[None, :] * c_d, mask=tile, other=0.0).to(ACC)
         inverse = tl.exp(-log_scale)
         weight = tl.load(log_pi + n * p_n + k * p_k, mask=k < K, other=float("-inf")).to(ACC)
-        constant = weight - tl.sum(log_scale, 1) - 0.5 * LOG_2PI * D
+        constant = weight - tl.sum(log_scale, 1) - half_log_2pi(D, ACC)
         for s in range(S):
             sample, _ = load_sample(
                 z, mean_q, log_scale_q, s, n, d, valid, z_s, z_n, z_d, q_n, q_d, r_n, r_d, FROM_Q, ACC
@@ -138,7 +153,7 @@ def log_prob_kernel(
     tl.store(result + lanes.to(tl.int64) * N + n, log_prob, mask=lanes < S)
     if FROM_Q:
         log_scale_row = tl.load(log_scale_q + n * r_n + d * r_d, mask=valid, other=0.0).to(ACC)
-        negative_entropy = -tl.sum(log_scale_row, 0) - 0.5 * (LOG_2PI + 1.0) * D
+        negative_entropy = -tl.sum(log_scale_row, 0) - half_log_2pi(D, ACC) - 0.5 * D
         tl.store(kl + n, negative_entropy - tl.sum(tl.where(lanes < S, log_prob, 0.0), 0) / S)
 
 
@@ -157,7 +172,7 @@ def log_joint_kernel(
         log_scale = tl.load(log_scales + n * c_n + k[:, None] * c_k + d[None, :] * c_d, mask=tile, other=0.0).to(ACC)
         inverse = tl.exp(-log_scale)
         weight = tl.load(log_pi + n * p_n + k * p_k, mask=k < K, other=float("-inf")).to(ACC)
-        constant = weight - tl.sum(log_scale, 1) - 0.5 * LOG_2PI * D
+        constant = weight - tl.sum(log_scale, 1) - half_log_2pi(D, ACC)
         for s in range(S):
             sample, _ = load_sample(z, z, z, s, n, d, valid, z_s, z_n, z_d, 0, 0, 0, 0, False, ACC)
             normalised = tl.where(tile, (sample[None, :] - mean) * inverse, 0.0)
@@ -190,7 +205,7 @@ def log_prob_backward_kernel(
             )
             inverse = tl.exp(-log_scale)
             weight = tl.load(log_pi + n * p_n + k * p_k, mask=k < K, other=float("-inf")).to(ACC)
-            constant = weight - tl.sum(log_scale, 1) - 0.5 * LOG_2PI * D
+            constant = weight - tl.sum(log_scale, 1) - half_log_2pi(D, ACC)
             g_weight = tl.zeros((BLOCK_K,), ACC)
             g_center = tl.zeros((BLOCK_D,), ACC)
             g_spread = tl.zeros((BLOCK_D,), ACC)
@@ -205,7 +220,9 @@ def log_prob_backward_kernel(
                     upstream = -tl.load(gradient + n).to(ACC) / S
                 else:
                     upstream = tl.load(gradient + place).to(ACC)
-                share = tl.exp(log_joint - tl.load(result + place).to(ACC)) * upstream  # responsibility x gradient
+                gap = log_joint - tl.load(result + place).to(ACC)
+                # where densities of 1e8 and more leave a gap above 0 by rounding, that is no exponent to raise
+                share = tl.exp(tl.where(gap > 0.0, 0.0, gap)) * upstream  # responsibility x gradient
                 g_weight += share
                 weighted = normalised * share[:, None]
                 g_scale += weighted * normalised - tl.where(tile, share[:, None], 0.0)

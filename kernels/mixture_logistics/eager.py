@@ -1,10 +1,14 @@
 """Discretised mixture of logistics with PyTorch's own kernels, stable in float32."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .reference import HALF_BIN, LEFT_EDGE, MIN_LOG_SCALE, RIGHT_EDGE
+from .reference import HALF_BIN, LEFT_EDGE, MIN_LOG_SCALE, RIGHT_EDGE, WIDE_LOG_SCALE
+
+LOG_BIN = math.log(2 * HALF_BIN)
 
 
 def mixture_logistics_nll(
@@ -20,7 +24,8 @@ def mixture_logistics_nll(
     red, green, _ = x[:, None].unbind(2)  # (B, 1, H, W)
     mean_r, mean_g, mean_b = means.unbind(2)
     centres = torch.stack((mean_r, torch.addcmul(mean_g, c0, red), mean_b + c1 * red + c2 * green), 2)
-    inverse = torch.exp(-log_scales.clamp(min=MIN_LOG_SCALE))  # (B, M, 3, H, W)
+    log_scales = log_scales.clamp(min=MIN_LOG_SCALE)
+    inverse = torch.exp(-log_scales)  # (B, M, 3, H, W)
     value = x[:, None]
     residual = (value - centres) * inverse
     half = HALF_BIN * inverse
@@ -28,7 +33,10 @@ def mixture_logistics_nll(
     zero = residual.new_zeros(())
     log_bin = torch.where(right, zero, F.logsigmoid(residual + half))
     log_bin = log_bin + torch.where(left, zero, F.logsigmoid(half - residual))
-    log_bin = log_bin + torch.where(right | left, zero, torch.log(-torch.expm1(-2 * half)))
+    # of a wide component from its log scale, since half vanishes; the other branch stays away from that, for gradients
+    narrow = torch.log(-torch.expm1(-2 * HALF_BIN * torch.exp(-log_scales.clamp(max=WIDE_LOG_SCALE))))
+    mass = torch.where(log_scales > WIDE_LOG_SCALE, LOG_BIN - log_scales - half, narrow)
+    log_bin = log_bin + torch.where(right | left, zero, mass)
     log_joint = logits.log_softmax(1) + log_bin.sum(2)  # (B, M, H, W)
     pixel_nll = -log_joint.logsumexp(1)  # (B, H, W)
     nll = (pixel_nll if weights is None else pixel_nll * weights).sum((1, 2))

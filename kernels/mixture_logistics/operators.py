@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient
+from ..autograd import attach_gradient, operator
 
 
 def _backend(name: str) -> Any:
     return importlib.import_module(f"aime.kernels.mixture_logistics.{name}")
 
 
-@torch.library.custom_op("aime::mixture_logistics_nll", mutates_args=())
+@operator("mixture_logistics_nll")
 def nll_op(
     x: Tensor,
     logits: Tensor,
@@ -28,7 +28,7 @@ def nll_op(
     return _backend(backend).mixture_logistics_nll(*arguments)  # type: ignore[no-any-return]
 
 
-@nll_op.register_fake
+@torch.library.register_fake(nll_op)
 def _(
     x: Tensor,
     logits: Tensor,
@@ -45,7 +45,7 @@ def _(
     return x.new_empty(batch, dtype=dtype), mean, joint, normaliser
 
 
-@torch.library.custom_op("aime::mixture_logistics_nll_backward", mutates_args=())
+@operator("mixture_logistics_nll_backward")
 def nll_backward_op(
     g_nll: Tensor,
     g_mean: Tensor,
@@ -66,7 +66,7 @@ def nll_backward_op(
     return _backend(backend).mixture_logistics_nll_backward(g_nll, g_mean, *saved, x, *parameters, weights)  # type: ignore[no-any-return]
 
 
-@nll_backward_op.register_fake
+@torch.library.register_fake(nll_backward_op)
 def _(
     g_nll: Tensor,
     g_mean: Tensor,

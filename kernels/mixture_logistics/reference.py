@@ -4,11 +4,14 @@ From the definition (Salimans et al., 2017, "PixelCNN++"), meant for float64.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 HALF_BIN = 1 / 255  # images are k / 127.5 - 1, so that a bin is 2 / 255 wide
 LEFT_EDGE, RIGHT_EDGE = -0.999, 0.999  # beyond them the bin is open
 MIN_LOG_SCALE = -7.0
+# From here on half a bin over the scale, h, is below 1e-11 and the mass of a bin 2 h (1 - h) to every digit.
+WIDE_LOG_SCALE = 20.0
 
 
 def mixture_logistics_nll_reference(
@@ -29,12 +32,13 @@ def mixture_logistics_nll_reference(
     value = x[:, None]
     upper = (value + HALF_BIN - centres) / scales
     lower = (value - HALF_BIN - centres) / scales
-    # sigmoid(upper) - sigmoid(lower), from the side where both are small: their difference does not cancel there
-    mirrored = torch.sigmoid(-lower) - torch.sigmoid(-upper)
-    probability = torch.where(upper + lower > 0, mirrored, torch.sigmoid(upper) - torch.sigmoid(lower))
-    probability = torch.where(value > RIGHT_EDGE, torch.sigmoid(-lower), probability)
-    probability = torch.where(value < LEFT_EDGE, torch.sigmoid(upper), probability)
-    log_joint = logits.log_softmax(1) + probability.log().sum(2)  # (B, M, H, W)
+    # log of sigmoid(upper) - sigmoid(lower) = sigmoid(upper) sigmoid(-lower) (1 - exp(lower - upper)): the difference
+    # itself cancels in wide components and vanishes far from the centre
+    above, below = F.logsigmoid(upper), F.logsigmoid(-lower)
+    log_probability = above + below + torch.log(-torch.expm1(-2 * HALF_BIN / scales))
+    log_probability = torch.where(value > RIGHT_EDGE, below, log_probability)
+    log_probability = torch.where(value < LEFT_EDGE, above, log_probability)
+    log_joint = logits.log_softmax(1) + log_probability.sum(2)  # (B, M, H, W)
     pixel_nll = -log_joint.logsumexp(1)  # (B, H, W)
     nll = (pixel_nll if weights is None else pixel_nll * weights).sum((1, 2))
 

@@ -6,19 +6,23 @@ components with two online log-sum-exps, of the joint and of the weights alone; 
 the same reading. Saved for the backward pass are those two sums: 2 numbers a pixel beside the 10 M parameters.
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..elementary import expm1, log_sigmoid, tanh
-from .reference import HALF_BIN, LEFT_EDGE, MIN_LOG_SCALE, RIGHT_EDGE
+from .reference import HALF_BIN, LEFT_EDGE, MIN_LOG_SCALE, RIGHT_EDGE, WIDE_LOG_SCALE
 
 BLOCK = 256  # pixels a program, two a thread
 HALF = tl.constexpr(HALF_BIN)
 LEFT = tl.constexpr(LEFT_EDGE)
 RIGHT = tl.constexpr(RIGHT_EDGE)
 LOWEST = tl.constexpr(MIN_LOG_SCALE)
+WIDE = tl.constexpr(WIDE_LOG_SCALE)
+LOG_BIN = tl.constexpr(math.log(2 * HALF_BIN))
 
 
 @triton.jit
@@ -30,7 +34,9 @@ def log_bin(value, centre, log_scale):
     upper = tl.where(value > RIGHT, 0.0, log_sigmoid(residual + half))
     lower = tl.where(value < LEFT, 0.0, log_sigmoid(half - residual))
     edge = (value > RIGHT) | (value < LEFT)
-    return upper + lower + tl.where(edge, 0.0, tl.log(-expm1(-2.0 * half))), residual, half, inverse
+    wide = log_scale > WIDE  # the mass is 2 h (1 - h), and h may be too small for a number
+    mass = tl.where(wide, LOG_BIN - log_scale - half, tl.log(-expm1(tl.where(wide, -1.0, -2.0 * half))))
+    return upper + lower + tl.where(edge, 0.0, mass), residual, half, inverse
 
 
 @triton.jit
@@ -39,9 +45,10 @@ def bin_gradient(value, residual, half, inverse, log_scale):
     upper = tl.where(value > RIGHT, 0.0, 1.0 / (1.0 + tl.exp(residual + half)))
     lower = tl.where(value < LEFT, 0.0, 1.0 / (1.0 + tl.exp(half - residual)))
     edge = (value > RIGHT) | (value < LEFT)
-    width = tl.where(edge, 0.0, 2.0 / expm1(2.0 * half))
+    wide = log_scale > WIDE
+    width = tl.where(wide, 1.0, 2.0 * half / expm1(tl.where(wide, 1.0, 2.0 * half)))
     along = upper - lower
-    in_scale = -(residual * along + half * (upper + lower + width))
+    in_scale = -(residual * along + half * (upper + lower) + tl.where(edge, 0.0, width))
     return -inverse * along, tl.where(log_scale < LOWEST, 0.0, in_scale)
 
 

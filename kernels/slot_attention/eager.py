@@ -22,12 +22,13 @@ def _project_queries(slots: Tensor, w: SlotAttentionWeights, heads: int) -> tupl
         queries = F.linear(normed, w.query_weight, w.query_bias) * scale  # (B, S, D)
         seen = queries @ w.key_weight  # (B, S, C)
         return seen, None if w.key_bias is None else (queries @ w.key_bias).unsqueeze(-1)
-    queries = (F.linear(normed, w.query_weight, w.query_bias) * scale).view(batch, count, heads, -1)
+    # sizes in full: an empty batch leaves no way to infer one
+    queries = (F.linear(normed, w.query_weight, w.query_bias) * scale).view(batch, count, heads, width // heads)
     key_weight = w.key_weight.view(heads, width // heads, -1)
-    seen = torch.einsum("bshd,hdc->bshc", queries, key_weight).reshape(batch, count * heads, -1)
+    seen = torch.einsum("bshd,hdc->bshc", queries, key_weight).flatten(1, 2)
     if w.key_bias is None:
         return seen, None
-    offset = torch.einsum("bshd,hd->bsh", queries, w.key_bias.view(heads, -1))
+    offset = torch.einsum("bshd,hd->bsh", queries, w.key_bias.view(heads, width // heads))
     return seen, offset.reshape(batch, count * heads, 1)
 
 
@@ -35,8 +36,9 @@ def _project_updates(means: Tensor, w: SlotAttentionWeights, count: int, heads: 
     """Weighted means of inputs (B, S * heads, C) through the value projection, (B * S, D)."""
     if heads == 1:
         return F.linear(means, w.value_weight, w.value_bias).flatten(0, 1)
-    split = means.view(means.shape[0], count, heads, -1)
-    value_weight = w.value_weight.view(heads, -1, means.shape[-1])
+    batch, _, channels = means.shape
+    split = means.view(batch, count, heads, channels)
+    value_weight = w.value_weight.view(heads, -1, channels)
     updates = torch.einsum("bshc,hdc->bshd", split, value_weight).flatten(2).flatten(0, 1)
     return updates if w.value_bias is None else updates + w.value_bias
 
@@ -58,7 +60,8 @@ class AttendInputs:
             attention = logits.softmax(1)  # over slots
             coefficients = attention + self.eps
         else:
-            per_head = logits.view(len(logits), -1, self.heads, logits.shape[-1]).softmax(1)
+            batch, columns, count = logits.shape
+            per_head = logits.view(batch, columns // self.heads, self.heads, count).softmax(1)
             attention = per_head.mean(2)
             coefficients = per_head.flatten(1, 2) + self.eps
         if self.mask is not None:

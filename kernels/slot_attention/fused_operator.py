@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient
+from ..autograd import attach_gradient, operator
 from ..shapes import accumulation_dtype
 
 WEIGHTS = slice(2, 22)  # of the operator's arguments, in the order of SlotAttentionWeights
@@ -25,7 +25,7 @@ def saved_shapes(inputs: Tensor, slots: Tensor, hidden: int, iters: int, heads: 
     return norms, norms, (iters, rows, 10 * width + 2 * hidden), (*of_heads, 3 * channels), (*of_heads, 2)
 
 
-@torch.library.custom_op("aime::slot_attention", mutates_args=())
+@operator("slot_attention")
 def slot_attention_op(
     inputs: Tensor,
     slots: Tensor,
@@ -66,7 +66,7 @@ def slot_attention_op(
     return out, attention, *saved
 
 
-@slot_attention_op.register_fake
+@torch.library.register_fake(slot_attention_op)
 def _(inputs: Tensor, slots: Tensor, *others: Any) -> tuple[Tensor, ...]:
     mlp_in_weight = others[13]
     iters, _, _, heads, _ = others[-5:]
@@ -77,7 +77,7 @@ def _(inputs: Tensor, slots: Tensor, *others: Any) -> tuple[Tensor, ...]:
     return out, attention, *(inputs.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-@torch.library.custom_op("aime::slot_attention_backward", mutates_args=())
+@operator("slot_attention_backward")
 def slot_attention_backward_op(
     g_slots: Tensor,
     g_attention: Tensor | None,
@@ -103,7 +103,7 @@ def slot_attention_backward_op(
     return [g_inputs, g_initial, *g_weights]
 
 
-@slot_attention_backward_op.register_fake
+@torch.library.register_fake(slot_attention_backward_op)
 def _(
     g_slots: Tensor,
     g_attention: Tensor | None,

@@ -42,11 +42,11 @@ def _check(
 ) -> dict[str, int]:
     op = "slot_attention"
     sizes: dict[str, int] = {}
+    present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
+    check_floating(op, inputs=inputs, slots=slots, **present)
     check_shape(op, "inputs", inputs, ("B", "N", "C"), sizes)
     check_shape(op, "slots", slots, ("B", "S", "D"), sizes)
     sizes["3D"] = 3 * sizes["D"]
-    present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
-    check_floating(op, inputs=inputs, slots=slots, **present)
     for name, tensor in present.items():
         check_shape(op, name, tensor, WEIGHT_AXES[name], sizes)
     if sizes["N"] == 0 or sizes["S"] == 0:
@@ -101,7 +101,8 @@ def slot_attention(
         eps: added to the attention before it is normalised over inputs.
         activation: of the MLP, "gelu" or "relu".
         heads: D is split; each head competes by itself; the heads' updates are concatenated.
-        mask: (B, N) bool, False = this input takes no part; every row needs a True.
+        mask: (B, N) bool, False = this input takes no part, whatever it holds, NaN included: zeros are put in its place
+            and it gets no gradient; every row needs a True.
         implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
         backend: None, "torch", "cpp" (CPU, one head; the pass over the inputs is one call each way) or "triton" (GPU; C
             and D in 4..512, S up to 32, with several heads S times heads up to 16;
@@ -119,7 +120,10 @@ def slot_attention(
     if mask is not None:
         if mask.dtype != torch.bool:
             raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
+        if mask.device != inputs.device:
+            raise ValueError(f"slot_attention: mask is on {mask.device}, but inputs is on {inputs.device}")
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
+        inputs = torch.where(mask.unsqueeze(-1), inputs, 0.0)  # a weight of 0 would leave NaN times 0
     one_head = None if heads == 1 else f"it takes one head, found {heads}"
     obstacles = {
         "torch": None,

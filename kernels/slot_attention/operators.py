@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient
+from ..autograd import attach_gradient, operator
 
 
 def _backend(name: str) -> Any:
     return importlib.import_module(f"aime.kernels.slot_attention.{name}")
 
 
-@torch.library.custom_op("aime::slot_attend", mutates_args=())
+@operator("slot_attend")
 def attend_op(
     inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +31,7 @@ def attend_op(
     return _backend(backend).attend(inputs, seen, offset, mask, eps, want_attention)  # type: ignore[no-any-return]
 
 
-@attend_op.register_fake
+@torch.library.register_fake(attend_op)
 def _(
     inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,7 +41,7 @@ def _(
     return tuple(torch.empty(shape, dtype=torch.float32, device=inputs.device) for shape in shapes)  # type: ignore[return-value]
 
 
-@torch.library.custom_op("aime::slot_attend_backward", mutates_args=())
+@operator("slot_attend_backward")
 def attend_backward_op(
     g_sums: Tensor,
     g_totals: Tensor,
@@ -58,7 +58,7 @@ def attend_backward_op(
     return _backend(backend).attend_backward(*gradients, inputs, seen, offset, mask, eps)  # type: ignore[no-any-return]
 
 
-@attend_backward_op.register_fake
+@torch.library.register_fake(attend_backward_op)
 def _(
     g_sums: Tensor,
     g_totals: Tensor,

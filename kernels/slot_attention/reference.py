@@ -30,15 +30,17 @@ def slot_attention_reference(
     """
     w = weights
     batch, count, width = slots.shape
-    split = (batch, -1, heads, width // heads)
+    of_slots, of_inputs = ((batch, number, heads, width // heads) for number in (count, inputs.shape[1]))
+    if mask is not None:
+        inputs = torch.where(mask[:, :, None], inputs, 0.0)
     normed = F.layer_norm(inputs, inputs.shape[-1:], w.norm_inputs_weight, w.norm_inputs_bias, LAYER_NORM_EPS)
-    keys = F.linear(normed, w.key_weight, w.key_bias).view(split)  # (B, N, heads, D / heads)
-    values = F.linear(normed, w.value_weight, w.value_bias).view(split)
+    keys = F.linear(normed, w.key_weight, w.key_bias).view(of_inputs)  # (B, N, heads, D / heads)
+    values = F.linear(normed, w.value_weight, w.value_bias).view(of_inputs)
     attention = inputs.new_zeros(batch, count, inputs.shape[1])
 
     def step(current: Tensor) -> tuple[Tensor, Tensor]:
         slots_normed = F.layer_norm(current, (width,), w.norm_slots_weight, w.norm_slots_bias, LAYER_NORM_EPS)
-        queries = F.linear(slots_normed, w.query_weight, w.query_bias).view(split)
+        queries = F.linear(slots_normed, w.query_weight, w.query_bias).view(of_slots)
         logits = torch.einsum("bshd,bnhd->bhsn", queries, keys) * (width // heads) ** -0.5
         attention = logits.softmax(2)  # over slots
         coefficients = attention + eps

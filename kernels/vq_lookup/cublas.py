@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .codes import scale_codes
+
 SCORES_PER_BLOCK = 2**25  # 128 MiB of float32 scores
 DROPPED_BITS = 13  # float32 has 23 bits of mantissa, TF32 ten
 SMALLEST_CAPABILITY = 8  # Ampere, the first with TF32
@@ -55,14 +57,13 @@ def assign(x: Tensor, codebook: Tensor, precision: str, scores_per_block: int = 
     indices = torch.empty(len(rows), heads, dtype=torch.int32, device=x.device)
     block = max(1, scores_per_block // codes)
     with torch.autocast(x.device.type, enabled=False), float32_products("tf32"):
+        scaled, half_norms = scale_codes(codebook)
         for head in range(heads):
-            book = codebook[head]
-            half_norms = book.square().sum(-1) / 2  # (V,)
-            transposed = split(book, "hlh", precision).t()
+            transposed = split(scaled[head], "hlh", precision).t()
             for start in range(0, len(rows), block):
                 part = split(rows[start : start + block, head], "hhl", precision)
-                scores = torch.addmm(half_norms, part, transposed, alpha=-1)  # (n, V)
-                indices[start : start + block, head] = scores.argmin(-1)
+                scores = torch.addmm(half_norms[head], part, transposed, alpha=-1)  # (n, V)
+                indices[start : start + block, head] = scores.argmin(-1)  # lowest index of a tie
     return indices.view(x.shape[:-1])
 
 

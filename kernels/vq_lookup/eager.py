@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..shapes import accumulation_dtype
+from .codes import scale_codes
 from .cublas import float32_products
 
 # Scores are made and reduced block by block, so that they stay in cache and N x V never exists. Measured on 2 cores of
@@ -22,13 +23,12 @@ def assign(x: Tensor, codebook: Tensor) -> Tensor:
     block = max(1, (SCORES_PER_BLOCK if x.device.type == "cpu" else SCORES_PER_GPU_BLOCK) // codes)
     # exact whatever the process allows elsewhere: TF32 products would find other codes
     with torch.autocast(x.device.type, enabled=False), float32_products("ieee"):
+        scaled, half_norms = scale_codes(codebook.to(dtype))
         for head in range(heads):
-            weights = codebook[head].to(dtype)  # (V, D)
-            half_norms = weights.square().sum(-1) / 2  # (V,)
-            transposed = weights.t()
+            transposed = scaled[head].t()
             for start in range(0, len(rows), block):
                 part = rows[start : start + block, head].to(dtype)  # (n, D)
-                scores = torch.addmm(half_norms, part, transposed, alpha=-1)  # (n, V)
+                scores = torch.addmm(half_norms[head], part, transposed, alpha=-1)  # (n, V)
                 indices[start : start + block, head] = scores.argmin(-1)  # lowest index of a tie
     return indices.view(x.shape[:-1])
 

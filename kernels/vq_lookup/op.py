@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient
+from ..autograd import attach_gradient, operator
 from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape
 from . import cpp, cublas, eager
@@ -27,7 +27,7 @@ def _triton() -> Any:
     return importlib.import_module("aime.kernels.vq_lookup.triton")
 
 
-@torch.library.custom_op("aime::vq_lookup", mutates_args=())
+@operator("vq_lookup")
 def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """The op itself on x (..., Q, D) and codebook (Q, V, D); `vq_lookup` checks and documents."""
     if backend == "triton":
@@ -41,7 +41,7 @@ def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tupl
     return quantized, indices, (x.to(dtype) - quantized.to(dtype)).square().sum(-1)
 
 
-@lookup_op.register_fake
+@torch.library.register_fake(lookup_op)
 def _(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty(x.shape, dtype=codebook.dtype, device=x.device),
@@ -50,7 +50,7 @@ def _(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor
     )
 
 
-@torch.library.custom_op("aime::vq_lookup_backward", mutates_args=())
+@operator("vq_lookup_backward")
 def lookup_backward_op(
     x: Tensor,
     codebook: Tensor,
@@ -68,7 +68,7 @@ def lookup_backward_op(
     return eager.lookup_backward(*arguments)
 
 
-@lookup_backward_op.register_fake
+@torch.library.register_fake(lookup_backward_op)
 def _(
     x: Tensor,
     codebook: Tensor,
@@ -118,8 +118,10 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
     Returns:
         VQLookup(quantized, indices, distance); without a head axis in the codebook there is none in the results. Ties
         go to the lowest index. `quantized` is differentiable in the codebook (not in x: add your own straight-through),
-        `distance` = |x - quantized|^2 in both. A row with NaN or Inf gets some index in range and a NaN or Inf
-        distance.
+        `distance` = |x - quantized|^2 in both, Inf or 0 where float32 ends. A row with NaN or Inf gets some index in
+        range and a NaN or Inf distance. A code with NaN or Inf is nobody's nearest; where no code of a head is finite,
+        every row gets index 0. Scales from 1e-33 to float32's end are told apart (bfloat16 the same; float16 all); in
+        one codebook, codes 1e18 times smaller than the largest count as zeros.
 
     Raises:
         ValueError: shapes that do not fit, an empty codebook, an unknown precision or backend.
@@ -160,17 +162,22 @@ def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, str | None]:
     }
 
 
-@torch.library.custom_op("aime::vq_statistics", mutates_args=())
+@operator("vq_statistics")
 def statistics_op(
     x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """The op itself; `vq_statistics` checks and documents."""
+    """The op itself; `vq_statistics` checks and documents, but for the values: here a compiled graph passes too."""
+    if indices.numel() and indices.device.type == "cpu":
+        low, high = (int(end) for end in indices.aminmax())
+        if low < 0 or high >= num_codes:
+            found = f"found {low} to {high}"
+            raise ValueError(f"vq_statistics: indices: expected 0 to {num_codes - 1}, {found}")
     if backend == "triton":
         return _triton().statistics(x, indices, num_codes, deterministic)  # type: ignore[no-any-return]
     return eager.statistics(x, indices, num_codes, deterministic)
 
 
-@statistics_op.register_fake
+@torch.library.register_fake(statistics_op)
 def _(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str) -> tuple[Tensor, Tensor]:
     heads, width = x.shape[-2:]
     dtype = accumulation_dtype(x)
@@ -185,7 +192,7 @@ def vq_statistics(
 
     Args:
         x: (..., Q, D), always with a head axis.
-        indices: (..., Q) integers in [0, num_codes).
+        indices: (..., Q) integers in [0, num_codes); checked on a CPU, where it needs no synchronisation.
         num_codes: V.
         deterministic: one writer a code, so that the sums are the same bits in every run; also switched on by
             `torch.use_deterministic_algorithms(True)`.
@@ -195,8 +202,8 @@ def vq_statistics(
         counts (Q, V) and sums (Q, V, D), float32 (float64 for float64 x), without gradient.
 
     Raises:
-        ValueError: shapes that do not fit. TypeError: indices that are not integers. RuntimeError: a backend that
-            cannot run.
+        ValueError: shapes that do not fit, indices out of range. TypeError: indices that are not integers.
+        RuntimeError: a backend that cannot run.
     """
     op = "vq_statistics"
     check_floating(op, x=x)
@@ -208,6 +215,8 @@ def vq_statistics(
         raise ValueError(f"{op}: num_codes: expected at least 1, found {num_codes}")
     leading = {f"axis {axis}": size for axis, size in enumerate(x.shape[:-1])}
     check_shape(op, "indices", indices, tuple(leading), leading)
+    if indices.device != x.device:
+        raise ValueError(f"{op}: indices is on {indices.device}, but x is on {x.device}")
     obstacles = _lookup_obstacles(x, x)
     del obstacles["cpp"], obstacles["cublas"]
     chosen = choose_backend(op, backend, x.device.type, obstacles)

@@ -16,7 +16,9 @@ def vq_lookup_reference(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor, Te
         differentiable in the codebook, `distance` in both.
     """
     difference = x[:, :, None, :] - codebook[None]  # (N, Q, V, D)
-    indices = difference.detach().square().sum(-1).argmin(-1)  # (N, Q); argmin returns the first minimum on CPU
+    # a code that is not finite is nobody's nearest
+    distances = torch.where(codebook.isfinite().all(-1), difference.detach().square().sum(-1), torch.inf)
+    indices = distances.argmin(-1)  # (N, Q); argmin returns the first minimum on CPU
     heads = torch.arange(codebook.shape[0], device=x.device)
     quantized = codebook[heads, indices]  # (N, Q, D)
     distance = (x - quantized).square().sum(-1)  # (N, Q)

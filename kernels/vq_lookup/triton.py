@@ -18,8 +18,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import TRITON_INTERPRETED
+from .codes import HEADROOM, SMALL, first_equal
 
 MAX_WIDTH = 512
+LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
+SMALLEST, ROOM = tl.constexpr(SMALL), tl.constexpr(HEADROOM)
 
 
 class Config(NamedTuple):
@@ -59,21 +62,48 @@ def choose_config(rows: int, width: int, cast: tl.dtype, precision: str) -> Conf
 
 
 @triton.jit
-def half_norms_kernel(
-    codes, half_norms, V, D, stride_q, stride_v, stride_d, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    head = tl.program_id(1)
+def load_codes(codes, V, D, stride_q, stride_v, stride_d, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr):
+    """A program's codes, zeros for one that is not finite; which are finite; their numbers and channels."""
+    head = tl.program_id(1).to(tl.int64)
     v = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
     d = tl.arange(0, BLOCK_D)
     mask = (v[:, None] < V) & (d[None, :] < D)
     offsets = v[:, None].to(tl.int64) * stride_v + d[None, :].to(tl.int64) * stride_d
-    values = tl.load(codes + head.to(tl.int64) * stride_q + offsets, mask=mask, other=0.0).to(tl.float32)
-    tl.store(half_norms + head * V + v, tl.sum(values * values, 1) / 2, mask=v < V)
+    values = tl.load(codes + head * stride_q + offsets, mask=mask, other=0.0).to(tl.float32)
+    finite = tl.min((tl.abs(values) <= LARGEST).to(tl.int32), 1) > 0
+    return tl.where(finite[:, None], values, 0.0), finite, head, v, d
+
+
+@triton.jit
+def largest_code_kernel(
+    codes, largest, V, D, stride_q, stride_v, stride_d, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr
+):
+    values, _, head, _, _ = load_codes(codes, V, D, stride_q, stride_v, stride_d, BLOCK_V, BLOCK_D)
+    # the bits of numbers that are not negative order as the numbers do
+    tl.atomic_max(largest + head, tl.max(tl.max(tl.abs(values), 1), 0).to(tl.int32, bitcast=True), sem="relaxed")
+
+
+@triton.jit
+def scale_codes_kernel(
+    codes, largest, scaled, half_norms, V, D, stride_q, stride_v, stride_d,
+    SCALE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    # as scale_codes in codes.py
+    values, finite, head, v, d = load_codes(codes, V, D, stride_q, stride_v, stride_d, BLOCK_V, BLOCK_D)
+    moved = values
+    if SCALE:
+        exponent = (tl.load(largest + head) >> 23) - 126
+        shift = exponent + tl.where(exponent > SMALLEST, ROOM, 0)
+        shift = tl.maximum(-126, tl.minimum(126, shift))
+        moved = values * ((127 - shift) << 23).to(tl.float32, bitcast=True)
+    row = head * V + v
+    tl.store(scaled + row[:, None] * D + d[None, :], moved, mask=(v[:, None] < V) & (d[None, :] < D))
+    tl.store(half_norms + row, tl.where(finite, tl.sum(values * moved, 1) / 2, float("inf")), mask=v < V)
 
 
 @triton.jit
 def lookup_kernel(
-    x, codes, half_norms, quantized, indices, distance,
+    x, codes, scaled, half_norms, quantized, indices, distance,
     N, INNER, V, D, Q,
     x_outer, x_inner, x_q, x_d, c_q, c_v, c_d,
     BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -98,7 +128,7 @@ def lookup_kernel(
                 x_rows[:, None] + d[None, :].to(tl.int64) * x_d, mask=row_mask[:, None] & (d[None, :] < D), other=0.0
             )
             c_tile = tl.load(
-                c_head + v[None, :].to(tl.int64) * c_v + d[:, None].to(tl.int64) * c_d,
+                scaled + (head * V + v[None, :]) * D + d[:, None],
                 mask=(v[None, :] < V) & (d[:, None] < D),
                 other=0.0,
             )
@@ -172,7 +202,9 @@ def statistics_atomic_kernel(
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_mask = n < N
     x_rows = x + head * x_q + (n // INNER).to(tl.int64) * x_outer + (n % INNER).to(tl.int64) * x_inner
-    code = head * V + tl.load(indices + n.to(tl.int64) * Q + head, mask=row_mask, other=0).to(tl.int64)
+    index = tl.load(indices + n.to(tl.int64) * Q + head, mask=row_mask, other=0).to(tl.int64)
+    row_mask = row_mask & (index >= 0) & (index < V)  # nothing is written beside the sums
+    code = head * V + index
     d = tl.arange(0, BLOCK_D)
     mask = row_mask[:, None] & (d[None, :] < D)
     value = tl.load(x_rows[:, None] + d[None, :].to(tl.int64) * x_d, mask=mask, other=0.0).to(tl.float32)
@@ -226,6 +258,9 @@ def two_leading_axes(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]
     return x, (max(inner, 1), outer_stride, inner_stride, x.stride(-2), x.stride(-1))
 
 
+TORCH_TYPES = {tl.float32: torch.float32, tl.bfloat16: torch.bfloat16, tl.float16: torch.float16}
+
+
 def product_types(x: Tensor, codebook: Tensor, precision: str) -> tuple[tl.dtype, str]:
     """Type both factors are cast to, and Triton's input_precision."""
     narrow = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
@@ -242,6 +277,29 @@ def product_types(x: Tensor, codebook: Tensor, precision: str) -> tuple[tl.dtype
     )  # AMD compiles no tf32x3; its matrix unit takes float32 itself
 
 
+def scale_codes(codebook: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Codes (Q, V, D) as the products take them, in `dtype`, and their half norms (Q, V), as in codes.py.
+
+    float16 keeps its scale: its numbers and their squares are far from float32's ends, and it has no room for another.
+    """
+    heads, codes, width = codebook.shape
+    largest = torch.zeros(heads, dtype=torch.int32, device=codebook.device)
+    scaled = torch.empty(codebook.shape, dtype=dtype, device=codebook.device)
+    half_norms = torch.empty(heads, codes, dtype=torch.float32, device=codebook.device)
+    blocks = {"BLOCK_V": 16, "BLOCK_D": triton.next_power_of_2(width), "num_warps": 4}
+    grid = (triton.cdiv(codes, 16), heads)
+    moved = dtype != torch.float16
+    if moved:
+        largest_code_kernel[grid](codebook, largest, codes, width, *codebook.stride(), **blocks)
+    scale_codes_kernel[grid](
+        codebook, largest, scaled, half_norms, codes, width, *codebook.stride(), SCALE=moved, **blocks
+    )
+    if TRITON_INTERPRETED:  # NumPy's products round by the place of a column, a matrix unit's do not
+        place = torch.arange(codes, device=codebook.device)
+        half_norms.masked_fill_(first_equal(codebook.float()) != place, torch.inf)
+    return scaled, half_norms
+
+
 def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor]:
     """quantized (..., Q, D), indices (..., Q), distance (..., Q)."""
     heads, codes, width = codebook.shape
@@ -253,15 +311,11 @@ def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor,
     if rows == 0:
         return quantized, indices, distance
     x, (inner, *x_strides) = two_leading_axes(x)
-    half_norms = torch.empty(heads, codes, dtype=torch.float32, device=x.device)
-    padded = triton.next_power_of_2(width)
-    half_norms_kernel[(triton.cdiv(codes, 16), heads)](
-        codebook, half_norms, codes, width, *codebook.stride(), BLOCK_V=16, BLOCK_D=padded, num_warps=4
-    )
     cast, input_precision = product_types(x, codebook, precision)
+    scaled, half_norms = scale_codes(codebook, TORCH_TYPES[cast])
     config = choose_config(rows, width, cast, input_precision)
     lookup_kernel[(triton.cdiv(rows, config.block_n), heads)](
-        x, codebook, half_norms, quantized, indices, distance,
+        x, codebook, scaled, half_norms, quantized, indices, distance,
         rows, inner, codes, width, heads, *x_strides, *codebook.stride(),
         BLOCK_N=config.block_n, BLOCK_V=config.block_v, BLOCK_D=config.block_d, CAST=cast, PRECISION=input_precision,
         num_warps=config.num_warps, num_stages=config.num_stages,

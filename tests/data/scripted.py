@@ -13,10 +13,11 @@ SPEC = EpisodeSpec(
     task="count",
     action_repeat=2,
     joints=(JointSpec("slider", "slide"), JointSpec("root", "free"), JointSpec("hinge", "hinge")),
+    bodies=("cart", "pole"),
     policy="smooth",
     policy_parameters=("correlation_steps", "amplitude"),
-    action_minimum=(-1.0, -2.0),
-    action_maximum=(1.0, 2.0),
+    action_minimum=(0.0, -2.0),
+    action_maximum=(255.0, 100.0),
     versions={"mujoco": "3.17.0"},
 )
 
@@ -34,6 +35,7 @@ def scripted_episode(number: int, length: int, spec: EpisodeSpec = SPEC) -> Epis
         continues=(t < length - 1).astype(np.float32),
         physics=np.tile((t + 1 / 3)[:, None], (1, spec.physics_size)),
         body_masks=masks,
+        body_ids=np.where(masks, 1 + t[:, None, None] % 2, 0).astype(np.uint8),
         seed=1000 + number,
         reset_index=number,
         policy_parameters=(float(number), 0.5),

@@ -17,6 +17,7 @@ class ScriptedStep:
     qvel: NDArray[np.float64]
     pixels: NDArray[np.uint8] | None
     body_mask: NDArray[np.bool_] | None
+    segmentation: NDArray[np.int32] | None
     faults: dict[int, str] = field(default_factory=dict)
 
 
@@ -25,7 +26,8 @@ class ScriptedEnvironment:
 
     Channel 0 shows the counter, channel 1 the last action in percent, channel 2 the environment's number. The reward of
     an action is the action itself plus the counter of the frame before it. Environment i's episode ends after
-    ``ends[i]`` steps (autoreset next_step), with discount 0; at ``faults[i]`` its physics fails.
+    ``ends[i]`` steps (autoreset next_step), with discount 0; at ``faults[i]`` its physics fails. Geom
+    counter % 4 - 1 fills the picture.
     The arrays are written again at every step, as the native environment's are.
     """
 
@@ -38,9 +40,10 @@ class ScriptedEnvironment:
         self.applied = np.zeros(num_envs)
         self.ended = np.zeros(num_envs, np.bool_)
         self.rounds = 0
-        self.applied_actions: list[NDArray[np.float64]] = []
+        self.applied_actions: list[NDArray[np.float32]] = []
         self._frames = np.zeros((num_envs, 6, 5, 3), np.uint8)
         self._masks = np.zeros((num_envs, 6, 5), np.bool_)
+        self._geoms = np.zeros((num_envs, 6, 5), np.int32)
         self._qpos = np.zeros((num_envs, 1))
 
     def reset(self) -> ScriptedStep:
@@ -65,8 +68,17 @@ class ScriptedEnvironment:
         self._frames[..., 1] = np.round(100 + 100 * self.applied)[:, None, None]
         self._frames[..., 2] = np.arange(self.num_envs)[:, None, None]
         self._masks[:] = (self.clock % 2 == 1)[:, None, None]
+        self._geoms[:] = (self.clock % 4 - 1)[:, None, None]
         self._qpos[:, 0] = self.clock
         discount = np.where(kind == 2, 0.0, 1.0)
         return ScriptedStep(
-            reward, discount, kind, self._qpos, self.applied[:, None].copy(), self._frames, self._masks, faults
+            reward,
+            discount,
+            kind,
+            self._qpos,
+            self.applied[:, None].copy(),
+            self._frames,
+            self._masks,
+            self._geoms,
+            faults,
         )

@@ -47,6 +47,31 @@ def test_windows_are_channel_first_and_aligned(tmp_path: Path) -> None:
     assert window.actions.dtype == np.float32
 
 
+def test_numbers_may_have_leading_zeros(tmp_path: Path) -> None:
+    path = _write(tmp_path / "groups.h5", lengths=(9, 11, 10))
+    with h5py.File(path, "r+") as file:
+        for number in range(3):
+            file.move(f"episode_{number}", f"episode_{number:06}")
+    source = open_source(path)
+    assert source.lengths.tolist() == [9, 11, 10]
+    assert source.window(2, 3, 4).actions[:, 0].tolist() == [3, 4, 5, 6]
+
+
+def test_names_that_could_become_paths_are_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "groups.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["domain"] = "../../x\x1b[2J"
+    with pytest.raises(DataError, match=r"groups\.h5: .*domain: expected a name of letters.*\\x1b\[2J") as error:
+        open_source(path)
+    assert str(error.value).isprintable()
+
+
+def test_continues_lie_between_0_and_1(tmp_path: Path) -> None:
+    path = _write(tmp_path / "groups.h5", terminals=np.full(11, 2))
+    with pytest.raises(DataError, match="episode 1, continues: expected values from 0 to 1, found -1"):
+        open_source(path)
+
+
 def test_episodes_are_ordered_by_number_not_by_name(tmp_path: Path) -> None:
     source = open_source(_write(tmp_path / "groups.h5", lengths=tuple(range(5, 17))))
     assert source.lengths.tolist() == list(range(5, 17))

@@ -7,16 +7,17 @@ import dataclasses
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, open_source
+from aime.data import DataError, EpisodeSource, EpisodeSpec, EpisodeWriter, HDF5Source, formats, open_source
+from aime.data.segments import SegmentSource
 from tests.data.conftest import LENGTHS
 from tests.data.scripted import SPEC, scripted_episode
 
@@ -31,7 +32,7 @@ def test_round_trip_of_everything(episode_file: Path) -> None:
     for number, length in enumerate(LENGTHS):
         written = scripted_episode(number, length)
         window = source.window(number, 0, length)
-        for name in ("observations", "actions", "rewards", "continues", "body_masks"):
+        for name in ("observations", "actions", "rewards", "continues", "body_masks", "body_ids"):
             np.testing.assert_array_equal(getattr(window, name), getattr(written, name))
             assert getattr(window, name).dtype == getattr(written, name).dtype
         assert window.physics is not None
@@ -88,6 +89,18 @@ def test_source_pickles_by_path(episode_file: Path) -> None:
     assert (source.window(1, 2, 3).observations[:, 0, 0, 0] == [2, 3, 4]).all()
 
 
+def test_a_source_survives_a_change_of_the_working_directory(
+    episode_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(episode_file.parent)
+    source = open_source(episode_file.name)
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(source, HDF5Source)
+    source.close()
+    for reader in (source, pickle.loads(pickle.dumps(source))):
+        assert (reader.window(1, 2, 3).observations[:, 0, 0, 0] == [2, 3, 4]).all()
+
+
 def test_window_outside_the_episode_is_an_index_error(episode_file: Path) -> None:
     source = open_source(episode_file)
     with pytest.raises(IndexError, match="episode 0: expected a window inside its 20 steps, found start 15, length 6"):
@@ -96,48 +109,77 @@ def test_window_outside_the_episode_is_an_index_error(episode_file: Path) -> Non
         source.window(5, 0, 1)
 
 
-KILLED_WRITER = """
+KILLED_WRITERS = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
-from aime.data import EpisodeWriter
+from aime.data import EpisodeWriter, durable, hdf5_writer, joining
 from tests.data.scripted import SPEC, scripted_episode
-writer = EpisodeWriter(sys.argv[1], SPEC, body_masks=True)
-for number in range(3):
-    writer.append(scripted_episode(number, 37))
-sync = EpisodeWriter._sync
-def die(file):  # the fourth episode's steps have been handed to HDF5, some of them to the system; its row has not
-    if sys.argv[3] == "after":
-        sync(file)
+
+def die(*arguments, **keywords):
     os.kill(os.getpid(), signal.SIGKILL)
-EpisodeWriter._sync = staticmethod(die)
-writer.append(scripted_episode(3, 37))
-"""
 
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_kill_9_loses_only_the_episode_in_flight(tmp_path: Path, moment: str) -> None:
-    path = tmp_path / "killed.h5"
-    root = str(Path(__file__).parents[2])
-    run = subprocess.run([sys.executable, "-c", KILLED_WRITER, str(path), root, moment], check=False)
-    assert run.returncode == -signal.SIGKILL
-    assert not path.exists()
-    source = open_source(f"{path}.partial")
-    assert isinstance(source, HDF5Source)
-    assert not source.complete
-    assert source.lengths.tolist() == [37, 37, 37]
+def write(moment):
+    writer = EpisodeWriter(os.path.join(sys.argv[1], moment + ".h5"), SPEC, body_masks=True)
     for number in range(3):
-        np.testing.assert_array_equal(source.window(number, 0, 37).actions, scripted_episode(number, 37).actions)
-        np.testing.assert_array_equal(source.window(number, 0, 37).body_masks, scripted_episode(number, 37).body_masks)
-    with pytest.raises(FileNotFoundError, match=r"killed\.h5\.partial is there"):
-        open_source(path)
+        writer.append(scripted_episode(number, 37))
+    if moment == "append":  # the fourth episode is written; it has not got its name
+        os.replace = die
+        writer.append(scripted_episode(3, 37))
+    elif moment == "join":  # the joined file is begun
+        joining._copy_chunks = die
+    elif moment == "remove":  # the joined file is in place; the single ones have not been removed
+        hdf5_writer._remove_partial = die
+    writer.close()
+
+for moment in sys.argv[3:]:
+    child = os.fork()
+    if not child:
+        write(moment)
+    status = os.waitpid(child, 0)[1]
+    assert os.WTERMSIG(status) == signal.SIGKILL, status
+"""
+MOMENTS = ("append", "join", "remove")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what writers left that were killed, each at the moment it is named after."""
+    directory = tmp_path_factory.mktemp("killed")
+    root = str(Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", KILLED_WRITERS, str(directory), root, *MOMENTS], check=True)
+    return directory
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_kill_9_loses_only_the_episode_in_flight(killed: Path, moment: str) -> None:
+    path = killed / f"{moment}.h5"
+    assert path.exists() == (moment == "remove")
+    for place in (Path(f"{path}.partial"), *([path] if moment == "remove" else [])):
+        source = open_source(place)
+        assert isinstance(source, HDF5Source if place == path else SegmentSource)
+        assert source.complete == (place == path)
+        assert source.lengths.tolist() == [37, 37, 37]
+        for number in range(3):
+            written = scripted_episode(number, 37)
+            np.testing.assert_array_equal(source.window(number, 0, 37).observations, written.observations)
+            np.testing.assert_array_equal(source.window(number, 0, 37).body_masks, written.body_masks)
+            np.testing.assert_array_equal(source.window(number, 0, 37).actions, written.actions)
+            np.testing.assert_array_equal(source.physics(number), written.physics)
+    if moment != "remove":
+        with pytest.raises(FileNotFoundError, match=rf"{moment}\.h5\.partial is there"):
+            open_source(path)
+    with pytest.raises(FileExistsError, match="exists already"):
+        EpisodeWriter(path, SPEC, body_masks=True)
+    with EpisodeWriter(path, SPEC, body_masks=True, overwrite=True) as writer:
+        writer.append(scripted_episode(7, 5))
+    assert [entry.name for entry in killed.glob(f"*{moment}*")] == [path.name]
+    assert open_source(path).lengths.tolist() == [5]
 
 
 def test_a_partial_file_is_readable_while_it_is_written(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True) as writer:
         writer.append(scripted_episode(0, 21))
-        command = f"from aime.data import open_source; print(open_source({str(writer.partial)!r}).lengths.tolist())"
-        run = subprocess.run([sys.executable, "-c", command], check=True, capture_output=True, text=True)
-        assert run.stdout.strip() == "[21]"
+        assert open_source(writer.partial).lengths.tolist() == [21]
         writer.append(scripted_episode(1, 5))
     assert open_source(tmp_path / "live.h5").lengths.tolist() == [21, 5]
 
@@ -151,15 +193,29 @@ def test_an_exception_keeps_the_partial_file(tmp_path: Path) -> None:
     assert open_source(writer.partial).lengths.tolist() == [21]
 
 
-def test_a_truncated_partial_file_is_an_error_not_a_hang(tmp_path: Path) -> None:
+def test_a_reader_outlives_the_collection_it_opened(tmp_path: Path) -> None:
     with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True) as writer:
-        writer.append(scripted_episode(0, 21))
-        cut = tmp_path / "cut.h5.partial"
-        cut.write_bytes(writer.partial.read_bytes()[:9000])
-        with pytest.raises(
-            DataError, match=r"cut\.h5\.partial: expected an HDF5 file of \d+ bytes.*found 9000: truncated"
-        ):
-            open_source(cut)
+        for number in range(3):
+            writer.append(scripted_episode(number, 21))
+        source = open_source(writer.partial)
+        unmoved = open_source(writer.partial)
+        source.window(1, 2, 3)  # holds a file open
+        writer.append(scripted_episode(3, 5))
+    assert not writer.partial.exists()
+    copy = pickle.loads(pickle.dumps(source))
+    for reader in (source, copy):
+        assert isinstance(reader, SegmentSource)
+        for number in range(3):
+            window = reader.window(number, 2, 3)
+            assert (window.episode, window.start) == (number, 2)
+            np.testing.assert_array_equal(window.actions, scripted_episode(number, 21).actions[2:5])
+            np.testing.assert_array_equal(reader.physics(number), scripted_episode(number, 21).physics)
+    with pytest.raises(FileNotFoundError, match=r"collection has finished: open .*live\.h5"):
+        open_source(writer.partial)
+    with EpisodeWriter(tmp_path / "live.h5", SPEC, body_masks=True, overwrite=True) as writer:
+        writer.append(scripted_episode(9, 21))
+    with pytest.raises(DataError, match=r"live\.h5: episodes: expected the episodes of .*partial, found others"):
+        unmoved.window(0, 0, 1)
 
 
 def test_the_writer_refuses_to_replace_a_file(episode_file: Path) -> None:
@@ -171,7 +227,14 @@ def test_the_writer_refuses_bad_episodes(tmp_path: Path) -> None:
     good = scripted_episode(0, 8)
     bad_actions = good.actions.copy()
     bad_actions[5, 1] = np.nan
-    cases = {
+    beyond = good.actions.copy()
+    beyond[2, 0] = -0.5
+    cases: dict[str, dict[str, Any]] = {
+        r"episode 0, actions: expected values within \[0.0, -2.0\] and \[255.0, 100.0\], found .* at step 2": {
+            "actions": beyond
+        },
+        r"episode 0, continues: expected values from 0 to 1, found 5.0 at step 0": {"continues": good.continues * 5},
+        r"episode 0, body_ids: expected values from 0 to 2, found \[3\] at step": {"body_ids": good.body_ids + 2},
         r"episode 0, actions: expected finite values, found \[.*nan\] at step 5": {"actions": bad_actions},
         r"episode 0, observations: expected uint8 \(8, 3, 12, 10\)": {"observations": good.observations[:, :, :8]},
         r"episode 0, rewards: expected float32 \(8,\).*found float64": {"rewards": good.rewards.astype(np.float64)},
@@ -184,6 +247,33 @@ def test_the_writer_refuses_bad_episodes(tmp_path: Path) -> None:
                 writer.append(dataclasses.replace(good, **change))
         writer.append(good)
     assert open_source(tmp_path / "x.h5").lengths.tolist() == [8]
+
+
+def test_a_flipped_bit_of_any_array_is_an_error(episode_file: Path, tmp_path: Path) -> None:
+    """Each stored chunk has a checksum: a value that is damaged on disk never comes out as another value."""
+    with h5py.File(episode_file) as file:
+        names = [name for name, item in file.items() if isinstance(item, h5py.Dataset)]
+        places = {name: file[name].id.get_chunk_info(0) for name in (*names, "splits/train")}
+    assert {"observations", "actions", "physics", "episodes", "body_ids"} <= set(places)
+    for name, chunk in places.items():
+        data = bytearray(episode_file.read_bytes())
+        data[chunk.byte_offset + chunk.size // 2] ^= 4
+        path = tmp_path / "flipped.h5"
+        path.write_bytes(data)
+        with pytest.raises(DataError, match=rf"flipped\.h5: .*{name}"):
+            open_source(path).window(0, 0, 16)
+
+
+def _open_other(path: Path, body_masks: bool, physics: bool) -> HDF5Source:
+    return HDF5Source(path, body_masks=body_masks, physics=physics)
+
+
+def test_the_format_whose_package_is_missing_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanting = formats.Format("a format of another house", lambda path: path.suffix == ".other", _open_other, ("no_h5",))
+    monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS[:1], wanting))
+    (tmp_path / "x.other").touch()
+    with pytest.raises(ImportError, match=r"x\.other: a format of another house: reading it needs no_h5, found not"):
+        open_source(tmp_path / "x.other")
 
 
 def _copy(source: Path, target: Path) -> Path:

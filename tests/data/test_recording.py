@@ -33,6 +33,17 @@ def test_each_action_is_stored_with_the_frame_it_was_taken_after() -> None:
         assert episode.reset_index == number // 3
 
 
+def test_ids_of_bodies_are_those_of_the_geoms_seen() -> None:
+    table = np.array([0, 7, 9, 0], np.uint8)  # geoms 0, 1, 2 and none
+    recorder = Recorder(ScriptedEnvironment(2), UniformPolicy(), steps=6, seed=1, body_of_geom=table)
+    for episode in recorder.episodes(2):
+        assert episode.body_ids is not None
+        assert episode.body_ids.shape == (6, 6, 5)
+        assert episode.body_ids.dtype == np.uint8
+        assert episode.body_ids[:, 3, 2].tolist() == [0, 0, 7, 9, 0, 0]
+        assert (episode.body_ids == episode.body_ids[:, :1, :1]).all()
+
+
 def test_an_episode_that_ends_early_is_shorter_and_its_end_is_stored() -> None:
     environment = ScriptedEnvironment(2, ends={1: 5})
     steps_seen: list[int] = []

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aime.envs import ParallelEnvironment, TimeStep
-from aime.envs import callback_environment as module
+from aime.envs import callback_engine as module
 from aime.envs.extension import load_suite
 
 SUITE = load_suite()
@@ -28,6 +28,7 @@ class Wandering(cartpole.Balance):  # type: ignore[misc]
     """A goal that moves, noise in what is seen, a push, an action of another size, and an early end."""
 
     fails: str = ""
+    error: type[BaseException] = ZeroDivisionError
 
     def __init__(self, random: np.random.RandomState) -> None:
         super().__init__(swing_up=False, sparse=False, random=random)
@@ -71,7 +72,7 @@ class Wandering(cartpole.Balance):  # type: ignore[misc]
 
     def _fail(self, method: str) -> None:
         if self.fails == method:
-            raise ZeroDivisionError(f"in the user's {method}")
+            raise self.error(f"in the user's {method}") if self.error is ZeroDivisionError else self.error()
 
 
 def wandering(random: np.random.RandomState, **options: Any) -> Any:
@@ -268,6 +269,64 @@ def test_an_exception_names_task_and_environment_and_the_batch_goes_on(
         assert step.step_type[1] == FIRST
         assert env.step(np.zeros((3, 2))).step_type[1] == MID
         assert env.reset().first().all()
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize("method", ["get_reward", "initialize_episode"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_an_interrupt_in_a_task_reaches_the_caller_as_itself(
+    method: str, error: type[BaseException], batch_size: int | None
+) -> None:
+    """str(KeyboardInterrupt()) is empty, and it is no Exception: neither loses it, nor does another task's error."""
+    made: list[Any] = []
+
+    def recorded(random: np.random.RandomState) -> Any:
+        made.append(wandering(random))
+        return made[-1]
+
+    def play(env: ParallelEnvironment) -> None:
+        for actions in actions_of(env, 60):
+            if batch_size is None:
+                env.step(actions)
+                continue
+            env.send(actions)
+            for _ in range(env.num_envs):
+                env.recv()
+
+    with ParallelEnvironment.from_dm_control(recorded, 3, seed=7, num_threads=2, batch_size=batch_size) as env:
+        env.reset()
+        task = made[2].task
+        task.fails, task.error = method, error
+        with pytest.raises(error) as caught:
+            play(env)
+        assert type(caught.value) is error
+        task.fails = ""
+        assert env.reset().first().all()
+        play(env)  # it comes once, and rewards are asked again
+        assert (env.step(np.zeros((3, 2))).reward != 0.0).any()
+
+
+def test_an_interrupt_goes_before_the_error_of_another_task() -> None:
+    made: list[Any] = []
+
+    def recorded(random: np.random.RandomState) -> Any:
+        made.append(wandering(random))
+        return made[-1]
+
+    with ParallelEnvironment.from_dm_control(recorded, 3, seed=7, num_threads=1) as env:
+        env.reset()
+        for number, error in ((0, ZeroDivisionError), (3, KeyboardInterrupt)):
+            made[number].task.fails, made[number].task.error = "get_reward", error
+        with pytest.raises(KeyboardInterrupt):
+            env.step(np.zeros((3, 2)))
+        made[0].task.error, made[3].task.fails = Unprintable, ""
+        with pytest.raises(RuntimeError, match=r"environment 0: Unprintable \(test_callbacks.py, line"):
+            step_through(env, 3)
 
 
 def test_a_changed_observation_is_an_error() -> None:

@@ -195,7 +195,7 @@ def test_a_forked_child_that_does_not_use_the_environment_ends() -> None:
 def test_an_error_of_dm_control_in_a_new_episode_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tasks whose episodes dm_control begins: the error is its own, and the environment is usable afterwards."""
     with ParallelEnvironment("dog", "stand", 1, seed=1, time_limit=0.03) as env:
-        if env._episodes.in_cpp:
+        if env.begins_in_cpp:
             pytest.skip("C++ begins the episodes of this task")
         env.reset()
 
@@ -203,8 +203,47 @@ def test_an_error_of_dm_control_in_a_new_episode_reaches_the_caller(monkeypatch:
             raise OSError("no more episodes")
 
         with monkeypatch.context() as patch:
-            patch.setattr(env._environment, "reset", fail)
+            patch.setattr(env.suite_environment, "reset", fail)
             with pytest.raises(OSError, match="no more episodes"):
                 play(env, 8)
         assert np.isfinite(env.reset().qpos).all()
         assert np.isfinite(env.step(zeros(env)).qpos).all()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_an_interrupt_while_an_episode_is_drawn_leaves_its_random_numbers(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    """In dm_control, and in the function that randomises the model: the next try draws the same again."""
+    failing = [False]
+
+    def randomise(env: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+        stiffness = generator.uniform(0.1, 1.0, 1)
+        if failing[0]:
+            raise error
+        return {"dof_armature": stiffness}
+
+    def episodes(*, interrupted: bool) -> list[np.ndarray]:
+        with ParallelEnvironment("point_mass", "hard", 1, seed=1, randomise=randomise) as env:
+            found = [env.reset().qpos.copy()]
+            if interrupted:
+                draw = env.suite_environment.reset
+
+                def fail() -> None:
+                    draw()
+                    raise error
+
+                failing[0] = True
+                with pytest.raises(error):
+                    env.reset()
+                failing[0] = False
+                with monkeypatch.context() as patch:
+                    patch.setattr(env.suite_environment, "reset", fail)
+                    with pytest.raises(error):
+                        env.reset()
+            for _ in range(3):
+                found.append(env.reset().qpos.copy())
+                found.append(env.step(zeros(env)).qvel.copy())
+            return found
+
+    np.testing.assert_array_equal(np.stack(episodes(interrupted=True)), np.stack(episodes(interrupted=False)))

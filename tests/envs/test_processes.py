@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aime.envs import ParallelEnvironment, TimeStep, process_environment
-from aime.envs.process_environment import ProcessEnvironment, choose_processes
+from aime.envs import ParallelEnvironment, TimeStep, process_engine
+from aime.envs.batch_engine import BatchEngine
+from aime.envs.process_engine import ProcessEngine, choose_processes
+from aime.envs.settings import checked
 from aime.envs.shared_steps import _arrays
 
 DEADLINE = 60.0  # seconds; far more than anything here takes
@@ -43,7 +45,7 @@ def wait_for_end(pid: int) -> None:
 
 
 def pids(env: ParallelEnvironment) -> list[int]:
-    return [worker.process.pid for worker in env._batch.workers]
+    return [worker.process.pid for worker in env._engine._workers.workers]
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,8 @@ def test_processes_give_the_numbers_of_one(options: dict[str, Any], generator: n
         ParallelEnvironment(**options, num_processes=1) as one,
         ParallelEnvironment(**options, num_processes=2) as split,
     ):
-        assert type(one) is ParallelEnvironment
-        assert isinstance(split, ProcessEnvironment)
+        assert isinstance(one._engine, BatchEngine)
+        assert isinstance(split._engine, ProcessEngine)
         for name in (
             "num_envs",
             "num_threads",
@@ -182,8 +184,8 @@ def test_the_constructor_raises_what_the_processes_raise() -> None:
 def test_the_rule_splits_only_software_pictures_of_many_threads(
     displays: list[str], options: dict[str, Any], expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_environment, "gl_displays", lambda: displays)
-    assert choose_processes(16, **{"pixels": (64, 64), **options}) == expected
+    monkeypatch.setattr(process_engine, "gl_displays", lambda: displays)
+    assert choose_processes(checked("cartpole", "swingup", 16, **{"pixels": (64, 64), **options})) == expected
 
 
 def test_a_dead_process_is_an_error_that_names_its_environments() -> None:
@@ -205,7 +207,7 @@ def test_a_dead_process_is_an_error_that_names_its_environments() -> None:
 def test_another_thread_is_refused_while_one_waits() -> None:
     with ParallelEnvironment("cartpole", "swingup", 2, seed=1, num_processes=2) as env:
         env.reset()
-        held = env._batch._exclusive()
+        held = env._engine._workers._exclusive()
         with held:
             errors: list[str] = []
 
@@ -251,7 +253,7 @@ from aime.envs import ParallelEnvironment
 
 env = ParallelEnvironment("cartpole", "swingup", 2, seed=1, num_processes=2)
 env.reset()
-print(*(worker.process.pid for worker in env._batch.workers), flush=True)
+print(*(worker.process.pid for worker in env._engine._workers.workers), flush=True)
 """
 ENDS = {
     "with environments that live": ("", 0),
@@ -284,7 +286,7 @@ def test_an_interrupted_step_is_complete_and_the_next_one_follows_it() -> None:
     ):
         env.reset()
         sound.reset()
-        workers = env._batch
+        workers = env._engine._workers
         collect = workers._collect
 
         def interrupted(*, drop: bool = False) -> Any:

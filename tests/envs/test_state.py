@@ -76,3 +76,24 @@ def test_states_that_do_not_fit_are_refused() -> None:
         broken[1, 3] = np.nan
         with pytest.raises(ValueError, match="environment 1 is not finite"):
             env.set_state(replace(state, physics=broken))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_physics_that_mujoco_would_replace_is_refused_and_the_next_episodes_stay(processes: int) -> None:
+    """Of two processes only the second one's part is wrong: the first takes nothing either."""
+
+    def next_episodes(*, refused: bool) -> list[TimeStep]:
+        with ParallelEnvironment("cartpole", "swingup", 2, seed=1, num_processes=processes) as env:
+            env.reset()
+            old = env.state()
+            env.reset()
+            physics = old.physics.copy()
+            physics[1, 3] = 1e11  # a velocity: finite, and beyond what MuJoCo keeps
+            if refused:
+                with pytest.raises(
+                    ValueError, match=r"environment \d cannot be restored: Nan, Inf or huge value in QVEL"
+                ):
+                    env.set_state(replace(old, physics=physics))
+            return [env.reset().copy() for _ in range(2)]
+
+    assert_equal(next_episodes(refused=True), next_episodes(refused=False))

@@ -57,7 +57,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.from_names(**SMALL))
     model.save_pretrained(root / "weights")
     (root / "run.json").write_text(json.dumps({"preset": "laptop", "seed": 7, "commit": "abc"}))
-    (root / "timing.json").write_text(json.dumps({"collect": 3.0, "train": 1.5, "frames_trained": 640}))
+    (root / "timing.json").write_text(
+        json.dumps({"collect": 3.0, "train": 9.5, "train_cpu": 1.5, "frames_trained": 640})
+    )
     rows = [json.dumps({"step": step, "total_loss": 10.0 - step, "flag": True, "bad": None}) for step in range(3)]
     (root / "metrics.jsonl").write_text("\n".join(rows) + '\n{"step": 3, "total')  # the last line was cut by a kill
     source = RingWorld(episodes=10, length=24)
@@ -84,7 +86,7 @@ def test_evaluate_writes_metrics_and_report(run: Path, tmp_path: Path, capsys: p
     assert (record["task"], record["preset"], record["seed"], record["commit"]) == ("ring-walk", "laptop", 7, "abc")
     assert record["seconds"]["collect"] == 3.0
     assert record["seconds"]["setup"] is None
-    assert record["seconds"]["train"] == 1.5
+    assert record["seconds"]["train"] == 9.5
     assert record["frames_trained"] == 640
     model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(run / "weights")
     assert record["parameters"] == sum(item.numel() for item in model.parameters() if item.requires_grad)
@@ -107,16 +109,35 @@ def test_evaluate_writes_metrics_and_report(run: Path, tmp_path: Path, capsys: p
     assert not (run / "metrics.json").exists()
 
 
-def test_evaluate_trains_the_rssm_for_the_models_own_time(run: Path, tmp_path: Path) -> None:
-    command = Evaluate(run, out=tmp_path, rssm=True, report=False, device="cpu", protocol=PROTOCOL)
-    command.run()
+def test_evaluate_trains_both_rssms_for_the_models_own_cpu_seconds(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Evaluate(run, out=tmp_path, rssm=True, rssm_tuned=True, device="cpu", protocol=PROTOCOL).run()
     record = json.loads((tmp_path / "metrics.json").read_text())
-    details = json.loads((tmp_path / "evaluation.json").read_text())["rssm"]
-    assert 1.5 <= details["seconds"] < 10.0
-    assert details["steps"] >= 1
-    for horizon in ("1", "5"):
-        assert record["open_loop"][horizon]["psnr_body"]["rssm"] > 0.0
-        assert record["stderr"]["open_loop"][horizon]["psnr_body"]["rssm"] is None  # one held-out episode
+    details = json.loads((tmp_path / "evaluation.json").read_text())["baselines"]
+    cost = record["training"]
+    assert cost["cpu_seconds"]["model"] == 1.5
+    printed, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    for name in ("rssm", "rssm_tuned"):
+        assert 1.5 <= cost["cpu_seconds"][name] < 5.0  # a step more than the budget at most
+        assert details[name]["steps"] >= 1
+        assert cost["frames"][name] == details[name]["frames"] == details[name]["steps"] * 16 * 16
+        assert f"{cost['frames'][name]:,}" in printed
+        assert f"{cost['frames'][name]:,}" in page
+        for horizon in ("1", "5"):
+            assert record["open_loop"][horizon]["psnr_body"][name] > 0.0
+            assert record["stderr"]["open_loop"][horizon]["psnr_body"][name] is None  # one held-out episode
+
+
+def test_a_model_that_is_not_a_number_is_refused(run: Path, tmp_path: Path) -> None:
+    model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(run / "weights")
+    name, parameter = next(iter(model.named_parameters()))
+    with torch.no_grad():
+        parameter.view(-1)[0] = float("nan")
+    model.save_pretrained(tmp_path / "broken" / "weights")
+    match = rf"model\.safetensors: {name}: expected finite values, found NaN or infinity in 1 of {parameter.numel()}"
+    with pytest.raises(ValueError, match=match):
+        Evaluate(tmp_path / "broken", data=run / "data.h5", device="cpu").run()
 
 
 def test_module_entry_point_takes_the_same_flags(run: Path, tmp_path: Path) -> None:
@@ -176,7 +197,9 @@ def test_clear_errors_for_what_does_not_fit(run: Path, tmp_path: Path) -> None:
         Evaluate(bare, data=run / "data.h5", device="cpu").run()
     other = tmp_path / "other"
     DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.from_names(**SMALL)).save_pretrained(other / "weights")
-    with pytest.raises(ValueError, match="give --rssm-seconds"):
+    with pytest.raises(
+        ValueError, match="expected train_cpu, the CPU seconds of the training, found none: give --rssm-seconds"
+    ):
         Evaluate(other, data=run / "data.h5", rssm=True, device="cpu").run()
     with pytest.raises(ValueError, match="need 65 frames; the longest episode to choose from has 24"):
         Imagine(run, device="cpu").run()

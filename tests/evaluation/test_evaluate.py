@@ -1,5 +1,6 @@
 """The evaluation as a whole on a model that knows the truth, and the exact contents of metrics.json."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from aime.evaluation.evaluate import Evaluation, evaluate_model
 from aime.evaluation.filtering import score_one_step
 from aime.evaluation.metrics import PSNR_CEILING, psnr_from_mse
-from aime.evaluation.protocol import EvaluationConfig, cut_clips
+from aime.evaluation.protocol import Clips, EvaluationConfig, cut_clips
 from aime.evaluation.record import RunFacts, metrics_record, protocol_record, write_json
 from aime.evaluation.slots import foreground_ari, foreground_ari_of_clips
 from aime.evaluation.table import print_summary
@@ -22,8 +23,16 @@ from tests.evaluation.ring_world import SIDE, RingModel, RingWorld
 CONFIG = EvaluationConfig(
     horizons=(1, 5, 15, 45), context=4, samples=2, starts=2, episodes=3, films=2, one_step_stride=2
 )
-SERIES = {"model", "model_single", "copy_last", "mean_image", "rssm"}
-FACTS = RunFacts(task="ring-walk", preset="laptop", seed=1, train_seconds=12.5, frames_trained=100, parameters=3)
+SERIES = {"model", "model_single", "copy_last", "mean_image", "rssm", "rssm_tuned"}
+FACTS = RunFacts(
+    task="ring-walk",
+    preset="laptop",
+    seed=1,
+    train_seconds=12.5,
+    train_cpu_seconds=24.5,
+    frames_trained=100,
+    parameters=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +48,15 @@ def test_a_perfect_model_gets_perfect_figures(evaluation: Evaluation) -> None:
     for figures in (evaluation.reconstruction, evaluation.one_step_prior):
         assert figures["psnr"].mean == figures["psnr_body"].mean == PSNR_CEILING
     assert evaluation.reconstruction_baseline["psnr_body"].mean < 20.0
-    assert evaluation.probe["qvel_r2"].mean == pytest.approx(1.0, abs=1e-4)
-    assert evaluation.probe["reward_r2"].mean == pytest.approx(1.0, abs=1e-4)
-    assert evaluation.probe["qpos_r2"].mean == pytest.approx(1.0, abs=1e-4)
+    for kind in ("", "_nonlinear"):
+        assert evaluation.probe[f"reward_r2{kind}"].mean == pytest.approx(1.0, abs=2e-4)
+        assert evaluation.probe[f"qpos_r2{kind}"].mean == pytest.approx(1.0, abs=3e-4)
+    # Its state holds sine, cosine and rate of the turn; their derivatives are products of these.
+    columns = metrics_record(evaluation, FACTS)["probe_columns"]
+    assert columns["d/dt cart"]["linear"] == pytest.approx(1.0, abs=2e-4)
+    assert columns["d/dt sin turn"]["linear"] < 0.5
+    assert columns["d/dt sin turn"]["exact"] == pytest.approx(1.0, abs=1e-6)
+    assert evaluation.probe["qvel_r2_nonlinear"].mean > 0.98
 
 
 def test_mixture_figures_are_those_of_the_known_prior(evaluation: Evaluation) -> None:
@@ -90,6 +105,8 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
         "frames_trained",
         "parameters",
         "renderer",
+        "training",
+        "probe_columns",
     }
     assert set(record) == measured | about | {"stderr"}
     assert record["schema"] == 1
@@ -97,17 +114,27 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
     assert set(record["seconds"]) == {"setup", "collect", "train", "evaluate"}
     assert (record["seconds"]["setup"], record["seconds"]["train"]) == (None, 12.5)
     assert record["seconds"]["evaluate"] > 0.0
+    assert record["training"] == {
+        "cpu_seconds": {"model": 24.5, "rssm": None, "rssm_tuned": None},
+        "frames": {"model": 100, "rssm": None, "rssm_tuned": None},
+        "parameters": {"model": 3, "rssm": None, "rssm_tuned": None},
+    }
     for tree in (record, record["stderr"]):
         assert list(tree["open_loop"]) == ["1", "5", "15", "45"]
         for horizon in tree["open_loop"].values():
-            assert set(horizon) == {"psnr", "psnr_body", "ssim"}
+            assert set(horizon) == {
+                *("psnr", "psnr_body", "psnr_union", "ssim"),
+                *("crps_body", "spread_ratio", "action_shuffle"),
+            }
             assert all(set(row) == SERIES for row in horizon.values())
         assert set(tree["reconstruction"]) == set(tree["one_step_prior"]) == {"psnr", "psnr_body"}
-        assert set(tree["probe"]) == {"qpos_r2", "qvel_r2", "reward_r2"}
+        assert set(tree["probe"]) == {
+            f"{name}_r2{kind}" for name in ("qpos", "qvel", "reward") for kind in ("", "_nonlinear")
+        }
         assert set(tree["codebook"]) == {"perplexity", "usage"}
         assert set(tree["mixture"]) == {"components_used", "nll", "crps"}
-        assert set(tree["tokens"]) == {"accuracy"}
-        assert set(tree["tokens"]["accuracy"]) == {"1", "5"}
+        assert set(tree["tokens"]) == {"accuracy", "copied"}
+        assert set(tree["tokens"]["accuracy"]) == set(tree["tokens"]["copied"]) == {"1", "5"}
         assert set(tree["slots"]) == {"fg_ari"}
     assert set(record["stderr"]) == measured
 
@@ -135,12 +162,21 @@ def test_a_bare_model_on_bare_data_gives_nulls_not_zeros() -> None:
 
 
 def test_protocol_record_is_json_without_nan(evaluation: Evaluation, tmp_path: Path) -> None:
-    write_json(tmp_path / "evaluation.json", protocol_record(evaluation, {"steps": 3.0}))
+    write_json(tmp_path / "evaluation.json", protocol_record(evaluation, {"rssm": {"steps": 3}}))
     record = json.loads((tmp_path / "evaluation.json").read_text())
     assert record["clip_length"] == 4 + 15
     assert len(record["curves"]["model"]["psnr"]) == 15
-    assert set(record["probe_r2"]) == {"cart", "sin turn", "cos turn", "d/dt cart", "d/dt turn", "reward"}
-    assert record["rssm"] == {"steps": 3.0}
+    assert set(record["probe_r2"]) == {
+        "cart",
+        "sin turn",
+        "cos turn",
+        "d/dt cart",
+        "d/dt sin turn",
+        "d/dt cos turn",
+        "d/dt turn",
+        "reward",
+    }
+    assert record["baselines"] == {"rssm": {"steps": 3}}
 
 
 def test_json_with_nan_is_refused_and_leaves_the_old_file(tmp_path: Path) -> None:
@@ -203,9 +239,39 @@ def test_foreground_ari_needs_two_bodies() -> None:
     assert math.isnan(foreground_ari(slots, (bodies > 0).astype(int)))
     clips = torch.tensor([[[[0, 1], [1, 2]]], [[[0, 1], [1, 1]]]])  # (N, L, H, W)
     scores = foreground_ari_of_clips(torch.rand(2, 1, 3, 2, 2), clips)
-    assert scores is not None
     assert torch.isnan(scores).tolist() == [False, True]
-    assert foreground_ari_of_clips(torch.rand(2, 1, 3, 2, 2), clips > 0) is None
+
+
+def left_half(frames: torch.Tensor) -> torch.Tensor:
+    """(B, T, C, H, W) -> (B, T, H, W) bool: the columns of the square's left half."""
+    edge = RingModel.locate(frames)[..., None]
+    return ((torch.arange(SIDE) - edge) % SIDE < 3)[..., None, :].expand(-1, -1, SIDE, -1)
+
+
+def test_slots_that_part_the_bodies_score_one_where_the_data_tells_them_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The square's left half is one body, its right half another; slots that follow them agree, random ones do not."""
+
+    def with_ids(*args: Any) -> Clips:
+        clips = cut_clips(*args)
+        ids = torch.where(left_half(clips.observations), 1, bodies) * clips.body_masks
+        return dataclasses.replace(clips, body_ids=ids.to(torch.uint8))
+
+    class Parting(RingModel):
+        def forward_sequence(self, observations: torch.Tensor, actions: torch.Tensor, **options: Any) -> dict[str, Any]:
+            left = left_half(observations)[:, :, None].float()
+            outputs = super().forward_sequence(observations, actions, **options)
+            return outputs | {"slot_attention_maps": torch.cat([left, 1 - left], 2)}
+
+    monkeypatch.setattr("aime.evaluation.evaluate.cut_clips", with_ids)
+    bodies = 2
+    parted, mixed = (evaluate_model(model, RingWorld(episodes=20), CONFIG) for model in (Parting(), RingModel()))
+    assert parted.foreground_ari.mean == pytest.approx(1.0)
+    assert mixed.foreground_ari.mean < 0.5
+    assert "slots.fg_ari" not in parted.not_computed
+    bodies = 1
+    alone = evaluate_model(Parting(), RingWorld(episodes=20), CONFIG)
+    assert alone.foreground_ari.mean is None
+    assert alone.not_computed["slots.fg_ari"] == "no frame shows two bodies; the index needs at least two"
 
 
 def test_psnr_of_the_reconstruction_baseline_uses_the_same_frames() -> None:

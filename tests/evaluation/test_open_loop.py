@@ -1,14 +1,18 @@
 """Alignment of contexts, actions and horizons, and the protocol's edges."""
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from aime.evaluation.bodies import fit_body_finder
 from aime.evaluation.forecasters import CopyLast, ForecastTask, MeanImage, WorldModelForecaster
 from aime.evaluation.metrics import PSNR_CEILING
-from aime.evaluation.open_loop import score_open_loop
+from aime.evaluation.open_loop import METRICS, score_open_loop
 from aime.evaluation.protocol import EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
-from tests.evaluation.ring_world import RingModel, RingWorld
+from tests.evaluation.ring_world import RingModel, RingState, RingWorld
 
 CONFIG = EvaluationConfig(horizons=(1, 5, 15), context=4, samples=3, starts=2, rollouts_at_once=6, films=2)
 
@@ -69,15 +73,75 @@ def test_a_forecaster_more_changes_no_other_row(ring: RingWorld) -> None:
     assert alone == beside
 
 
+def test_the_bodies_of_a_prediction_are_found_as_the_masks_say(ring: RingWorld) -> None:
+    finder = fit_body_finder(ring, list(range(7)))
+    assert finder is not None
+    assert finder.agreement == 1.0  # the square differs from the background everywhere by 180 grey levels
+    _, clips = clips_of(ring)
+    assert torch.equal(finder.find(clips.observations), clips.body_masks)
+    assert torch.equal(finder.reach, clips.body_masks.flatten(0, 1).any(0))  # its way round the ring
+    faint = clips.observations.float() * 0.05 + finder.background * 0.95
+    assert not finder.find(faint).any()
+    assert fit_body_finder(RingWorld(masks=False), [0, 1]) is None
+
+
+def test_a_rule_that_does_not_find_the_bodies_gives_no_union(ring: RingWorld) -> None:
+    _, clips = clips_of(ring)
+    finder = fit_body_finder(ring, list(range(7)))
+    poor = dataclasses.replace(finder, agreement=0.3)
+    scores = score_open_loop({"copy_last": CopyLast()}, clips, CONFIG, bodies=poor).scores["copy_last"]
+    assert scores.horizons[5]["psnr_union"].mean is None
+    assert scores.horizons[5]["crps_body"].mean > 0.0
+
+
+def test_a_ghost_costs_the_union_and_not_the_targets_mask(ring: RingWorld) -> None:
+    """A second square where there is none: the true one is drawn right, so only the union sees the error."""
+    _, clips = clips_of(ring)
+    finder = fit_body_finder(ring, list(range(7)))
+
+    class Ghost(RingModel):
+        @staticmethod
+        def render(position: torch.Tensor) -> torch.Tensor:
+            return torch.maximum(RingModel.render(position), RingModel.render(position + 12))
+
+    def figures(model: RingModel) -> dict[str, float | None]:
+        scores = score_open_loop({"model": WorldModelForecaster(model)}, clips, CONFIG, bodies=finder).scores
+        return {metric: value.mean for metric, value in scores["model"].horizons[5].items()}
+
+    exact, ghost = figures(RingModel()), figures(Ghost())
+    assert exact["psnr_union"] == exact["psnr_body"] == ghost["psnr_body"] == PSNR_CEILING
+    # Half of the union is wrong by 180 grey levels.
+    assert ghost["psnr_union"] == pytest.approx(10 * np.log10(255**2 / (180**2 / 2)), abs=1e-3)
+
+
+def test_shuffled_actions_cost_a_model_that_uses_them_and_not_one_that_does_not(ring: RingWorld) -> None:
+    _, clips = clips_of(ring)
+
+    class Resting(RingModel):
+        def imagine(
+            self, state: RingState, actions: torch.Tensor, horizon: int, **options: Any
+        ) -> dict[str, torch.Tensor]:
+            return super().imagine(state, torch.zeros_like(actions), horizon, **options)
+
+    def ratios(model: RingModel) -> list[float | None]:
+        scores = score_open_loop({"model": WorldModelForecaster(model)}, clips, CONFIG).scores
+        return [scores["model"].horizons[horizon]["action_shuffle"].mean for horizon in CONFIG.horizons]
+
+    used, unused = ratios(RingModel(noise=0.05)), ratios(Resting(noise=0.05))
+    assert all(ratio > 5.0 for ratio in used)
+    # Its state has absorbed the last action of the context, which is shuffled too; nothing after that reaches it.
+    assert unused[2] == pytest.approx(1.0, abs=0.6)
+    scores = score_open_loop({"copy_last": CopyLast()}, clips, CONFIG).scores["copy_last"]
+    assert scores.horizons[5]["action_shuffle"].mean is None
+
+
 def test_a_horizon_that_does_not_fit_is_missing() -> None:
     world = RingWorld(episodes=4, length=12)
     assert clip_length(world, [0, 1], CONFIG) == 4 + 5
     clips = cut_clips(world, [0, 1], 9, 2)
     scores = score_open_loop({"model": WorldModelForecaster(RingModel())}, clips, CONFIG).scores["model"]
     assert scores.horizons[5]["psnr"].mean == PSNR_CEILING
-    assert {metric: value.mean for metric, value in scores.horizons[15].items()} == dict.fromkeys(
-        ("psnr", "psnr_body", "ssim")
-    )
+    assert {metric: value.mean for metric, value in scores.horizons[15].items()} == dict.fromkeys(METRICS)
 
 
 def test_episodes_shorter_than_any_horizon_are_refused() -> None:
@@ -114,7 +178,7 @@ def test_clips_are_spread_over_the_episode_and_labelled(ring: RingWorld) -> None
     assert spread([5, 6], 4) == [5, 6]
 
 
-@pytest.mark.parametrize("field", ["context", "samples", "episodes", "starts"])
+@pytest.mark.parametrize("field", ["context", "samples", "episodes", "starts", "films"])
 def test_settings_below_one_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: expected .*, found 0"):
         EvaluationConfig(**{field: 0})

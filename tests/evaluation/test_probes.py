@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from aime.data import EpisodeSpec, JointSpec
+from aime.evaluation.metrics import coefficient_of_determination
+from aime.evaluation.nonlinear_probe import fit_network
 from aime.evaluation.probes import fit_probe, fit_ridge, physics_targets, score_probe
 
 
@@ -16,14 +18,63 @@ def spec(*joints: JointSpec) -> EpisodeSpec:
 def test_slides_stay_hinges_become_sine_and_cosine() -> None:
     physics = np.array([[0.5, math.pi / 2, 3.0, 4.0]])
     targets = physics_targets(physics, np.array([7.0]), spec(JointSpec("slider", "slide"), JointSpec("pole", "hinge")))
-    assert targets.names == ("slider", "sin pole", "cos pole", "d/dt slider", "d/dt pole", "reward")
-    assert targets.groups == ("qpos", "qpos", "qpos", "qvel", "qvel", "reward")
-    np.testing.assert_allclose(targets.values, [[0.5, 1.0, 0.0, 3.0, 4.0, 7.0]], atol=1e-12)
+    assert targets.names == (
+        *("slider", "sin pole", "cos pole"),
+        *("d/dt slider", "d/dt sin pole", "d/dt cos pole", "d/dt pole", "reward"),
+    )
+    assert targets.groups == ("qpos", "qpos", "qpos", "qvel", "qvel", "qvel", "rate", "reward")
+    np.testing.assert_allclose(targets.values, [[0.5, 1.0, 0.0, 3.0, 0.0, -4.0, 4.0, 7.0]], atol=1e-12)
+    np.testing.assert_allclose(targets.exact_state(), [[0.5, 1.0, 0.0, 3.0, 0.0, -4.0]], atol=1e-12)
+
+
+def test_a_hinges_velocity_is_the_derivative_of_its_sine_and_cosine() -> None:
+    """Central differences of a turning pole's sine and cosine, which no constant factor or sign survives."""
+    times = np.linspace(0.0, 3.0, 3001)
+    angle, rate = 1.5 * np.sin(2.0 * times) + times, 3.0 * np.cos(2.0 * times) + 1.0
+    physics = np.stack([angle, rate], 1)
+    targets = physics_targets(physics, np.zeros(len(times)), spec(JointSpec("pole", "hinge")))
+    columns = dict(zip(targets.names, targets.values.T, strict=True))
+    for name in ("sin pole", "cos pole"):
+        expected = np.gradient(columns[name], times)
+        np.testing.assert_allclose(columns[f"d/dt {name}"][1:-1], expected[1:-1], atol=1e-4)
+
+
+def test_the_exact_state_reads_its_own_columns_and_not_the_hinges_rate() -> None:
+    generator = np.random.default_rng(3)
+    physics = np.stack([generator.uniform(-math.pi, math.pi, 800), generator.normal(size=800)], 1)
+    episodes = np.repeat(np.arange(8), 100)
+    targets = physics_targets(physics, np.zeros(800), spec(JointSpec("pole", "hinge")))
+    exact = fit_probe(targets.exact_state(), targets.values, episodes)
+    columns = score_probe(exact, targets.exact_state(), targets, episodes).columns
+    assert all(columns[name] > 0.999 for name in ("sin pole", "cos pole", "d/dt sin pole", "d/dt cos pole"))
+    assert columns["d/dt pole"] < 0.2  # the product that the linear readout lacks
+
+
+def test_the_nonlinear_probe_finds_a_product_and_keeps_what_is_linear() -> None:
+    generator = np.random.default_rng(4)
+    features = generator.normal(size=(3000, 20))
+    values = np.stack([features[:, 0] * features[:, 1], features @ generator.normal(size=20)], 1)
+    episodes = np.repeat(np.arange(30), 100)
+    train, test = slice(0, 2400), slice(2400, 3000)
+    linear = fit_probe(features[train], values[train], episodes[train])
+    network = fit_network(features[train], values[train], episodes[train])
+    straight, bent = (
+        coefficient_of_determination(readout.predict(features[test]), values[test]) for readout in (linear, network)
+    )
+    assert straight[0] < 0.1 and bent[0] > 0.7
+    assert bent[1] > 0.99
+
+
+def test_the_nonlinear_probe_of_noise_stays_the_linear_one() -> None:
+    generator = np.random.default_rng(5)
+    features, targets = generator.normal(size=(400, 40)), generator.normal(size=(400, 2))
+    network = fit_network(features, targets, np.repeat(np.arange(10), 40))
+    assert np.abs(network.predict(features)).max() < 1.5
 
 
 def test_a_limited_hinge_stays_an_angle() -> None:
     targets = physics_targets(np.array([[0.3, 1.0]]), np.zeros(1), spec(JointSpec("knee", "hinge", limited=True)))
-    assert targets.names == ("knee", "d/dt knee", "reward")
+    assert targets.names == ("knee", "d/dt knee", "reward")  # no derivative of a sine: the angle is a readout
     assert targets.values[0, 0] == 0.3
 
 

@@ -84,9 +84,11 @@ def test_every_part_is_there(page: str) -> None:
         "Training",
         "Protocol",
     ]
+    for sentence in ("1 is calibrated", "that is not there costs here", "the actions are not used", "low is good"):
+        assert sentence in page
     assert page.count("data:image/gif;base64,") == CONFIG.films
     assert page.count("data:image/png;base64,") > 40
-    assert page.count("<svg") == 2 + CONFIG.films + 6 + 3 + 1 + 1  # curves, rewards, probes, mixture, codebook, loss
+    assert page.count("<svg") == 3 + CONFIG.films + 8 + 3 + 1 + 1  # curves, rewards, probes, mixture, codebook, loss
     assert "ring &lt;walk&gt;" in page
     assert "total_loss" in page
     assert "prefers-color-scheme: dark" in page

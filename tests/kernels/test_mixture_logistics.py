@@ -35,6 +35,25 @@ def arguments(batch: int, components: int, height: int, width: int, seed: int = 
     return [x, normal(batch, components, height, width), 0.5 * normal(*shape), 0.5 * normal(*shape) - 2, normal(*shape)]
 
 
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("log_scale", [19.9, 20.1, 84.0, 104.0, 300.0])
+def test_components_of_any_width(target: Callable[..., Any], log_scale: float, alone: bool) -> None:
+    """Values and gradients where half a bin over the scale is no float32 number any more; alone or beside others."""
+    x, logits, means, log_scales, coefficients = (tensor.float() for tensor in arguments(2, 3, 3, 2))
+    log_scales[:, 0 if not alone else slice(None)] = log_scale
+
+    def run(dtype: torch.dtype, op: Callable[..., Any]) -> list[Tensor]:
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (logits, means, log_scales, coefficients)]
+        nll, mean = op(x.to(dtype), *leaves)
+        (nll.sum() + mean.sin().sum()).backward()
+        return [nll.detach(), mean.detach(), *(leaf.grad for leaf in leaves)]
+
+    exact = run(torch.float64, mixture_logistics_nll_reference)
+    for ours, truth in zip(run(torch.float32, lambda *t: target(mixture_logistics_nll, *t)), exact, strict=True):
+        # responsibilities carry the rounding of a log density of up to 3 x 300
+        torch.testing.assert_close(ours.double(), truth, rtol=2e-4, atol=2e-4)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("batch", "components", "height", "width"), SHAPES)
 def test_values_and_gradients_match_the_reference(

@@ -56,6 +56,31 @@ def test_ties_go_to_the_lowest_index(target: Callable[..., Any]) -> None:
     assert torch.equal(target(vq_lookup, torch.zeros(5, 8), torch.ones(40, 8)).indices, torch.zeros(5).int())
 
 
+def test_equal_codes_give_the_first_of_them(target: Callable[..., Any]) -> None:
+    """Wherever they stand: a product's columns are rounded by their place, in the torch backend's library too."""
+    generator = torch.Generator().manual_seed(16)
+    for codes, width, times in ((1, 4, 3), (7, 9, 5), (19, 64, 4), (53, 33, 2), (101, 17, 3)):
+        book = torch.randn(2, codes, width, generator=generator)
+        result = target(vq_lookup, torch.randn(50, 2, width, generator=generator), book.repeat(1, times, 1))
+        assert (result.indices < codes).all()
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), float("-inf")])
+def test_a_code_that_is_not_finite_is_nobodys_nearest(target: Callable[..., Any], poison: float) -> None:
+    generator = torch.Generator().manual_seed(17)
+    x, codebook = torch.randn(60, 2, 8, generator=generator), torch.randn(2, 9, 8, generator=generator)
+    codebook[0, 0] = 1e4  # nobody's nearest either, so that the codes' numbers stay
+    expected = target(vq_lookup, x, codebook)
+    codebook[0, 0, 3] = poison
+    result = target(vq_lookup, x, codebook)
+    for ours, truth in zip(result, expected, strict=True):
+        assert torch.equal(ours, truth)
+    assert torch.equal(result.indices, vq_lookup_reference(x.double(), codebook.double())[1])
+    codebook[:] = poison  # where no code is finite, the first one
+    result = target(vq_lookup, x, codebook)
+    assert not result.indices.any() and not result.distance.isfinite().any()
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_adversarially_close_codes(target: Callable[..., Any], scale: float) -> None:
     """Codes one relative 1e-5 apart: above float32 rounding in exact arithmetic, so each must find itself or its
@@ -67,12 +92,39 @@ def test_adversarially_close_codes(target: Callable[..., Any], scale: float) -> 
     assert_same_or_tied(x, codebook, target(vq_lookup, x, codebook).indices)
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("scale", [1e-33, 1e-30, 1e-19, 1e-4, 1e4, 1e19, 1e30, 1e37])
 def test_scale_does_not_change_the_choice(target: Callable[..., Any], scale: float) -> None:
     generator = torch.Generator().manual_seed(4)
     x, codebook = torch.randn(200, 1, 16, generator=generator), torch.randn(1, 96, 16, generator=generator)
     _, expected, _ = vq_lookup_reference(x.double(), codebook.double())
     assert torch.equal(target(vq_lookup, scale * x, scale * codebook).indices, expected)
+
+
+@pytest.mark.parametrize(("of_x", "of_codes"), [(1e-30, 1e30), (1e30, 1e-30), (1.0, 1e30), (1e19, 1.0)])
+def test_rows_and_codes_of_different_scales(target: Callable[..., Any], of_x: float, of_codes: float) -> None:
+    generator = torch.Generator().manual_seed(18)
+    x, codebook = torch.randn(100, 2, 16, generator=generator), torch.randn(2, 50, 16, generator=generator)
+    result = target(vq_lookup, of_x * x, of_codes * codebook)
+    assert_same_or_tied(of_x * x, of_codes * codebook, result.indices)
+    if of_x < of_codes:  # the shortest code, but for rounding
+        shortest = codebook.double().square().sum(-1).argmin(-1)
+        assert torch.equal(result.indices, shortest.int().expand(100, 2))
+
+
+def test_one_row_does_not_move_another(target: Callable[..., Any]) -> None:
+    generator = torch.Generator().manual_seed(19)
+    x, codebook = torch.randn(60, 1, 8, generator=generator), torch.randn(1, 40, 8, generator=generator)
+    expected = target(vq_lookup, x, codebook)
+    x[7], x[50] = 1e30, -1e-30
+    assert torch.equal(target(vq_lookup, x, codebook).indices[8:50], expected.indices[8:50])
+
+
+def test_float64_takes_any_scale() -> None:
+    generator = torch.Generator().manual_seed(20)
+    x, codebook = (torch.randn(*shape, 16, generator=generator).double() for shape in ((90, 2), (2, 50)))
+    _, expected, _ = vq_lookup_reference(x, codebook)
+    for scale in (1e-250, 1e250):
+        assert torch.equal(vq_lookup(scale * x, scale * codebook, backend="torch").indices, expected)
 
 
 def test_gradients_match_the_reference(target: Callable[..., Any]) -> None:

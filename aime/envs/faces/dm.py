@@ -11,6 +11,7 @@ from dm_env import specs
 from numpy.typing import ArrayLike
 
 from aime.envs.parallel_environment import ParallelEnvironment
+from aime.envs.settings import checked
 from aime.envs.time_step import StepType, TimeStep
 
 
@@ -32,9 +33,10 @@ class DmEnvironment(dm_env.Environment):  # type: ignore[misc] # dm_env has no t
     """
 
     def __init__(self, domain: str, task: str, *, seed: int | None = None, **options: Any) -> None:
-        if options.get("dtype", np.float64) is not np.float64:
+        options["autoreset"] = "next_step"
+        if checked(domain, task, 1, seed=seed, **options).dtype is not np.float64:
             raise ValueError("dtype must be numpy.float64 here: dm_control's specs are")
-        self.parallel = ParallelEnvironment(domain, task, 1, seed=seed, **options | {"autoreset": "next_step"})
+        self.parallel = ParallelEnvironment(domain, task, 1, seed=seed, **options)
         self._started = False
 
     def reset(self) -> dm_env.TimeStep:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aime.envs import tasks
+from aime.envs.arguments import picture_size, word
 from aime.envs.parallel_environment import ParallelEnvironment
 from aime.envs.time_step import TimeStep
 
@@ -22,8 +22,8 @@ RENDER_SIZE = (240, 320)
 
 def check_render_mode(render_mode: str | None) -> None:
     """Raise ValueError for a mode that is not among `RENDER_MODES`."""
-    if render_mode is not None and render_mode not in RENDER_MODES:
-        raise ValueError(f"unknown render_mode {render_mode!r}: {tasks.near(render_mode, RENDER_MODES)}")
+    if render_mode is not None:
+        word("render_mode", render_mode, RENDER_MODES)
 
 
 def metadata(env: ParallelEnvironment) -> dict[str, Any]:
@@ -43,7 +43,9 @@ class Painter:
     """
 
     def __init__(self, env: ParallelEnvironment, size: tuple[int, int] | None, options: Mapping[str, Any]) -> None:
-        self._env, self.size = env, size or env.pixels or RENDER_SIZE
+        self._env, self.size = env, env.pixels or RENDER_SIZE
+        if size is not None:
+            self.size = picture_size("render_size", size)
         kept = {name: value for name, value in options.items() if name not in STEPPING}
         self._options = {**kept, "pixels": self.size}
         self._painting: ParallelEnvironment | None = None

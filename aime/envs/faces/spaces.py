@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from gymnasium import spaces
 
-from aime.envs import tasks
+from aime.envs.arguments import word
 from aime.envs.parallel_environment import ParallelEnvironment
 from aime.envs.time_step import FinalObservation, TimeStep
 
@@ -18,8 +18,7 @@ OBSERVE: tuple[Observe, ...] = ("dict", "flat", "pixels")
 
 def check_observe(observe: str, pixels: tuple[int, int] | None) -> None:
     """Raise ValueError where the way to observe is unknown or does not fit `pixels`."""
-    if observe not in OBSERVE:
-        raise ValueError(f"unknown observe {observe!r}: {tasks.near(observe, OBSERVE)}")
+    word("observe", observe, OBSERVE)
     if observe == "pixels" and pixels is None:
         raise ValueError("observe='pixels' needs pixels=(height, width)")
     if observe == "flat" and pixels is not None:

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from aime.envs import tasks
 from aime.envs.faces import rendering, spaces
-from aime.envs.parallel_environment import Autoreset, ParallelEnvironment
+from aime.envs.parallel_environment import ParallelEnvironment
+from aime.envs.settings import Autoreset
 from aime.envs.time_step import FinalObservation, TimeStep
 
 Booleans = NDArray[np.bool_]

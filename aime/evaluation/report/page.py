@@ -11,23 +11,12 @@ import numpy as np
 
 from aime.evaluation.evaluate import Evaluation
 from aime.evaluation.report.films import film_section, map_section
+from aime.evaluation.report.forecasts import forecast_section
+from aime.evaluation.report.knowledge import codebook_section, mixture_section, probe_section
+from aime.evaluation.report.numbers import duration, number
 from aime.evaluation.report.style import STYLE
-from aime.evaluation.report.svg import Series, bar_chart, legend, line_chart, stacked_areas
+from aime.evaluation.report.svg import Series, line_chart
 
-COLORS = {"model": "s1", "model_single": "s1", "copy_last": "s2", "mean_image": "s3", "rssm": "s4"}
-NAMES = {
-    "model": "AIME, mean of {samples} samples",
-    "model_single": "AIME, one sample",
-    "copy_last": "copy last frame",
-    "mean_image": "mean training image",
-    "rssm": "RSSM, mean of {samples} samples",
-    "rssm_single": "RSSM, one sample",
-}
-METRIC_TITLES = {
-    "psnr_body": "Body-masked PSNR, dB (moving bodies only)",
-    "psnr": "Whole-frame PSNR, dB",
-    "ssim": "SSIM, whole frame",
-}
 LOSS_PANELS = 12
 FIRST_LOSSES = ("total_loss", "recon_loss", "kl_z", "perceiver_loss", "hierarchical_kl", "attention_kl", "grad_norm")
 
@@ -47,12 +36,12 @@ def write_report(
         history: rows of the training log, each with "step" and scalars; empty when there is no log.
     """
     sections = [
-        ("How far ahead it sees", _open_loop(evaluation, record)),
+        ("How far ahead it sees", forecast_section(evaluation, record)),
         ("Open loop beside the truth", _film_intro(evaluation) + film_section(evaluation)),
         ("Attention and slots", _MAP_NOTE + map_section(evaluation)),
-        ("What the state knows", _probes(evaluation)),
-        ("Mixture prior", _mixture(evaluation, record)),
-        ("Codebook and tokens", _codebook(evaluation, record)),
+        ("What the state knows", probe_section(evaluation, record)),
+        ("Mixture prior", mixture_section(evaluation, record)),
+        ("Codebook and tokens", codebook_section(evaluation, record)),
         ("Training", _training(history)),
         ("Protocol", _protocol(evaluation)),
     ]
@@ -68,16 +57,6 @@ def write_report(
     path.write_text(page, encoding="utf-8")
 
 
-def _number(value: float | None, digits: int = 2) -> str:
-    return '<span class="null">not computed</span>' if value is None else f"{value:.{digits}f}"
-
-
-def _duration(seconds: float | None) -> str | None:
-    if seconds is None:
-        return None
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
 def _facts(record: Mapping[str, Any]) -> str:
     seconds = record["seconds"]
     facts = {
@@ -85,9 +64,10 @@ def _facts(record: Mapping[str, Any]) -> str:
         "seed": record["seed"],
         "parameters": f"{record['parameters'] / 1e6:.2f} M" if record["parameters"] else None,
         "frames trained": f"{record['frames_trained']:,}" if record["frames_trained"] else None,
-        "collected in": _duration(seconds["collect"]),
-        "trained in": _duration(seconds["train"]),
-        "evaluated in": _duration(seconds["evaluate"]),
+        "collected in": duration(seconds["collect"]),
+        "trained in": duration(seconds["train"]),
+        "CPU seconds of training": duration(record["training"]["cpu_seconds"]["model"]),
+        "evaluated in": duration(seconds["evaluate"]),
         "trained on frames of": record["renderer"]["train"],
         "evaluated on frames of": record["renderer"]["evaluate"],
         "device": record["device"],
@@ -104,7 +84,9 @@ def _tiles(record: Mapping[str, Any]) -> str:
         if body["model"] is None:
             continue
         metric = "psnr_body" if body is metrics["psnr_body"] else "psnr"
-        rivals = {name: body[name] for name in ("copy_last", "mean_image", "rssm") if body[name] is not None}
+        rivals = {
+            name: body[name] for name in ("copy_last", "mean_image", "rssm", "rssm_tuned") if body[name] is not None
+        }
         best = max(rivals, key=lambda name: rivals[name])
         gain = round(body["model"] - rivals[best], 1) + 0.0  # no minus sign before a zero
         tiles.append(
@@ -119,7 +101,7 @@ def _tiles(record: Mapping[str, Any]) -> str:
         tiles.append(("psnr_body, reconstruction", f'{reconstruction:.1f} <span class="unit">dB</span>', "posterior"))
     probe = record["probe"]
     if probe["qpos_r2"] is not None:
-        velocity = _number(probe["qvel_r2"])
+        velocity = number(probe["qvel_r2"])
         tiles.append(("R² of positions from [h, z]", f"{probe['qpos_r2']:.2f}", f"velocities {velocity}"))
     cards = "".join(
         f'<div class="tile"><div class="name">{escape(name)}</div><div class="value">{value}</div>'
@@ -127,87 +109,6 @@ def _tiles(record: Mapping[str, Any]) -> str:
         for name, value, beside in tiles
     )
     return f'<div class="tiles">{cards}</div>'
-
-
-def _name(series: str, evaluation: Evaluation) -> str:
-    return NAMES.get(series, series).format(samples=evaluation.config.samples)
-
-
-def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    horizons = list(record["open_loop"])
-    names = [
-        name for name in record["open_loop"][horizons[0]][metric] if evaluation.open_loop.scores.get(name) is not None
-    ]
-    digits = 3 if metric == "ssim" else 2
-    rows = []
-    for name in names:
-        cells = []
-        for horizon in horizons:
-            row = record["open_loop"][horizon][metric]
-            value, error = row[name], record["stderr"]["open_loop"][horizon][metric][name]
-            if value is None:
-                cells.append('<td class="null">-</td>')
-                continue
-            best = value >= max(other for other in row.values() if other is not None)
-            spread = "" if error is None else f'<span class="se">± {error:.{digits}f}</span>'
-            cells.append(f'<td><span class="{"best" if best else ""}">{value:.{digits}f}</span>{spread}</td>')
-        swatch = f'<i class="swatch" style="--c:var(--{COLORS.get(name, "s5")})"></i>'
-        rows.append(f"<tr><td>{swatch}{escape(_name(name, evaluation))}</td>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{horizon} frame{'s' if int(horizon) > 1 else ''} ahead</th>" for horizon in horizons)
-    return (
-        f'<div class="scroll"><table class="figures"><caption>{METRIC_TITLES[metric]}</caption>'
-        f"<tr><th>forecast</th>{head}</tr>{''.join(rows)}</table></div>"
-    )
-
-
-def _open_loop(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    note = (
-        f'<p class="note">{evaluation.config.context} frames are observed, then only the actions are known. Means over '
-        f"{len(evaluation.episodes)} held-out episodes ({evaluation.clips} clips) with standard errors; the best of "
-        "each column is bold. Bodies are a few percent of the pixels, so the body-masked figure comes first.</p>"
-    )
-    charts = []
-    for metric in ("psnr_body", "psnr"):
-        series = [
-            Series(
-                _name(name, evaluation),
-                np.arange(1, len(score.curve[metric]) + 1),
-                score.curve[metric],
-                COLORS.get(name, "s5"),
-                dashed=name.endswith("_single"),
-            )
-            for name, score in evaluation.open_loop.scores.items()
-            if metric in score.curve
-        ]
-        if series:
-            chart = line_chart(series, METRIC_TITLES[metric], "frames ahead", "dB")
-            charts.append(f"<div><h3>{METRIC_TITLES[metric]}</h3>{chart}</div>")
-    keys = legend(
-        [
-            (_name(name, evaluation), COLORS.get(name, "s5"), name.endswith("_single"))
-            for name in evaluation.open_loop.scores
-        ]
-    )
-    tables = "".join(
-        _figure_table(metric, evaluation, record)
-        for metric in ("psnr_body", "psnr", "ssim")
-        if any(row[metric]["model"] is not None for row in record["open_loop"].values())
-    )
-    return f'{note}{keys}<div class="columns">{"".join(charts)}</div>{tables}{_filtering_table(evaluation, record)}'
-
-
-def _filtering_table(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    rows = []
-    for title, key in (("posterior reconstruction", "reconstruction"), ("one-step prior", "one_step_prior")):
-        cells = "".join(f"<td>{_number(record[key][metric])}</td>" for metric in ("psnr_body", "psnr"))
-        rows.append(f"<tr><td>{title}</td>{cells}</tr>")
-    baseline = evaluation.reconstruction_baseline
-    cells = "".join(f"<td>{_number(baseline[metric].mean)}</td>" for metric in ("psnr_body", "psnr"))
-    rows.append(f"<tr><td>mean training image, same frames</td>{cells}</tr>")
-    return (
-        '<div class="scroll"><table class="figures"><caption>While observing</caption>'
-        f"<tr><th></th><th>psnr_body, dB</th><th>psnr, dB</th></tr>{''.join(rows)}</table></div>"
-    )
 
 
 def _film_intro(evaluation: Evaluation) -> str:
@@ -224,93 +125,10 @@ _MAP_NOTE = (
 )
 
 
-def _probes(evaluation: Evaluation) -> str:
-    probe = evaluation.probe_result
-    if probe is None:
-        return f'<p class="none">Not computed: {escape(evaluation.not_computed.get("probe", "no probe"))}.</p>'
-    rows = "".join(
-        f"<tr><td>{escape(name)}</td><td>{group}</td><td>{_number(None if np.isnan(value) else value)}</td></tr>"
-        for (name, value), group in zip(probe.columns.items(), probe.targets.groups, strict=True)
-    )
-    charts = []
-    rows_of_clip = evaluation.probe_rows[0]
-    first = evaluation.clip_length - len(rows_of_clip)
-    for column, name in enumerate(probe.targets.names[:8]):
-        times = np.arange(first, evaluation.clip_length)
-        series = [
-            Series("truth", times, probe.targets.values[rows_of_clip, column], "ink"),
-            Series("linear readout", times, probe.prediction[rows_of_clip, column], "s1"),
-        ]
-        charts.append(f"<div><h3>{escape(name)}</h3>{line_chart(series, name, 'frame', size=(360, 170))}</div>")
-    return (
-        '<p class="note">A ridge regression from [h, z], fitted on training episodes and scored here on held-out ones. '
-        f"Lines: {escape(evaluation.open_loop.film_clips.labels[0])}.</p>"
-        f"{legend([('truth', 'ink', False), ('linear readout', 's1', False)])}"
-        f'<div class="small-multiples">{"".join(charts)}</div>'
-        '<div class="scroll"><table class="figures"><caption>R² by quantity</caption>'
-        f"<tr><th>quantity</th><th>group</th><th>R²</th></tr>{rows}</table></div>"
-    )
-
-
-def _mixture(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    weights = evaluation.shown.get("weights")
-    if weights is None:
-        return '<p class="none">The model gives no mixture prior.</p>'
-    figures = record["mixture"]
-    charts = [
-        (
-            f"Weights over time, {evaluation.open_loop.film_clips.labels[0]}",
-            stacked_areas(weights[0].numpy(), "mixture weights over time", "frame", "weight"),
-        )
-    ]
-    shares = evaluation.histograms.get("responsibilities")
-    if shares is not None:
-        chart = bar_chart(shares, "share of frames by component", "component", "share of frames", color="s1")
-        charts.append(("Which component explains the frames", chart))
-    pit = evaluation.histograms.get("pit")
-    if pit is not None:
-        density = pit / pit.sum() * len(pit)
-        centers = ((np.arange(len(pit)) + 0.5) / len(pit)).tolist()
-        chart = bar_chart(
-            density,
-            "probability integral transform",
-            "CDF of the prior at z",
-            "density",
-            reference=1.0,
-            centers=centers,
-        )
-        charts.append(("Calibration: flat is right, a hump is a prior too wide, a bowl too narrow", chart))
-    panels = "".join(f"<div><h3>{escape(title)}</h3>{chart}</div>" for title, chart in charts)
-    return (
-        f'<p class="note">Components in use {_number(figures["components_used"], 1)} (each explains at least 1 % of an '
-        f"episode) · NLL of z {_number(figures['nll'])} nats · CRPS {_number(figures['crps'], 3)}.</p>"
-        f'<div class="columns">{panels}</div>'
-    )
-
-
-def _codebook(evaluation: Evaluation, record: Mapping[str, Any]) -> str:
-    counts = evaluation.histograms.get("codebook")
-    if counts is None:
-        return '<p class="none">The model gives no tokens.</p>'
-    figures, accuracy = record["codebook"], record["tokens"]["accuracy"]
-    ordered = np.sort(counts)[::-1] / counts.sum()
-    chart = bar_chart(ordered, "use of each code", "codes, most used first", "share of tokens", size=(1120, 240))
-    usage = "not computed" if figures["usage"] is None else f"{figures['usage']:.0%}"
-    tokens = " · ".join(
-        f"{horizon} ahead {_number(value, 3)} (repeating the last tokens: "
-        f"{_number(evaluation.token_accuracy_copied[int(horizon)].mean, 3)})"
-        for horizon, value in accuracy.items()
-    )
-    return (
-        f'<p class="note">Perplexity {_number(figures["perplexity"], 1)} of {len(counts)} codes, {usage} of them used. '
-        f"Next-token accuracy: {tokens}.</p>{chart}"
-    )
-
-
 def _training(history: Sequence[Mapping[str, float]]) -> str:
     if not history:
         return '<p class="none">No training log beside the checkpoint.</p>'
-    skip = {"step", "epoch", "frames", "seconds", "time"}
+    skip = {"step", "epoch", "frames", "seconds", "cpu_seconds", "time"}
     keys = list(dict.fromkeys(key for row in history for key in row if key not in skip))
     keys = [key for key in FIRST_LOSSES if key in keys] + [key for key in keys if key not in FIRST_LOSSES]
     panels: list[str] = []

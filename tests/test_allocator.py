@@ -2,7 +2,7 @@
 
 import sys
 
-from aime.training.allocator import keep_freed_memory
+from aime.allocator import keep_freed_memory
 
 
 def test_it_says_whether_the_c_library_listened() -> None:

@@ -1,0 +1,153 @@
+"""The formats of episodes that can be read: which one a path holds, and the reader that opens it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aime.data.checked_hdf5 import attribute, open_file, reading
+from aime.data.errors import DataError
+from aime.data.group_hdf5 import GroupHDF5Source, is_episode_name
+from aime.data.hdf5 import HDF5Source
+from aime.data.layout import FORMAT
+from aime.data.segments import SUFFIX, SegmentSource, is_segment
+from aime.data.source import EpisodeSource
+from aime.data.splits import splits_for, splits_from_json
+from aime.terminal import printable
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format of episodes on disk."""
+
+    name: str
+    """In words, for messages."""
+    holds: Callable[[Path], bool]
+    """Whether the path, which exists, is of this format; looks at names and headers alone."""
+    open: Callable[[Path, bool, bool], EpisodeSource]
+    """Opens it; the switches are body_masks and physics of `open_source`."""
+    requires: tuple[str, ...] = ()
+    """Packages without which it cannot be opened."""
+
+
+def _holds_attribute(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open_file(path) as file, reading(path, key="format"):
+        return "format" in file.attrs and attribute(path, file, "format", str) == FORMAT
+
+
+def _holds_groups(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open_file(path) as file, reading(path):
+        return any(is_episode_name(name) for name in file)
+
+
+#: in the order in which they are tried
+FORMATS: tuple[Format, ...] = (
+    Format(
+        f"a directory NAME{SUFFIX} of a collection that has not finished",
+        lambda path: path.is_dir() and (path.name.endswith(SUFFIX) or any(is_segment(p.name) for p in path.iterdir())),
+        lambda path, body_masks, physics: SegmentSource(path, body_masks=body_masks, physics=physics),
+        ("h5py",),
+    ),
+    Format(
+        f"attribute format = {FORMAT!r}",
+        _holds_attribute,
+        lambda path, body_masks, physics: HDF5Source(path, body_masks=body_masks, physics=physics),
+        ("h5py",),
+    ),
+    Format(
+        "groups episode_0, episode_1, ...",
+        _holds_groups,
+        lambda path, _body_masks, _physics: GroupHDF5Source(path),
+        ("h5py",),
+    ),
+)
+
+
+def detect_format(path: Path) -> Format:
+    """The format of what lies at a path.
+
+    Raises:
+        FileNotFoundError: nothing lies there (near names are listed).
+        DataError: it is of no known format.
+        ImportError: of one whose package is not installed; the message names it.
+    """
+    try:
+        there = path.exists() and not (path.is_dir() and not FORMATS[0].holds(path))
+        missing = "" if there else printable(_missing(path))
+    except OSError as error:
+        raise DataError(path, expected="a readable path", found=error.strerror or str(error)) from error
+    if missing:
+        raise FileNotFoundError(missing)
+    for candidate in FORMATS:
+        if candidate.holds(path):
+            absent = [name for name in candidate.requires if importlib.util.find_spec(name) is None]
+            if absent:
+                raise ImportError(
+                    printable(f"{path}: {candidate.name}: reading it needs {', '.join(absent)}, found not installed")
+                )
+            return candidate
+    # a directory was one of episodes, or is refused above
+    raise DataError(path, expected=" or ".join(known.name for known in FORMATS[1:]), found=_contents(path))
+
+
+def open_source(path: str | Path, *, body_masks: bool = True, physics: bool = True) -> EpisodeSource:
+    """Open episodes; their format is detected.
+
+    Args:
+        path: an HDF5 file of `aime collect`, the directory ``NAME.h5.partial`` of a collection that goes on or was
+            interrupted, or an HDF5 file with groups ``episode_i`` {observations, actions, rewards, dones}.
+        body_masks: read masks and ids of bodies where they are stored; False saves their cost.
+        physics: read the physics state where it is stored.
+
+    Raises:
+        FileNotFoundError: no such file (near names are listed).
+        DataError: not episodes, truncated, or with contents of the wrong shape, type or value.
+    """
+    path = Path(path)
+    return detect_format(path).open(path, body_masks, physics)
+
+
+def read_splits(place: str | Path | EpisodeSource) -> dict[str, NDArray[np.int64]]:
+    """The splits of an open source (`splits_for`), of an episode file, or of JSON that `write_splits` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        DataError: the splits are incomplete or overlap.
+    """
+    if isinstance(place, EpisodeSource):
+        return splits_for(place)
+    path = Path(place)
+    if path.suffix == ".json":
+        return splits_from_json(path)
+    return splits_for(open_source(path, body_masks=False, physics=False))
+
+
+def _contents(path: Path) -> str:
+    with open_file(path) as file, reading(path):
+        return ", ".join(sorted(file)[:8]) or "an empty file"
+
+
+def _missing(path: Path) -> str:
+    partial = path.with_name(path.name + SUFFIX) if path.name else path
+    if partial != path and partial.exists() and not path.exists():
+        return (
+            f"{path}: no such file, but {partial} is there, of a collection that has not finished: open that to use it"
+        )
+    final = path.with_name(path.name.removesuffix(SUFFIX)) if path.name.endswith(SUFFIX) else path
+    if final != path and final.is_file():
+        return f"{path}: no such directory; the collection has finished: open {final}"
+    if path.is_dir():
+        return f"{path}: expected an episode file, found a directory"
+    names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return f"{path}: no such file" + (f"; near names there: {', '.join(near)}" if near else "")

@@ -1,0 +1,116 @@
+"""What each part of the model and its training is worth: arms trained alike, scored on held-out episodes.
+
+    python -m bench.ablations data/cartpole.h5 [--steps 700] [--seeds 1] [--arms default no-rehearsal ...]
+
+Arms are named changes of the laptop preset, trained for equal optimizer steps; the table gives the CPU seconds each
+took besides. Results are written arm by arm, and an arm that is there already is not run again, so a killed run is
+continued by the same command. `OMP_NUM_THREADS=1` lets two of them run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from aime.allocator import keep_freed_memory
+from aime.data import EpisodeSource, open_source
+from aime.evaluation.evaluate import evaluate_model
+from aime.evaluation.protocol import EvaluationConfig
+from aime.evaluation.record import write_json
+from aime.training import TrainConfig, train
+from aime.training.experiment import build_model
+
+RESULTS = Path(__file__).parent / "results"
+Change = dict[str, dict[str, Any]]
+
+ARMS: dict[str, Change] = {
+    "default": {},
+    "no-rehearsal": {"train": {"rehearsals": 0}},
+    "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
+    "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
+    "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
+    "no-whitening": {"model": {"spread_floor": 1000.0}},
+    "two-components": {"model": {"max_components": 2}},
+    "sum-of-losses": {"train": {"balancer": "sum", "balancer_options": {}}},
+    "precision-weights": {"model": {"precision_weighting": True}},
+    "gram": {"model": {"gram_frames": 1}},
+    "no-average": {"train": {"weight_average": 0.0}},
+    "windows-of-8": {"train": {"batch_size": 32, "sequence_length": 8}},
+    "float32": {"train": {"precision": "float32"}},
+    "one-frame": {"model": {"frame_stack": 1}},
+}
+"""Changes of the laptop preset by name."""
+FIGURES = ("psnr_body", "spread_ratio")
+
+
+@dataclass
+class Ablations:
+    """Train and score arms of the laptop preset."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """Episode file (HDF5)."""
+    steps: int = 700
+    """Optimizer steps of each arm."""
+    seeds: tuple[int, ...] = (1,)
+    """Seeds of weights, windows and noise."""
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Which arms."""
+    out: Path | None = None
+    """Result file. Default: bench/results/ablations-TASK.json."""
+
+    def run(self) -> int:
+        """Train what is not in the result file yet."""
+        unknown = [name for name in self.arms if name not in ARMS]
+        if unknown:
+            raise SystemExit(f"--arms: expected names among {', '.join(ARMS)}, found {unknown[0]}")
+        keep_freed_memory()
+        source = open_source(self.data)
+        task = f"{source.spec.domain}-{source.spec.task}"
+        out = self.out or RESULTS / f"ablations-{task}.json"
+        record = json.loads(out.read_text()) if out.is_file() else self.header(task)
+        for seed in self.seeds:
+            for name in self.arms:
+                key = f"{name}/{self.steps}/{seed}"
+                if key in record["arms"]:
+                    continue
+                print(f"{task}: {name}, {self.steps} steps, seed {seed}", flush=True)
+                record["arms"][key] = run_arm(source, ARMS[name], self.steps, seed)
+                write_json(out, record)
+                print(json.dumps(record["arms"][key]["psnr_body"]), flush=True)
+        print(f"stored in {out}")
+        return 0
+
+    def header(self, task: str) -> dict[str, Any]:
+        """What the figures are of."""
+        device = platform.processor() or platform.machine()
+        facts = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+        return {"benchmark": "ablations", "task": task, "device": device, **facts, "arms": {}}
+
+
+def run_arm(source: EpisodeSource, change: Change, steps: int, seed: int) -> dict[str, Any]:
+    """Figures of one arm: open loop by horizon, reconstruction, probes, CPU seconds and frames of its training."""
+    config = TrainConfig.preset("laptop", steps=steps, seed=seed, validate_every=0, **change.get("train", {}))
+    model = build_model("laptop", source, seed, change.get("model", {}))
+    begin = time.process_time()
+    result = train(model, source, config, None, tensorboard=False, show_progress=False)
+    cpu = time.process_time() - begin
+    protocol = EvaluationConfig(episodes=15, films=1)
+    found = evaluate_model(model, source, protocol)
+    row: dict[str, Any] = {"change": change, "cpu_seconds": cpu, "frames": result.frames, "train": result.metrics}
+    scores = found.open_loop.scores["model"].horizons
+    for figure in FIGURES:
+        row[figure] = {h: [values[figure].mean, values[figure].stderr] for h, values in scores.items()}
+    row["reconstruction"] = found.reconstruction["psnr_body"].mean
+    row["probe"] = {name: estimate.mean for name, estimate in found.probe.items()}
+    return row
+
+
+if __name__ == "__main__":
+    raise SystemExit(tyro.cli(Ablations).run())
