@@ -103,7 +103,8 @@ def check_ranges(instance: object) -> None:
         OptionError: `FIELD: expected ..., found ...`, for the first such field; a ValueError.
         TypeError: the class has a number without a Range.
     """
-    for name, hint in _hints(type(instance)).items():
+    kind: Any = type(instance)  # mypy takes no class for hashable
+    for name, hint in _hints(kind).items():
         check_value(name, getattr(instance, name), hint)
 
 
