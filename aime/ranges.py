@@ -96,14 +96,15 @@ SEED = Range(0, 2**32 - 1)
 """A seed that every generator here takes."""
 
 
-def check_ranges(instance: Any) -> None:
+def check_ranges(instance: object) -> None:
     """Refuse a dataclass instance of which a field has another type or lies outside of its range.
 
     Raises:
         OptionError: `FIELD: expected ..., found ...`, for the first such field; a ValueError.
         TypeError: the class has a number without a Range.
     """
-    for name, hint in _hints(type(instance)).items():
+    kind: Any = type(instance)  # mypy takes no class for hashable
+    for name, hint in _hints(kind).items():
         check_value(name, getattr(instance, name), hint)
 
 

@@ -25,7 +25,7 @@ from aime.data.errors import DataError
 HDF5_ERRORS = (OSError, LookupError, ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError, AttributeError)
 #: gzip, shuffle, fletcher32, szip, nbit, scaleoffset, lzf; others would load a plugin from the user's search path
 FILTERS = frozenset({1, 2, 3, 4, 5, 6, 32000})
-LARGEST_CHUNK = 1 << 30  # bytes; a chunk is read whole, and a few compressed bytes can claim any size
+LARGEST_CHUNK = 1 << 28  # bytes; a chunk is read whole, and a few compressed bytes can claim any size
 LARGEST_TEXT = 1 << 20  # bytes of an attribute
 LARGEST_UNCLOSED = 4 << 30  # bytes; such a file is read into memory
 

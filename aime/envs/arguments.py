@@ -100,15 +100,17 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
 
 def picture_size(name: str, value: Any) -> tuple[int, int]:
     """(height, width). Raises ValueError."""
-    problem = f"{name} must be (height, width), both at least 1 and at most {_LONGEST_SIDE}, got {value!r}"
+    problem = f"{name} must be (height, width), both at least 1, got {value!r}"
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
         raise ValueError(problem)
     try:
-        height, width = (whole(name, side, 1, _LONGEST_SIDE) for side in value)
+        height, width = (whole(name, side, 1) for side in value)
     except ValueError:
         raise ValueError(problem) from None
+    if max(height, width) > _LONGEST_SIDE:
+        raise ValueError(f"{name} must be (height, width), both at most {_LONGEST_SIDE}, got {value!r}")
     return height, width
 
 

@@ -20,8 +20,8 @@ import torch
 
 from aime.data import EpisodeSource
 from aime.evaluation.record import RunFacts
-from aime.files import check_written, read_json
-from aime.tensor_files import check_finite, check_tensors, first_non_finite, read_tensors
+from aime.files import read_json
+from aime.tensor_files import check_finite, first_non_finite
 
 VERSIONS = ("aime", "torch", "numpy", "mujoco", "dm_control", "torchmetrics")
 
@@ -126,19 +126,13 @@ class RunDirectory:
         from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 
         file = self.weights / "model.safetensors"
-        check_written(self.weights)
-        read_json(self.weights / "config.json")
-        written = read_tensors(file)
         try:
             model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(self.weights)
-        except (RuntimeError, TypeError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        except (RuntimeError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as error:
             raise ValueError(f"{self.weights}: expected weights that fit config.json, found {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{self.weights}: {error}") from error
-        check_tensors(file, written, model.state_dict())  # loading casts what is of another dtype
-        trained = {name for name, _ in model.named_parameters()}
-        check_finite(file, {name: values for name, values in written.items() if name in trained})
-        constants = {name: values for name, values in written.items() if name not in trained}
+        trained = dict(model.named_parameters())
+        check_finite(file, trained)
+        constants = {name: values for name, values in model.state_dict().items() if name not in trained}
         broken = first_non_finite(constants, infinity_counts=False)  # a bound may be infinite
         if broken is not None:
             raise ValueError(f"{file}: {broken}: expected numbers, found NaN")

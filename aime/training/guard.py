@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aime.data import Batch
+from aime.files import naming
 from aime.tensor_files import first_non_finite
 from aime.training.protocol import SequenceModel
 
@@ -91,7 +92,8 @@ def save_batch(path: Path, batch: Batch) -> None:
         tensor: Tensor | None = getattr(batch, name)
         if tensor is not None:
             arrays[name] = tensor.cpu().numpy()
-    np.savez_compressed(path, allow_pickle=False, **arrays)
+    with naming(path):
+        np.savez_compressed(path, allow_pickle=False, **arrays)
 
 
 class RunningMeans:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from aime.files import write_text
+from aime.files import naming, write_text
 
 Record = Mapping[str, float]
 
@@ -38,13 +38,15 @@ class JSONLines:
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         if resume_step is not None and path.is_file():
             write_text(path, "".join(line for line, step in _steps(path) if step <= resume_step))
+        self._path = path
         self._file = path.open("a" if resume_step is not None else "w")
 
     def write(self, step: int, record: Record) -> None:
         """Append a line, flushed so that a reader follows along."""
         clean = {name: value if math.isfinite(value) else None for name, value in record.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
+        with naming(self._path):
+            self._file.write(json.dumps({"step": step, **clean}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""

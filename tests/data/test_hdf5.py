@@ -229,6 +229,7 @@ def test_the_writer_refuses_bad_episodes(tmp_path: Path) -> None:
     bad_actions[5, 1] = np.nan
     beyond = good.actions.copy()
     beyond[2, 0] = -0.5
+    assert good.body_ids is not None
     cases: dict[str, dict[str, Any]] = {
         r"episode 0, actions: expected values within \[0.0, -2.0\] and \[255.0, 100.0\], found .* at step 2": {
             "actions": beyond
