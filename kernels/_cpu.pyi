@@ -15,6 +15,7 @@ def vq_lookup(
     width: int,
     indices: int,
     distance: int,
+    quantized: int,
     threads: int,
     instructions: str = "",
 ) -> None: ...

@@ -9,11 +9,13 @@ tables below; a name is an order, and an order that cannot be carried out raises
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+FLOAT32_AND_HALVES = (torch.float32, torch.bfloat16, torch.float16)
 
 ENVIRONMENT_VARIABLE = "AIME_KERNELS_BACKEND"
 BACKEND_FROM_ENVIRONMENT: str | None = os.environ.get(ENVIRONMENT_VARIABLE) or None
@@ -47,6 +49,9 @@ PREFERRED_FROM_WIDTH: dict[str, dict[str, tuple[str, int]]] = {
     "vq_lookup": {"cuda": ("cublas", 160)},
 }
 
+# Why a backend cannot run, None if it can, or a function that says so: only the backend that is meant is asked.
+Obstacle = str | None | Callable[[], str | None]
+
 # Filled by `use_backend`: op, or "" for all of them, to backend. A plain dictionary, which torch.compile can guard.
 ORDERED: dict[str, str] = {}
 
@@ -77,17 +82,22 @@ def use_backend(backend: str, *ops: str) -> Iterator[None]:
         ORDERED.update(before)
 
 
-def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, str | None], width: int = 0) -> str:
+def _reason(obstacles: Mapping[str, Obstacle], name: str) -> str | None:
+    obstacle = obstacles.get(name, "not offered")
+    return obstacle() if callable(obstacle) else obstacle
+
+
+def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0) -> str:
     """The tables' backend for this op, device and number of channels if nothing is in its way, else "torch"."""
     wide, least = PREFERRED_FROM_WIDTH.get(op, {}).get(device_type, ("torch", 0))
-    if width >= least and wide != "torch" and obstacles.get(wide, "not offered") is None:
+    if width >= least and wide != "torch" and _reason(obstacles, wide) is None:
         return wide
     name = PREFERRED.get(op, {}).get(device_type, "torch")
-    return name if obstacles.get(name, "not offered") is None else "torch"
+    return name if _reason(obstacles, name) is None else "torch"
 
 
 def choose_backend(
-    op: str, requested: str | None, device_type: str, obstacles: Mapping[str, str | None], width: int = 0
+    op: str, requested: str | None, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0
 ) -> str:
     """Name of the backend to run.
 
@@ -95,7 +105,8 @@ def choose_backend(
         op: name of the op, for the table and the messages.
         requested: the caller's `backend` argument.
         device_type: of the tensors, "cpu" or "cuda" (also ROCm).
-        obstacles: for every backend the op offers, why it cannot run on these inputs, or None if it can.
+        obstacles: for every backend the op offers, why it cannot run on these inputs, None if it can, or a function
+            that says so.
         width: channels, for ops whose preference depends on them.
 
     Raises:
@@ -113,13 +124,17 @@ def choose_backend(
             hint = f"; did you mean {near[0]!r}?" if near else ""
         source = "" if requested else " (from use_backend)" if ordered else f" (from {ENVIRONMENT_VARIABLE})"
         raise ValueError(f"{op}: unknown backend {name!r}{source}, expected one of {sorted(obstacles)}{hint}")
-    reason = obstacles[name]
+    reason = _reason(obstacles, name)
     if reason is not None:
         raise RuntimeError(f"{op}: backend {name!r} cannot run: {reason}")
     return name
 
 
-def triton_obstacle(*tensors: Tensor, allowed: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> str | None:
+def _names(dtypes: tuple[torch.dtype, ...]) -> str:
+    return ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+
+
+def triton_obstacle(*tensors: Tensor, allowed: tuple[torch.dtype, ...] = FLOAT32_AND_HALVES) -> str | None:
     """Why Triton cannot take these tensors, or None."""
     if not TRITON_INSTALLED:
         return "triton is not installed (pip install triton, Linux only)"
@@ -127,18 +142,18 @@ def triton_obstacle(*tensors: Tensor, allowed: tuple[str, ...] = ("float32", "bf
     if device.type != "cuda" and not (device.type == "cpu" and TRITON_INTERPRETED):
         return f"it needs CUDA or ROCm tensors, found {device} (CPU only under the interpreter, TRITON_INTERPRET=1)"
     for tensor in tensors:
-        if str(tensor.dtype).removeprefix("torch.") not in allowed:
-            return f"it takes {', '.join(allowed)}, found {tensor.dtype}"
+        if tensor.dtype not in allowed:
+            return f"it takes {_names(allowed)}, found {tensor.dtype}"
     return None
 
 
-def extension_obstacle(*tensors: Tensor, allowed: tuple[str, ...] = ("float32", "bfloat16", "float16")) -> str | None:
+def extension_obstacle(*tensors: Tensor, allowed: tuple[torch.dtype, ...] = FLOAT32_AND_HALVES) -> str | None:
     """Why the C++ extension cannot take these tensors, or None."""
     if not EXTENSION_BUILT:
         return "the C++ extension aime.kernels._cpu is not built; install aime where a C++17 compiler is"
     for tensor in tensors:
-        if tensor.device.type != "cpu":
+        if not tensor.is_cpu:
             return f"it needs CPU tensors, found {tensor.device}"
-        if str(tensor.dtype).removeprefix("torch.") not in allowed:
-            return f"it takes {', '.join(allowed)}, found {tensor.dtype}"
+        if tensor.dtype not in allowed:
+            return f"it takes {_names(allowed)}, found {tensor.dtype}"
     return None

@@ -1,5 +1,6 @@
 """How CPU tensors are handed to the C++ kernels: address, dtype code, sizes, strides; nothing is copied."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -8,10 +9,11 @@ from torch import Tensor
 
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}  # csrc/kernels/strided.hpp
 
-Description = tuple[int, int, list[int], list[int]]
-ABSENT: Description = (0, 0, [], [])
+Description = tuple[int, int, tuple[int, ...], tuple[int, ...]]
+ABSENT: Description = (0, 0, (), ())
 
 
+@functools.cache
 def load() -> Any:
     """The extension module."""
     return importlib.import_module("aime.kernels._cpu")
@@ -21,7 +23,7 @@ def describe(tensor: Tensor | None) -> Description:
     """A tensor as csrc/kernels/module.cpp takes it; the caller keeps it alive."""
     if tensor is None:
         return ABSENT
-    return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], list(tensor.shape), list(tensor.stride())
+    return tensor.data_ptr(), DTYPE_CODES[tensor.dtype], tensor.shape, tensor.stride()
 
 
 def addresses(*tensors: Tensor | None) -> list[int]:
@@ -33,4 +35,4 @@ def describe_mask(mask: Tensor | None) -> Description:
     """A mask of one byte an entry; the kernel that takes it knows that it is no number."""
     if mask is None:
         return ABSENT
-    return mask.data_ptr(), 0, list(mask.shape), list(mask.stride())
+    return mask.data_ptr(), 0, mask.shape, mask.stride()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
@@ -21,8 +22,12 @@ def check_shape(op: str, name: str, tensor: Tensor, axes: Sequence[str], sizes: 
     """
     found = tuple(tensor.shape)
     if len(found) == len(axes):
-        wrong = [axis for axis, size in zip(axes, found, strict=True) if sizes.get(axis, size) != size]
-        if not wrong:
+        wrong = None
+        for axis, size in zip(axes, found, strict=True):
+            if sizes.get(axis, size) != size:
+                wrong = [axis for axis, size in zip(axes, found, strict=True) if sizes.get(axis, size) != size]
+                break
+        if wrong is None:
             sizes.update(zip(axes, found, strict=True))
             return
         where = "; " + ", ".join(f"axis {axis} is {found[axes.index(axis)]}, expected {sizes[axis]}" for axis in wrong)
@@ -53,4 +58,17 @@ def check_floating(op: str, **tensors: Tensor) -> None:
 
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 if any input is float64, else float32: what densities and distances are computed in."""
-    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    for tensor in tensors:
+        if tensor.dtype == torch.float64:
+            return torch.float64
+    return torch.float32
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor in `dtype`; itself, without a call into PyTorch, where it has it."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """The tensor without gradient or tangent; itself, without a call into PyTorch, where it can have none."""
+    return tensor.detach() if tensor.requires_grad or forward_ad._current_level >= 0 else tensor

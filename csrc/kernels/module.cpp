@@ -30,7 +30,8 @@ aime::Rows to_rows(Description description) {
 
 void vq_lookup(Description rows, std::int64_t head_stride, Description codes, std::int64_t codes_head_stride,
                std::int64_t row_count, std::int64_t heads, std::int64_t code_count, std::int64_t width,
-               std::uintptr_t indices, std::uintptr_t distance, int threads, const std::string& instructions) {
+               std::uintptr_t indices, std::uintptr_t distance, std::uintptr_t quantized, int threads,
+               const std::string& instructions) {
   const aime::LookupArguments arguments{to_rows(std::move(rows)),
                                         head_stride,
                                         to_rows(std::move(codes)),
@@ -40,7 +41,8 @@ void vq_lookup(Description rows, std::int64_t head_stride, Description codes, st
                                         code_count,
                                         width,
                                         reinterpret_cast<std::int32_t*>(indices),
-                                        reinterpret_cast<float*>(distance)};
+                                        reinterpret_cast<float*>(distance),
+                                        reinterpret_cast<float*>(quantized)};
   const py::gil_scoped_release release;
   aime::vq_lookup(arguments, threads, instructions);
 }
@@ -169,7 +171,7 @@ PYBIND11_MODULE(_cpu, module) {
              py::call_guard<py::gil_scoped_release>(), "float32 multiplications and additions a second, measured.");
   module.def("vq_lookup", &vq_lookup, py::arg("rows"), py::arg("head_stride"), py::arg("codes"),
              py::arg("codes_head_stride"), py::arg("row_count"), py::arg("heads"), py::arg("code_count"),
-             py::arg("width"), py::arg("indices"), py::arg("distance"), py::arg("threads"),
+             py::arg("width"), py::arg("indices"), py::arg("distance"), py::arg("quantized"), py::arg("threads"),
              py::arg("instructions") = "");
   const auto inputs = py::arg("inputs");
   const auto outputs = py::arg("outputs");

@@ -129,7 +129,9 @@ class Lookup {
     for (std::int64_t r = 0; r < count; ++r) {
       const std::int64_t out = (first + r) * arguments_.heads + head;
       arguments_.indices[out] = best[r];
-      arguments_.distance[out] = squared_distance(rows + r * width, codes.plain.data() + best[r] * width, width);
+      const float* code = codes.plain.data() + best[r] * width;
+      arguments_.distance[out] = squared_distance(rows + r * width, code, width);
+      if (arguments_.quantized != nullptr) std::copy_n(code, width, arguments_.quantized + out * width);
     }
   }
 

@@ -23,6 +23,7 @@ struct LookupArguments {
   std::int64_t width;
   std::int32_t* indices;
   float* distance;
+  float* quantized;  // the chosen codes in float32, (rows, heads, width) row-major, or null
 };
 
 // Runs on `threads` threads; `instructions` is "", for the best the processor has, or a name of instruction_sets().

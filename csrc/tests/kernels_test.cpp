@@ -2,6 +2,7 @@
 #include "../kernels/vq_lookup.hpp"
 #include "check.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <random>
@@ -29,14 +30,15 @@ struct Problem {
         rows(normal(static_cast<std::size_t>(size.rows * size.heads * size.width), seed)),
         codes(normal(static_cast<std::size_t>(size.heads * size.codes * size.width), seed + 1)),
         indices(static_cast<std::size_t>(size.rows * size.heads), -1),
-        distance(static_cast<std::size_t>(size.rows * size.heads), -1.0F) {}
+        distance(static_cast<std::size_t>(size.rows * size.heads), -1.0F),
+        quantized(rows.size(), -1.0F) {}
 
   void run(int threads, const std::string& instructions) {
     const aime::Rows row_tensor{rows.data(), aime::Dtype::kFloat32, {size.rows}, {size.heads * size.width}, 1};
     const aime::Rows code_tensor{codes.data(), aime::Dtype::kFloat32, {size.codes}, {size.width}, 1};
-    const aime::LookupArguments arguments{row_tensor,     size.width,     code_tensor, size.codes * size.width,
-                                          size.rows,      size.heads,     size.codes,  size.width,
-                                          indices.data(), distance.data()};
+    const aime::LookupArguments arguments{row_tensor,     size.width,      code_tensor,     size.codes * size.width,
+                                          size.rows,      size.heads,      size.codes,      size.width,
+                                          indices.data(), distance.data(), quantized.data()};
     aime::vq_lookup(arguments, threads, instructions);
   }
 
@@ -62,6 +64,8 @@ struct Problem {
         const double chosen = squared(row, head, indices[place]);
         CHECK(chosen <= least + 1e-4 * (1.0 + least));
         CHECK(std::abs(chosen - static_cast<double>(distance[place])) <= 1e-4 * (1.0 + chosen));
+        const auto code = codes.begin() + (head * size.codes + indices[place]) * size.width;
+        CHECK(std::equal(code, code + size.width, quantized.begin() + (row * size.heads + head) * size.width));
       }
     }
   }
@@ -70,6 +74,7 @@ struct Problem {
   std::vector<float> rows, codes;
   std::vector<std::int32_t> indices;
   std::vector<float> distance;
+  std::vector<float> quantized;
 };
 
 }  // namespace
@@ -115,7 +120,7 @@ TEST(vq_lookup_reads_halves_and_strides) {
     std::vector<float> distance(3, -1.0F);
     const aime::Rows row_tensor{rows.data(), aime::Dtype::kFloat32, {3}, {2}, 1};
     const aime::Rows code_tensor{codes->data(), dtype, {3}, {2}, 1};
-    aime::vq_lookup({row_tensor, 0, code_tensor, 0, 3, 1, 3, 1, indices.data(), distance.data()}, 2, "");
+    aime::vq_lookup({row_tensor, 0, code_tensor, 0, 3, 1, 3, 1, indices.data(), distance.data(), nullptr}, 2, "");
     CHECK((indices == std::vector<std::int32_t>{0, 1, 2}));
     CHECK_EQUAL(distance[2], 98.0F * 98.0F);
   }

@@ -5,30 +5,37 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
-from ..shapes import accumulation_dtype, check_floating, check_shape
+from ..dispatch import FLOAT32_AND_HALVES, Obstacle, choose_backend, extension_obstacle, triton_obstacle
+from ..shapes import accumulation_dtype, cast, check_floating, check_shape, constant
 from .operators import kl_op, log_joint_op, log_prob_op, sticks_op
 
-TRITON_DTYPES = ("float32", "bfloat16", "float16", "float64")
+TRITON_DTYPES = (*FLOAT32_AND_HALVES, torch.float64)
 TRITON_WIDTH, TRITON_COMPONENTS, TRITON_SAMPLES = 512, 1024, 1024
 
 
-def _obstacles(sizes: dict[str, int], *tensors: Tensor) -> dict[str, str | None]:
-    """Backends of these ops and what is in their way."""
+def _triton_obstacle(sizes: dict[str, int], *tensors: Tensor) -> str | None:
     limits = {"D": TRITON_WIDTH, "K": TRITON_COMPONENTS, "K-1": TRITON_COMPONENTS - 1, "S": TRITON_SAMPLES}
     beyond = [
         f"{axis} up to {limits[axis]}, found {size}" for axis, size in sizes.items() if size > limits.get(axis, size)
     ]
     reason = triton_obstacle(*tensors, allowed=TRITON_DTYPES)
-    triton = reason or (f"it takes {', '.join(beyond)}" if beyond else None)
-    return {"torch": None, "triton": triton, "cpp": extension_obstacle(*tensors)}
+    return reason or (f"it takes {', '.join(beyond)}" if beyond else None)
+
+
+def _obstacles(sizes: dict[str, int], *tensors: Tensor) -> dict[str, Obstacle]:
+    """Backends of these ops and what is in their way."""
+    return {
+        "torch": None,
+        "triton": lambda: _triton_obstacle(sizes, *tensors),
+        "cpp": lambda: extension_obstacle(*tensors),
+    }
 
 
 def _common(dtype: torch.dtype, backend: str, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """One dtype for PyTorch's kernels and for float64; Triton and C++ read half types themselves."""
     if backend != "torch" and dtype == torch.float32:
         return tensors
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return tuple([cast(tensor, dtype) for tensor in tensors])
 
 
 def stick_log_weights(
@@ -60,7 +67,7 @@ def stick_log_weights(
         check_shape("stick_log_weights", name, tensor, ("N", "K-1"), sizes)
     chosen = choose_backend("stick_log_weights", backend, log_a.device.type, _obstacles(sizes, log_a, log_b, u))
     dtype = accumulation_dtype(log_a, log_b, u)
-    log_pi, log_v, log_q_v = sticks_op(log_a.to(dtype), log_b.to(dtype), u.detach().to(dtype), chosen)
+    log_pi, log_v, log_q_v = sticks_op(cast(log_a, dtype), cast(log_b, dtype), cast(constant(u), dtype), chosen)
     return log_pi, log_v, log_q_v
 
 
@@ -207,7 +214,7 @@ def mixture_kl(
     if sizes["S"] == 0:
         raise ValueError(f"{op}: eps: expected at least one sample, found S=0")
     _check_mixture(op, log_pi, means, log_scales, sizes)
-    tensors = (mean_q, log_scale_q, log_pi, means, log_scales, eps.detach())
+    tensors = (mean_q, log_scale_q, log_pi, means, log_scales, constant(eps))
     chosen = choose_backend(op, backend, mean_q.device.type, _obstacles(sizes, *tensors))
     dtype = accumulation_dtype(*tensors)
     kl: Tensor = kl_op(*_common(dtype, chosen, tensors), chosen)[0]

@@ -1,5 +1,6 @@
 """stick_log_weights, mixture_log_prob and mixture_kl as torch.library operators with their gradients."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -7,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ..autograd import attach_gradient, operator
+from ..shapes import cast
 from . import eager
 
 
+@functools.cache
 def _backend(name: str) -> Any:
     return importlib.import_module(f"aime.kernels.mixture_kl.{'eager' if name == 'torch' else name}")
 
@@ -94,7 +97,7 @@ def _log_prob_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None
 def _log_prob_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     result, *tensors = ctx.saved_tensors
     gradients = log_prob_backward_op(gradient, result, *tensors, ctx.backend)
-    return *(g.to(tensor.dtype) for g, tensor in zip(gradients, tensors, strict=True)), None
+    return *(cast(g, tensor.dtype) for g, tensor in zip(gradients, tensors, strict=True)), None
 
 
 MixtureLogProbFunction = attach_gradient(log_prob_op, _log_prob_context, _log_prob_backward)
@@ -144,7 +147,7 @@ def _log_joint_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 def _log_joint_backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     tensors = ctx.saved_tensors
     gradients = log_joint_backward_op(gradient, *tensors)
-    return *(g.to(tensor.dtype) for g, tensor in zip(gradients, tensors, strict=True)), None
+    return *(cast(g, tensor.dtype) for g, tensor in zip(gradients, tensors, strict=True)), None
 
 
 MixtureLogJointFunction = attach_gradient(log_joint_op, _log_joint_context, _log_joint_backward)
@@ -223,7 +226,7 @@ def _kl_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]
 def _kl_backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
     log_prob, *tensors = ctx.saved_tensors
     gradients = kl_backward_op(gradient, log_prob, *tensors, ctx.backend)
-    return *(g.to(tensor.dtype) for g, tensor in zip(gradients, tensors[:-1], strict=True)), None, None
+    return *(cast(g, tensor.dtype) for g, tensor in zip(gradients, tensors[:-1], strict=True)), None, None
 
 
 MixtureKLFunction = attach_gradient(kl_op, _kl_context, _kl_backward)

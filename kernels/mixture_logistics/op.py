@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
-from ..shapes import accumulation_dtype, check_floating, check_shape
+from ..dispatch import FLOAT32_AND_HALVES, Obstacle, choose_backend, extension_obstacle, triton_obstacle
+from ..shapes import accumulation_dtype, check_floating, check_shape, constant
 from . import eager
 from .operators import nll_op
 
-TRITON_DTYPES = ("float32", "bfloat16", "float16", "float64")
+TRITON_DTYPES = (*FLOAT32_AND_HALVES, torch.float64)
 
 
 def mixture_logistics_nll(
@@ -56,19 +56,19 @@ def mixture_logistics_nll(
     if weights is not None:
         check_floating(op, x=x, weights=weights)
         check_shape(op, "weights", weights, ("B", "H", "W"), sizes)
-        weights = weights.detach()
+        weights = constant(weights)
     parameters = (logits, means, log_scales, coefficients)
     given = (x, *parameters) if weights is None else (x, *parameters, weights)
-    obstacles = {
+    obstacles: dict[str, Obstacle] = {
         "torch": None,
-        "triton": triton_obstacle(x, *parameters, allowed=TRITON_DTYPES),
-        "cpp": extension_obstacle(*given),
+        "triton": lambda: triton_obstacle(x, *parameters, allowed=TRITON_DTYPES),
+        "cpp": lambda: extension_obstacle(*given),
     }
     chosen = choose_backend(op, backend, x.device.type, obstacles)
     dtype = accumulation_dtype(x, *parameters)
     if chosen != "torch":
         wide = dtype == torch.float64  # half types are read as they are
-        tensors = [tensor.to(dtype) if wide else tensor for tensor in (x.detach(), *parameters)]
+        tensors = [tensor.to(dtype) if wide else tensor for tensor in (constant(x), *parameters)]
         nll, mean, *_ = nll_op(*tensors, weights, chosen)
         return nll, mean
     with torch.autocast(x.device.type, enabled=False):

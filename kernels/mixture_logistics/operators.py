@@ -1,5 +1,6 @@
 """The fused mixture_logistics_nll as a torch.library operator with its gradient."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor
 
 from ..autograd import attach_gradient, operator
+from ..shapes import cast
 
 
+@functools.cache
 def _backend(name: str) -> Any:
     return importlib.import_module(f"aime.kernels.mixture_logistics.{name}")
 
@@ -95,7 +98,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _backward(ctx: Any, g_nll: Tensor, g_mean: Tensor, *_: Tensor) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     gradients = nll_backward_op(g_nll, g_mean, *saved, ctx.backend)
-    return None, *(g.to(tensor.dtype) for g, tensor in zip(gradients, saved[4:8], strict=True)), None, None
+    return None, *(cast(g, tensor.dtype) for g, tensor in zip(gradients, saved[4:8], strict=True)), None, None
 
 
 MixtureLogisticsNLLFunction = attach_gradient(nll_op, _setup_context, _backward)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..elementary import expm1, log_sigmoid, tanh
+from ..elementary import all_registers, expm1, log_sigmoid, tanh
 from .reference import HALF_BIN, LEFT_EDGE, MIN_LOG_SCALE, RIGHT_EDGE, WIDE_LOG_SCALE
 
 BLOCK = 256  # pixels a program, two a thread
@@ -209,6 +209,7 @@ def _common(
         "ACC": tl.float64 if x.dtype == torch.float64 else tl.float32,
         "BLOCK_P": BLOCK,
         "num_warps": 4,
+        **all_registers(),
     }
     return tensors, tensors[0] if weights is None else weights.contiguous(), strides, options
 

@@ -1,5 +1,6 @@
 """The fused slot attention, all iterations, as a torch.library operator with its gradient."""
 
+import functools
 import importlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from ..shapes import accumulation_dtype
 WEIGHTS = slice(2, 22)  # of the operator's arguments, in the order of SlotAttentionWeights
 
 
+@functools.cache
 def _fused() -> Any:
     return importlib.import_module("aime.kernels.slot_attention.fused")
 

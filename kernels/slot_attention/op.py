@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor
 
-from ..dispatch import TRITON_INTERPRETED, choose_backend, extension_obstacle, triton_obstacle
+from ..dispatch import (
+    FLOAT32_AND_HALVES,
+    TRITON_INTERPRETED,
+    Obstacle,
+    choose_backend,
+    extension_obstacle,
+    triton_obstacle,
+)
 from ..shapes import check_floating, check_shape
 from . import eager
 from .fused_operator import slot_attention_op
@@ -71,7 +78,7 @@ def _triton_obstacle(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeight
         found = f"S={slots.shape[1]}, heads={heads}"
         return f"it takes S times heads, each rounded up to a power of two, up to {most}, found {found}"
     # float64 compiles to something slow where it compiles: it serves gradient checks under the interpreter
-    allowed = ("float32", "bfloat16", "float16", *(("float64",) if TRITON_INTERPRETED else ()))
+    allowed = (*FLOAT32_AND_HALVES, torch.float64) if TRITON_INTERPRETED else FLOAT32_AND_HALVES
     return triton_obstacle(inputs, slots, *(weight for weight in weights if weight is not None), allowed=allowed)
 
 
@@ -125,10 +132,10 @@ def slot_attention(
         check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
         inputs = torch.where(mask.unsqueeze(-1), inputs, 0.0)  # a weight of 0 would leave NaN times 0
     one_head = None if heads == 1 else f"it takes one head, found {heads}"
-    obstacles = {
+    obstacles: dict[str, Obstacle] = {
         "torch": None,
-        "triton": _triton_obstacle(inputs, slots, weights, heads),
-        "cpp": one_head or extension_obstacle(inputs, slots),
+        "triton": lambda: _triton_obstacle(inputs, slots, weights, heads),
+        "cpp": lambda: one_head or extension_obstacle(inputs, slots),
     }
     chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles, slots.shape[-1])
     if chosen == "triton":

@@ -1,5 +1,6 @@
 """The pass over the inputs of slot attention as a torch.library operator with its gradient."""
 
+import functools
 import importlib
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..autograd import attach_gradient, operator
 
 
+@functools.cache
 def _backend(name: str) -> Any:
     return importlib.import_module(f"aime.kernels.slot_attention.{name}")
 

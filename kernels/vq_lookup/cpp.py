@@ -4,29 +4,40 @@ import torch
 from torch import Tensor
 
 from ..extension import DTYPE_CODES, load
+from .eager import gather
 
 
 def assign(x: Tensor, codebook: Tensor, instructions: str = "") -> tuple[Tensor, Tensor]:
-    """indices (..., Q) int32 and squared distance (..., Q) float32; x (..., Q, D), codebook (Q, V, D).
+    """indices (..., Q) int32 and squared distance (..., Q) float32; x (..., Q, D), codebook (Q, V, D)."""
+    _, indices, distance = lookup(x, codebook, instructions)
+    return indices, distance
+
+
+def lookup(x: Tensor, codebook: Tensor, instructions: str = "") -> tuple[Tensor, Tensor, Tensor]:
+    """Codes (..., Q, D) in the codebook's dtype, indices (..., Q) int32 and squared distance (..., Q) float32.
 
     `instructions` names one of the extension's instruction_sets(), "" takes the best.
     """
     heads, codes, width = codebook.shape
-    leading = x.shape[:-2]
+    leading, strides = x.shape[:-2], x.stride()
+    along_heads, along_codes, along_width = codebook.stride()
     indices = torch.empty(*leading, heads, dtype=torch.int32)
     distance = torch.empty(*leading, heads, dtype=torch.float32)
+    whole = codebook.dtype == torch.float32  # the kernel writes the codes too
+    quantized = torch.empty(x.shape, dtype=torch.float32) if whole else None
     load().vq_lookup(
-        (x.data_ptr(), DTYPE_CODES[x.dtype], list(leading), list(x.stride()[:-2]), x.stride(-1)),
-        x.stride(-2),
-        (codebook.data_ptr(), DTYPE_CODES[codebook.dtype], [codes], [codebook.stride(1)], codebook.stride(2)),
-        codebook.stride(0),
+        (x.data_ptr(), DTYPE_CODES[x.dtype], leading, strides[:-2], strides[-1]),
+        strides[-2],
+        (codebook.data_ptr(), DTYPE_CODES[codebook.dtype], (codes,), (along_codes,), along_width),
+        along_heads,
         leading.numel(),
         heads,
         codes,
         width,
         indices.data_ptr(),
         distance.data_ptr(),
+        0 if quantized is None else quantized.data_ptr(),
         torch.get_num_threads(),
         instructions,
     )
-    return indices, distance
+    return gather(codebook, indices) if quantized is None else quantized, indices, distance

@@ -36,7 +36,7 @@ def assign(x: Tensor, codebook: Tensor) -> Tensor:
 def _flat_codes(indices: Tensor, num_codes: int) -> Tensor:
     """Indices (..., Q) as rows of a (Q * V, D) codebook, flattened."""
     heads = indices.shape[-1]
-    flat = indices.long()
+    flat = indices.long()  # index_add_ takes five times as long with int32
     if heads > 1:
         flat = flat + torch.arange(0, heads * num_codes, num_codes, device=indices.device)
     return flat.reshape(-1)

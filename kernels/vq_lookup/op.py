@@ -1,5 +1,6 @@
 """vq_lookup and vq_statistics: nearest code, gather, distance; rows and sums per code."""
 
+import functools
 import importlib
 from typing import Any, NamedTuple
 
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..autograd import attach_gradient, operator
-from ..dispatch import choose_backend, extension_obstacle, triton_obstacle
-from ..shapes import accumulation_dtype, check_floating, check_shape
+from ..dispatch import Obstacle, choose_backend, extension_obstacle, triton_obstacle
+from ..shapes import accumulation_dtype, check_floating, check_shape, constant
 from . import cpp, cublas, eager
 
 PRECISIONS = ("exact", "fast")
@@ -23,6 +24,7 @@ class VQLookup(NamedTuple):
     distance: Tensor
 
 
+@functools.cache
 def _triton() -> Any:
     return importlib.import_module("aime.kernels.vq_lookup.triton")
 
@@ -33,8 +35,7 @@ def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tupl
     if backend == "triton":
         return _triton().lookup(x, codebook, precision)  # type: ignore[no-any-return]
     if backend == "cpp":
-        indices, distance = cpp.assign(x, codebook)
-        return eager.gather(codebook, indices), indices, distance
+        return cpp.lookup(x, codebook)
     indices = cublas.assign(x, codebook, precision) if backend == "cublas" else eager.assign(x, codebook)
     quantized = eager.gather(codebook, indices)
     dtype = accumulation_dtype(x, codebook)
@@ -151,14 +152,18 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
     return VQLookup(quantized, indices, distance)
 
 
-def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, str | None]:
-    low, high = TRITON_WIDTHS
-    width_obstacle = None if low <= x.shape[-1] <= high else f"it takes D from {low} to {high}, found {x.shape[-1]}"
+def _triton_obstacle(*tensors: Tensor) -> str | None:
+    (low, high), width = TRITON_WIDTHS, tensors[0].shape[-1]
+    beyond = None if low <= width <= high else f"it takes D from {low} to {high}, found {width}"
+    return triton_obstacle(*tensors) or beyond
+
+
+def _lookup_obstacles(x: Tensor, codebook: Tensor) -> dict[str, Obstacle]:
     return {
         "torch": None,
-        "cpp": extension_obstacle(x, codebook),
-        "triton": triton_obstacle(x, codebook) or width_obstacle,
-        "cublas": cublas.obstacle(x, codebook),
+        "cpp": lambda: extension_obstacle(x, codebook),
+        "triton": lambda: _triton_obstacle(x, codebook),
+        "cublas": lambda: cublas.obstacle(x, codebook),
     }
 
 
@@ -217,9 +222,7 @@ def vq_statistics(
     check_shape(op, "indices", indices, tuple(leading), leading)
     if indices.device != x.device:
         raise ValueError(f"{op}: indices is on {indices.device}, but x is on {x.device}")
-    obstacles = _lookup_obstacles(x, x)
-    del obstacles["cpp"], obstacles["cublas"]
-    chosen = choose_backend(op, backend, x.device.type, obstacles)
+    chosen = choose_backend(op, backend, x.device.type, {"torch": None, "triton": lambda: _triton_obstacle(x)})
     ordered = deterministic or torch.are_deterministic_algorithms_enabled()
-    counts, sums = statistics_op(x.detach(), indices, num_codes, ordered, chosen)
+    counts, sums = statistics_op(constant(x), indices, num_codes, ordered, chosen)
     return counts, sums
