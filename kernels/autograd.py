@@ -5,11 +5,13 @@ inputs, and wraps each layer again. Here the dispatcher meets one Python functio
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 LIBRARY = torch.library.Library("aime", "FRAGMENT")
 
@@ -102,6 +104,12 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
         return op
 
     return define
+
+
+def fake(op: Any) -> Callable[[Kernel], Kernel]:
+    """Decorator: the function gives the shapes of the operator's results, for torch.compile."""
+    registered: Callable[[Kernel], Kernel] = torch.library.register_fake(op)
+    return registered
 
 
 def attach_gradient(op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]) -> type[Any]:

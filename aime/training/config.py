@@ -46,6 +46,8 @@ class TrainConfig:
     """Decay of the moving average of the weights, which is what is validated and exported; 0: no average."""
     rehearsals: Annotated[int, Range(0, 1000)] = 0
     """Latent rehearsals after each step: steps of recurrence and prior on remembered posteriors."""
+    rehearsal_from: Annotated[float, SHARE] = 0.0
+    """Share of the run after which rehearsals begin: before, posteriors move too fast to be worth remembering."""
     rehearsal_batch: Annotated[int, Range(1, 65536)] = 96
     """Sequences of a rehearsal."""
     rehearsal_length: Annotated[int, Range(2, 65536)] = 50

@@ -136,7 +136,7 @@ class WorldModelParts(nn.Module):
             whitened = images.to(torch.float32).sub_((pixels.mean + 1.0) * 127.5).mul_(factor / 127.5)
         else:
             whitened = (images_to_float(images).float() - pixels.mean) * factor
-        return whitened.unflatten(0, (batch, frames))
+        return whitened.unflatten(0, (batch, frames))  # type: ignore[no-any-return]
 
     def stack(self, frames: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the trunk sees of whitened frames (B, T, C, H, W): each frame and the differences before it.

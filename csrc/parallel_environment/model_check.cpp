@@ -33,7 +33,10 @@ bool may_become(const char* name, int value, const mjModel* model) {
 template <typename Number>
 void check_field(const char* name, const Number* own, const Number* given, std::size_t count, const mjModel* model) {
   for (std::size_t entry = 0; entry < count; ++entry) {
-    if (std::memcmp(own + entry, given + entry, sizeof(Number)) == 0) continue;
+    const auto* before =
+        reinterpret_cast<const unsigned char*>(own + entry);  // bit for bit: -0 is a change, NaN is none
+    const auto* after = reinterpret_cast<const unsigned char*>(given + entry);
+    if (std::equal(before, before + sizeof(Number), after)) continue;
     bool sound = true;
     if constexpr (std::is_floating_point_v<Number>) {
       sound = std::isfinite(given[entry]);
