@@ -5,7 +5,7 @@ inputs, and wraps each layer again. Here the dispatcher meets one Python functio
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("aime", "FRAGMENT")
 
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 OPERATORS: dict[str, Any] = {}  # by name
 
 # Of every operator, what runs it where a gradient is wanted; filled by `operator` and `attach_gradient`.
@@ -102,6 +103,16 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
         return op
 
     return define
+
+
+def fake(op: Any) -> Callable[[Kernel], Kernel]:
+    """Decorator: the function makes empty results of the operator's shapes and dtypes, for tensors without data."""
+
+    def register(function: Kernel) -> Kernel:
+        torch.library.register_fake(op)(function)
+        return function
+
+    return register
 
 
 def attach_gradient(op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]) -> type[Any]:

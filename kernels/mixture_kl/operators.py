@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient, operator
+from ..autograd import attach_gradient, fake, operator
 from ..shapes import cast
 from . import eager
 
@@ -27,7 +27,7 @@ def sticks_op(log_a: Tensor, log_b: Tensor, u: Tensor, backend: str) -> tuple[Te
     return _backend(backend).stick_log_weights(log_a, log_b, u)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(sticks_op)
+@fake(sticks_op)
 def _(log_a: Tensor, log_b: Tensor, u: Tensor, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     return log_a.new_empty(log_a.shape[0], log_a.shape[1] + 1), *_empty(log_a, log_a)  # type: ignore[return-value]
 
@@ -40,7 +40,7 @@ def sticks_backward_op(
     return _backend(backend).stick_log_weights_backward(log_a, log_b, u, g_pi, g_v, g_q)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(sticks_backward_op)
+@fake(sticks_backward_op)
 def _(
     log_a: Tensor, log_b: Tensor, u: Tensor, g_pi: Tensor, g_v: Tensor, g_q: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -67,7 +67,7 @@ def log_prob_op(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, ba
     return eager.mixture_log_prob(z, log_pi, means, log_scales)
 
 
-@torch.library.register_fake(log_prob_op)
+@fake(log_prob_op)
 def _(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     return z.new_empty(z.shape[:2], dtype=torch.promote_types(z.dtype, torch.float32))
 
@@ -81,7 +81,7 @@ def log_prob_backward_op(
     return function(gradient, result, z, log_pi, means, log_scales)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(log_prob_backward_op)
+@fake(log_prob_backward_op)
 def _(
     gradient: Tensor, result: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -119,7 +119,7 @@ def _wide(*tensors: Tensor, keep: bool = False) -> tuple[Tensor, ...]:
     return tensors if keep else tuple(t.to(torch.promote_types(t.dtype, torch.float32)) for t in tensors)
 
 
-@torch.library.register_fake(log_joint_op)
+@fake(log_joint_op)
 def _(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, backend: str) -> Tensor:
     return z.new_empty(*z.shape[:2], log_pi.shape[1], dtype=torch.promote_types(z.dtype, torch.float32))
 
@@ -132,7 +132,7 @@ def log_joint_backward_op(
     return eager.mixture_log_joint_backward(gradient, *_wide(z, log_pi, means, log_scales))
 
 
-@torch.library.register_fake(log_joint_backward_op)
+@fake(log_joint_backward_op)
 def _(
     gradient: Tensor, z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -168,7 +168,7 @@ def kl_op(
     return -entropy - log_prob.mean(0), log_prob
 
 
-@torch.library.register_fake(kl_op)
+@fake(kl_op)
 def _(
     mean_q: Tensor, log_scale_q: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor, eps: Tensor, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -200,7 +200,7 @@ def kl_backward_op(
     return g_z.sum(0), g_log_scale_q, *rest  # type: ignore[return-value]
 
 
-@torch.library.register_fake(kl_backward_op)
+@fake(kl_backward_op)
 def _(
     gradient: Tensor,
     log_prob: Tensor,

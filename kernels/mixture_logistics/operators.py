@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient, operator
+from ..autograd import attach_gradient, fake, operator
 from ..shapes import cast
 
 
@@ -31,7 +31,7 @@ def nll_op(
     return _backend(backend).mixture_logistics_nll(*arguments)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(nll_op)
+@fake(nll_op)
 def _(
     x: Tensor,
     logits: Tensor,
@@ -69,7 +69,7 @@ def nll_backward_op(
     return _backend(backend).mixture_logistics_nll_backward(g_nll, g_mean, *saved, x, *parameters, weights)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(nll_backward_op)
+@fake(nll_backward_op)
 def _(
     g_nll: Tensor,
     g_mean: Tensor,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient, operator
+from ..autograd import attach_gradient, fake, operator
 from ..shapes import accumulation_dtype
 
 WEIGHTS = slice(2, 22)  # of the operator's arguments, in the order of SlotAttentionWeights
@@ -68,7 +68,7 @@ def slot_attention_op(
     return out, attention, *saved
 
 
-@torch.library.register_fake(slot_attention_op)
+@fake(slot_attention_op)
 def _(inputs: Tensor, slots: Tensor, *others: Any) -> tuple[Tensor, ...]:
     mlp_in_weight = others[13]
     iters, _, _, heads, _ = others[-5:]
@@ -105,7 +105,7 @@ def slot_attention_backward_op(
     return [g_inputs, g_initial, *g_weights]
 
 
-@torch.library.register_fake(slot_attention_backward_op)
+@fake(slot_attention_backward_op)
 def _(
     g_slots: Tensor,
     g_attention: Tensor | None,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient, operator
+from ..autograd import attach_gradient, fake, operator
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def attend_op(
     return _backend(backend).attend(inputs, seen, offset, mask, eps, want_attention)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(attend_op)
+@fake(attend_op)
 def _(
     inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None, eps: float, want_attention: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +60,7 @@ def attend_backward_op(
     return _backend(backend).attend_backward(*gradients, inputs, seen, offset, mask, eps)  # type: ignore[no-any-return]
 
 
-@torch.library.register_fake(attend_backward_op)
+@fake(attend_backward_op)
 def _(
     g_sums: Tensor,
     g_totals: Tensor,

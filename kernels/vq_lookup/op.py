@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient, operator
+from ..autograd import attach_gradient, fake, operator
 from ..dispatch import Obstacle, choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape, constant
 from . import cpp, cublas, eager
@@ -42,7 +42,7 @@ def lookup_op(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tupl
     return quantized, indices, (x.to(dtype) - quantized.to(dtype)).square().sum(-1)
 
 
-@torch.library.register_fake(lookup_op)
+@fake(lookup_op)
 def _(x: Tensor, codebook: Tensor, precision: str, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty(x.shape, dtype=codebook.dtype, device=x.device),
@@ -69,7 +69,7 @@ def lookup_backward_op(
     return eager.lookup_backward(*arguments)
 
 
-@torch.library.register_fake(lookup_backward_op)
+@fake(lookup_backward_op)
 def _(
     x: Tensor,
     codebook: Tensor,
@@ -182,7 +182,7 @@ def statistics_op(
     return eager.statistics(x, indices, num_codes, deterministic)
 
 
-@torch.library.register_fake(statistics_op)
+@fake(statistics_op)
 def _(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str) -> tuple[Tensor, Tensor]:
     heads, width = x.shape[-2:]
     dtype = accumulation_dtype(x)
