@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
-
 LIBRARY = torch.library.Library("aime", "FRAGMENT")
 
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 OPERATORS: dict[str, Any] = {}  # by name
 
 # Of every operator, what runs it where a gradient is wanted; filled by `operator` and `attach_gradient`.
@@ -107,9 +106,13 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
 
 def fake(op: Any) -> Callable[[Kernel], Kernel]:
-    """Decorator: the function gives the shapes of the operator's results, for torch.compile."""
-    registered: Callable[[Kernel], Kernel] = torch.library.register_fake(op)
-    return registered
+    """Decorator: the function makes empty results of the operator's shapes and dtypes, for tensors without data."""
+
+    def register(function: Kernel) -> Kernel:
+        torch.library.register_fake(op)(function)
+        return function
+
+    return register
 
 
 def attach_gradient(op: Any, setup_context: Callable[..., None], backward: Callable[..., Any]) -> type[Any]:
