@@ -195,8 +195,7 @@ def step_once(session: Session, batch: Batch) -> None:
         **config.loss_weights(),
     )
     session.guard.update(metrics["finite"])
-    rehearses = session.memory is not None and fraction >= config.rehearsal_from
-    if rehearses and isinstance(session.model, RehearsingModel) and session.memory is not None:
+    if session.memory is not None and isinstance(session.model, RehearsingModel):
         step, generator = session.counters.step, session.generator
         metrics |= rehearse(session.model, session.memory, config, step, generator, autocast)
     session.means.update(metrics)
