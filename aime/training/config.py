@@ -45,9 +45,9 @@ class TrainConfig:
     weight_average: Annotated[float, Range(0, below=1)] = 0.99
     """Decay of the moving average of the weights, which is what is validated and exported; 0: no average."""
     rehearsals: Annotated[int, Range(0, 1000)] = 0
-    """Latent rehearsals after each step: steps of recurrence and prior on remembered posteriors. From the first step on;
-    begun at half of the run they left horizons 5 and 15 lower by 1.5 and 1.8 dB, since what the prior foresees early
-    shapes what the posterior keeps."""
+    """Latent rehearsals after each step: steps of recurrence and prior on remembered posteriors. From the first step
+    on; begun at half of the run they left horizons 5 and 15 lower by 1.5 and 1.8 dB, since what the prior foresees
+    early shapes what the posterior keeps."""
     rehearsal_batch: Annotated[int, Range(1, 65536)] = 96
     """Sequences of a rehearsal."""
     rehearsal_length: Annotated[int, Range(2, 65536)] = 50
