@@ -24,7 +24,7 @@ from __future__ import annotations
 import errno
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
@@ -98,7 +98,8 @@ class EpisodeWriter:
 
     Args:
         path: the finished file; it must not exist unless ``overwrite``.
-        spec: what the episodes are. It may be replaced, by one of the same shapes, before `close`.
+        spec: what the episodes are. It may be replaced, by one of the same shapes, before `close`. Its bodies are
+            left out where the first episode comes without ``body_ids``.
         body_masks: whether episodes carry masks.
         split_seed: seed of the train, validation and test split stored at the end.
         overwrite: replace the file, at the end, and drop an unfinished collection of that name, now.
@@ -144,6 +145,9 @@ class EpisodeWriter:
             DiskError: no room on the disk, say. The episodes before it are kept.
         """
         self._require_open()
+        if not self._rows and episode.body_ids is None and self.spec.bodies:
+            # A spec read from another file names bodies; whether they are told apart, the first episode says.
+            self.spec = replace(self.spec, bodies=())
         arrays = self._checked(episode)
         row = (0, len(arrays["actions"]), episode.seed, episode.reset_index)
         arrays["episodes"] = np.array([row], EPISODE_ROW)

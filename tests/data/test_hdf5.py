@@ -331,3 +331,15 @@ def test_damaged_contents_name_file_episode_and_key(episode_file: Path, tmp_path
         file["splits/test"][...] = file["splits/train"][0]
     with pytest.raises(DataError, match="every episode in one split only"):
         open_source(tmp_path / "splits.h5")
+
+
+def test_a_spec_of_bodies_does_not_ask_for_ids_that_the_episodes_lack(tmp_path: Path) -> None:
+    """A spec is often read from another file; where its episodes come without ids, none are stored."""
+    assert SPEC.bodies
+    path = tmp_path / "data.h5"
+    with EpisodeWriter(path, SPEC, body_masks=True) as writer:
+        for number in range(2):
+            writer.append(dataclasses.replace(scripted_episode(number, 6), body_ids=None))
+    source = HDF5Source(path, body_masks=True)
+    window = source.window(1, 0, 6)
+    assert source.spec.bodies == () and window.body_ids is None and window.body_masks is not None
