@@ -131,8 +131,8 @@ def _check_entry(place: str, key: str, value: Any, parameter: Tensor, *, own_fam
     if isinstance(value, Tensor) and key != "step" and (own_family or value.dim() > 0):
         check_tensor_like(place, key, value, parameter)
         return
-    if isinstance(value, Tensor) and value.dim() == 0 and not value.is_complex():
+    if isinstance(value, Tensor) and value.dim() == 0 and (value.is_floating_point() or not own_family):
         value = value.item()
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        found = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
         raise ValueError(f"{place}: {printable(key)}: expected one number of at least 0, found {found}")

@@ -102,6 +102,7 @@ WRONG: dict[str, Callable[[Checkpoint], None]] = {
     **{f"{part} of another dtype": change(part, lambda t: t.to(torch.complex64)) for part in (*PARTS, *STATES)},
     **{f"no {part}": lambda c, part=part: c.tensors.pop(first(c.tensors, part)) for part in (*PARTS[:4], *STATES)},
     **{f"NaN in {part}": change(part, lambda t: t * float("nan")) for part in (*PARTS[:4], "balancer/ema")},
+    "a count of steps of another dtype": change("/step", lambda t: t.to(torch.int32)),
     "one tensor more": lambda c: c.tensors.update({"model/more": torch.zeros(1)}),
     "one entry of the optimizer more": lambda c: c.tensors.update({"optimizer/decoder.bias/more": torch.zeros(192)}),
     "an optimizer of another parameter": lambda c: c.tensors.update({"optimizer/nobody/step": torch.zeros(())}),
