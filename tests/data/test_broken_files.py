@@ -19,16 +19,29 @@ from aime.data.errors import DiskError
 from tests.data.scripted import SPEC, scripted_episode
 
 
-def test_no_damage_ends_in_a_traceback_a_hang_or_wrong_values() -> None:
-    """A slice of `tests.data.broken_files`, which runs whole with `python -m tests.data.broken_files`."""
-    command = [sys.executable, "-m", "tests.data.broken_files", "--every", "8"]
+def examined(seed: int, every: int, seconds: float) -> tuple[int, str]:
+    """How many damaged files were examined, and the outcomes in words; fails where one is neither right nor refused."""
+    command = [sys.executable, "-m", "tests.data.broken_files", "--every", str(every), "--seed", str(seed)]
     run = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=240, cwd=Path(__file__).parents[2]
+        command, check=False, capture_output=True, text=True, timeout=seconds, cwd=Path(__file__).parents[2]
     )
     assert run.returncode == 0, run.stdout + run.stderr
     count, _, outcomes = run.stdout.splitlines()[-1].partition(" damaged files: ")
-    assert int(count) >= 60
+    return int(count), outcomes
+
+
+def test_no_damage_ends_in_a_traceback_a_hang_or_wrong_values() -> None:
+    """A slice of `tests.data.broken_files`, which runs whole in `make faults`."""
+    count, outcomes = examined(0, every=8, seconds=240)
+    assert count >= 60
     assert outcomes.count(" ") > 10  # both outcomes occur, in words
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_damage(seed: int) -> None:
+    count, _ = examined(seed, every=1, seconds=1800)
+    assert count >= 500
 
 
 @pytest.fixture
