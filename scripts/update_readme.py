@@ -140,14 +140,25 @@ def run_section(record: dict[str, Any]) -> str:
         "",
     ]
     horizons = list(record["open_loop"])
-    for metric, unit, digits in (("psnr_body", "dB, pixels of moving bodies", 2), ("psnr", "dB, whole frame", 2)):
-        rows = []
-        for name, title in SERIES.items():
-            values = [record["open_loop"][horizon][metric].get(name) for horizon in horizons]
-            if any(value is not None for value in values):
-                bars = [errors["open_loop"][horizon][metric].get(name) for horizon in horizons]
-                rows.append((title, *(estimate(*pair, digits) for pair in zip(values, bars, strict=True))))
-        lines += [table((f"open loop, {metric} ({unit})", *(f"{h} ahead" for h in horizons)), rows), ""]
+    ahead = tuple(f"{h} ahead" for h in horizons)
+    costs = record.get("training", {})
+    rows = []
+    for name, title in SERIES.items():
+        values = [record["open_loop"][horizon]["psnr_body"].get(name) for horizon in horizons]
+        if any(value is not None for value in values):
+            bars = [errors["open_loop"][horizon]["psnr_body"].get(name) for horizon in horizons]
+            spent = [costs.get(cost, {}).get(name) for cost in ("cpu_seconds", "frames")]
+            trained = ("-" if cost is None else f"{cost:,.0f}" for cost in spent)
+            rows.append((title, *(estimate(*pair) for pair in zip(values, bars, strict=True)), *trained))
+    heads = ("open loop, psnr_body (dB, pixels of moving bodies)", *ahead, "CPU s of training", "frames")
+    lines += [table(heads, rows), ""]
+    rows = []
+    for metric in ("psnr_union", "crps_body", "spread_ratio", "action_shuffle", "psnr"):
+        values = [record["open_loop"][horizon].get(metric, {}).get("model") for horizon in horizons]
+        if any(value is not None for value in values):
+            bars = [errors["open_loop"][horizon][metric].get("model") for horizon in horizons]
+            rows.append((metric, *(estimate(*pair) for pair in zip(values, bars, strict=True))))
+    lines += [table(("open loop, AIME", *ahead), rows), ""]
     rows = []
     for group in ("reconstruction", "one_step_prior", "probe", "codebook", "mixture", "slots"):
         for name, value in record[group].items():
@@ -156,6 +167,8 @@ def run_section(record: dict[str, Any]) -> str:
     for horizon, value in record["tokens"]["accuracy"].items():
         if value is not None:
             rows.append((f"token accuracy, {horizon} ahead", estimate(value, errors["tokens"]["accuracy"][horizon], 3)))
+            copied = record["tokens"].get("copied", {}).get(horizon)
+            rows.append((f"... of copying the last tokens, {horizon} ahead", estimate(copied, None, 3)))
     return "\n".join([*lines, table(("other figures", "value"), rows)])
 
 
