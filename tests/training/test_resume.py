@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,17 @@ def assert_same(run: Path, model: ToyModel, uninterrupted: tuple[Path, ToyModel]
         assert found[step] == pytest.approx(loss, abs=1e-6, rel=1e-6), step
     for (name, left), right in zip(model.state_dict().items(), uninterrupted[1].state_dict().values(), strict=True):
         assert torch.allclose(left, right, atol=1e-6), name
+
+
+@pytest.fixture(autouse=True)
+def signals_as_on_a_terminal() -> Iterator[None]:
+    """nohup, cron and some CI runners start processes with signals ignored, and what is ignored stays so."""
+    usual = {signal.SIGTERM: signal.SIG_DFL, signal.SIGUSR1: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, action) for number, action in usual.items()}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, action in before.items():
+        signal.signal(number, action)
 
 
 class Interrupt(ToyModel):
