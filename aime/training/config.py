@@ -154,7 +154,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
         "batch_size": 16,
         "sequence_length": 16,
-        "steps": 2500,
+        "steps": 2000,
         "learning_rate": 2e-3,
         "beta_min": 0.0,
         "rehearsals": 1,
