@@ -14,7 +14,9 @@ python=${PYTHON:-python3}
 data=${AIME_DATA_PATH:-data/tier1_cartpole_swingup.h5}
 scripts/link_tree.sh build/gpu || exit 1
 PYTHONPATH="$PWD/build/gpu:$PWD"
-export PYTHONPATH
+# the working directory holds an aime/ without kernels/ in it and must not come before the laid out one
+PYTHONSAFEPATH=1
+export PYTHONPATH PYTHONSAFEPATH
 failed=""
 seconds=${AIME_STAGE_SECONDS:-1200}
 stages=${AIME_STAGES:-tests kernels training}
@@ -44,7 +46,7 @@ PY
 # of other versions of torch and triton are no failures here.
 files=$(grep -rlE "mark\.cuda" tests --include='test_*.py' | grep -v '^tests/kernels/')
 # shellcheck disable=SC2086 # a list of files
-stage tests "$python" -m pytest -q -m cuda -o filterwarnings=default --continue-on-collection-errors --maxfail=200 \
+stage tests "$python" -m pytest -q -m cuda -o filterwarnings=default -o pythonpath="build/gpu ." --continue-on-collection-errors --maxfail=200 \
     tests/kernels $files
 
 device=$("$python" -c 'import re, torch; print(re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-"))')
