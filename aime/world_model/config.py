@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from aime.ranges import SHARE, Range, check_ranges
+from aime.ranges import SHARE, OptionError, Range, check_ranges
 
 Count = Annotated[int, Range(1, 65536)]
 Share = Annotated[float, SHARE]
@@ -123,17 +123,17 @@ class WorldModelConfig:
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_ranges(self)
         if self.downsample not in self.strides:
-            raise ValueError(
+            raise OptionError(
                 f"downsample: expected the stride of a level of the trunk, one of {', '.join(map(str, self.strides))} "
                 f"(patch_size {self.patch_size}, {len(self.encoder_channels)} levels), found {self.downsample}"
             )
         if self.patch_size * 2 ** (len(self.encoder_channels) - 1) > self.image_size:
-            raise ValueError(
+            raise OptionError(
                 f"encoder_channels: expected levels that leave a cell of an image of {self.image_size} pixels, found "
                 f"{len(self.encoder_channels)} levels at patch_size {self.patch_size}"
             )
         if self.latent_channels % self.perceiver_heads:
-            raise ValueError(
+            raise OptionError(
                 f"latent_channels: expected a multiple of perceiver_heads = {self.perceiver_heads}, "
                 f"found {self.latent_channels}"
             )
