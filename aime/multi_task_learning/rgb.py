@@ -249,6 +249,8 @@ class RGB(GradientBalancer):
             shapes["reach"] = ((len(shared),), False)
         for name, value in state.items():
             _check_state_tensor(name, value, *shapes[name])
+        if int(state["step_count"]) < 0:
+            raise ValueError(f"step_count: expected at least 0, found {int(state['step_count'])}")
         if "reach" in state and not bool(((state["reach"] >= 0) & (state["reach"] < 1 << tasks)).all()):
             raise ValueError(f"reach: expected sets of {tasks} tasks as bit masks from 0 to {(1 << tasks) - 1}")
 
