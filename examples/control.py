@@ -26,7 +26,7 @@ def main(domain: str, task: str, rounds: int) -> None:
             learnt = run.learner.learn(batch, run.progress.updates, generator)  # the world model
             chosen = torch.randperm(len(learnt.start.latent))[: config.actor_critic.starts]
             features = learnt.start.features.unflatten(0, batch.rewards.shape)
-            run.actor_critic.learn(  # actor and critic, from 128 of the batch's states
+            run.actor_critic.learn(  # actor and critic, from 96 of the batch's states
                 run.agent.world,
                 run.agent.reward,
                 run.agent.continues,

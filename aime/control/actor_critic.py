@@ -29,13 +29,13 @@ class ActorCriticConfig:
     """Of the returns."""
     entropy: Annotated[float, Range(0, 1e3)] = 3e-4
     """Weight of the actor's entropy, beside returns scaled to about 1."""
-    starts: Annotated[int, Range(1, 10**6)] = 128
+    starts: Annotated[int, Range(1, 10**6)] = 96
     """Posterior states of a batch from which the actor is let go, drawn at random."""
     replay_loss: Annotated[float, Range(0, 1e3)] = 0.3
     """Weight of the critic's loss on the replayed rewards."""
     gradient: Literal["dynamics", "reinforce"] = "dynamics"
     """dynamics: the actor follows the gradient of returns through the world model. reinforce: the score function."""
-    actor_rate: Annotated[float, Range(above=0, to=1)] = 5e-4
+    actor_rate: Annotated[float, Range(above=0, to=1)] = 3e-4
     """Learning rate."""
     critic_rate: Annotated[float, Range(above=0, to=1)] = 1e-3
     """Learning rate."""
@@ -96,7 +96,7 @@ class ActorCritic(nn.Module):
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """By name, for checkpoints."""
-        own = {"actor": self.actor_optimizer, "critic": self.critic_optimizer}
+        own: dict[str, torch.optim.Optimizer] = {"actor": self.actor_optimizer, "critic": self.critic_optimizer}
         return own if self.adversary is None else {**own, "adversary": self.adversary.optimizer}
 
     def learn(

@@ -111,8 +111,8 @@ def play_round(
         if env in failed:
             continue
         cut = slice(0, int(lengths[env]))
-        arrays: list[Any] = [np.ascontiguousarray(column[env, cut]) for column in columns]
-        episodes.append(Trajectory(*arrays, seed=int(seeds[env])))
+        observations, actions, rewards, continues = (np.ascontiguousarray(column[env, cut]) for column in columns)
+        episodes.append(Trajectory(observations, actions, rewards, continues, seed=int(seeds[env])))
         if pictures:
             films.append(np.stack([picture[env] for picture in pictures[cut]]))
     returns = np.array([float(episode.rewards.sum(dtype=np.float64)) for episode in episodes])

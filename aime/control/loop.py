@@ -102,7 +102,7 @@ def begin(config: ControlConfig, directory: Path | None = None) -> Run:
     environment = make_environment(config)
     torch.manual_seed(config.seed)
     minimum, maximum = bounds(environment.action_minimum.tolist(), environment.action_maximum.tolist())
-    facts = {"action_minimum": minimum, "action_maximum": maximum}
+    facts: dict[str, Any] = {"action_minimum": minimum, "action_maximum": maximum}
     facts |= {"domain": config.domain, "task": config.task, "action_repeat": config.action_repeat}
     if config.states:
         size = observation_size(environment)
@@ -112,9 +112,9 @@ def begin(config: ControlConfig, directory: Path | None = None) -> Run:
         sizes = {"image_size": config.image_size, **config.model}
         world = WorldModelConfig.preset("laptop", action_size=environment.action_size, **sizes).to_dict()
         side = (3, config.image_size, config.image_size)
-        drawn = {"renderer": "raycast", "samples": environment.samples, "policy": "agent"}
-        spec = EpisodeSpec(image_shape=side, action_size=environment.action_size, **drawn, **facts)  # type: ignore[arg-type]
-    agent = Agent(AgentConfig(config.observations, world, width=config.width, **facts))  # type: ignore[arg-type]
+        drawn: dict[str, Any] = {"renderer": "raycast", "samples": environment.samples, "policy": "agent"}
+        spec = EpisodeSpec(image_shape=side, action_size=environment.action_size, **drawn, **facts)
+    agent = Agent(AgentConfig(config.observations, world, width=config.width, **facts))
     length = 1000 // config.action_repeat + 1
     learner: WorldLearner
     learner = StatesLearner(agent) if config.states else PixelsLearner(agent, config.seed, REMEMBERED, length)

@@ -178,7 +178,10 @@ class Replay:
             return torch.from_numpy(np.stack([getattr(held, name)[cut] for held, cut in cuts]))
 
         return ReplayBatch(
-            *(stack(name) for name in ("observations", "actions", "rewards", "continues")),
+            observations=stack("observations"),
+            actions=stack("actions"),
+            rewards=stack("rewards"),
+            continues=stack("continues"),
             episodes=torch.tensor([numbers[row] for row in rows]),
             starts=torch.from_numpy(starts),
         )

@@ -37,8 +37,8 @@ class StateModelConfig:
     """O, entries of an observation."""
     action_size: Annotated[int, Range(1, 1024)]
     """A."""
-    latent_dim: Count = 24
-    """D."""
+    latent_dim: Annotated[int, Range(0, 65536)] = 0
+    """D; 0: that of an observation, and at least 8."""
     hidden_dim: Count = 128
     """Hd."""
     width: Count = 128
@@ -48,6 +48,8 @@ class StateModelConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.latent_dim == 0:
+            object.__setattr__(self, "latent_dim", max(self.observation_size, 8))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -90,6 +92,15 @@ class StateWorldModel(nn.Module):
         self.register_buffer("spread", torch.ones(config.observation_size))
         self.encoder = mlp((config.observation_size, config.width, config.width, 2 * config.latent_dim))
         self.decoder = mlp((config.latent_dim, config.width, config.width, config.observation_size))
+        self.encoder_skip = nn.Linear(config.observation_size, config.latent_dim, bias=False)
+        self.decoder_skip = nn.Linear(config.latent_dim, config.observation_size, bias=False)
+        with torch.no_grad():
+            nn.init.orthogonal_(self.encoder_skip.weight)
+            self.decoder_skip.weight.copy_(self.encoder_skip.weight.T)
+            for net in (self.encoder, self.decoder):
+                last = net[-1]
+                assert isinstance(last, nn.Linear)
+                last.weight.mul_(0.1)
         self.dynamics = LSTMLayer(config.latent_dim + config.action_size, config.hidden_dim)
         self.prior = DPGMMPrior(
             config.max_components,
@@ -110,8 +121,9 @@ class StateWorldModel(nn.Module):
 
     def posterior(self, observations: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log standard deviation (..., D) of q(z | x) at observations (..., O)."""
-        mean, raw = self.encoder(self._normalised(observations)).chunk(2, -1)  # (..., D) each
-        return mean, (raw - 2.0).clamp(-6.0, 2.0)
+        normalised = self._normalised(observations)  # (..., O)
+        change, raw = self.encoder(normalised).chunk(2, -1)  # (..., D) each
+        return self.encoder_skip(normalised) + change, (raw - 2.0).clamp(-6.0, 2.0)
 
     def _normalised(self, observations: Tensor) -> Tensor:
         # bounded, since what was never seen may lie far outside of the first data's spread
@@ -153,12 +165,15 @@ class StateWorldModel(nn.Module):
         mean, log_scale = self.posterior(observations)  # (B, T, D)
         latent = mean + log_scale.exp() * torch.randn(mean.shape, generator=generator)  # (B, T, D)
         hidden, _ = self.dynamics(self.recurrent_input(latent, actions))  # (B, T, Hd)
-        error = (self.decoder(latent) - self._normalised(observations)) / SCALE  # (B, T, O)
+        decoded = self.decoder_skip(latent) + self.decoder(latent)  # (B, T, O)
+        error = (decoded - self._normalised(observations)) / SCALE  # (B, T, O)
         reconstruction = 0.5 * error.square().sum(-1).mean()
         prior = self.prior_at(hidden[:, :-1], latent[:, :-1], generator)  # (B, T - 1)
-        following = mean[:, 1:], log_scale[:, 1:]
-        learnt = self.prior.kl_divergence(*(x.detach() for x in following), prior, generator=generator)  # (B, T - 1)
-        pulled = self.prior.kl_divergence(*following, prior.detach(), generator=generator)  # (B, T - 1)
+        next_mean, next_scale = mean[:, 1:], log_scale[:, 1:]  # (B, T - 1, D)
+        learnt = self.prior.kl_divergence(
+            next_mean.detach(), next_scale.detach(), prior, generator=generator
+        )  # (B, T - 1)
+        pulled = self.prior.kl_divergence(next_mean, next_scale, prior.detach(), generator=generator)  # (B, T - 1)
         kl = learnt.mean()
         loss = reconstruction + kl + REPRESENTATION * pulled.mean() + self.prior.stick_kl(prior).mean()
         return StatePass(latent, hidden, loss, reconstruction.detach(), kl.detach())
