@@ -1,10 +1,11 @@
 """What each part of the model and its training is worth: arms trained alike, scored on held-out episodes.
 
-    python -m bench.ablations data/cartpole.h5 [--steps 700] [--seeds 1] [--arms default no-rehearsal ...]
+    python -m bench.ablations data/cartpole.h5 [--steps 700 | --cpu-seconds 120] [--seeds 1] [--arms default gram ...]
 
-Arms are named changes of the laptop preset, trained for equal optimizer steps; the table gives the CPU seconds each
-took besides. Results are written arm by arm, and an arm that is there already is not run again, so a killed run is
-continued by the same command. `OMP_NUM_THREADS=1` lets two of them run side by side.
+Arms are named changes of the laptop preset, trained for equal optimizer steps, or for equal CPU seconds (all threads
+of the process together); the table gives the CPU seconds each took besides. Results are written arm by arm, and an arm
+that is there already is not run again, so a killed run is continued by the same command. `OMP_NUM_THREADS=1` lets two
+of them run side by side.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ ARMS: dict[str, Change] = {
     "windows-of-8": {"train": {"batch_size": 32, "sequence_length": 8}},
     "float32": {"train": {"precision": "float32"}},
     "one-frame": {"model": {"frame_stack": 1}},
+    "adversarial": {"model": {"adversarial": True}},
 }
 """Changes of the laptop preset by name."""
-FIGURES = ("psnr_body", "spread_ratio")
+FIGURES = ("psnr_body", "ssim", "spread_ratio")
 
 
 @dataclass
@@ -58,6 +60,8 @@ class Ablations:
     """Episode file (HDF5)."""
     steps: int = 700
     """Optimizer steps of each arm."""
+    cpu_seconds: int | None = None
+    """Train each arm for this many CPU seconds, however many steps that is."""
     seeds: tuple[int, ...] = (1,)
     """Seeds of weights, windows and noise."""
     arms: tuple[str, ...] = tuple(ARMS)
@@ -77,11 +81,12 @@ class Ablations:
         record = json.loads(out.read_text()) if out.is_file() else self.header(task)
         for seed in self.seeds:
             for name in self.arms:
-                key = f"{name}/{self.steps}/{seed}"
+                length = self.steps if self.cpu_seconds is None else f"{self.cpu_seconds}s"
+                key = f"{name}/{length}/{seed}"
                 if key in record["arms"]:
                     continue
-                print(f"{task}: {name}, {self.steps} steps, seed {seed}", flush=True)
-                record["arms"][key] = run_arm(source, ARMS[name], self.steps, seed)
+                print(f"{task}: {key}", flush=True)
+                record["arms"][key] = run_arm(source, ARMS[name], self.steps, seed, self.cpu_seconds)
                 write_json(out, record)
                 print(json.dumps(record["arms"][key]["psnr_body"]), flush=True)
         print(f"stored in {out}")
@@ -94,16 +99,24 @@ class Ablations:
         return {"benchmark": "ablations", "task": task, "device": device, **facts, "arms": {}}
 
 
-def run_arm(source: EpisodeSource, change: Change, steps: int, seed: int) -> dict[str, Any]:
-    """Figures of one arm: open loop by horizon, reconstruction, probes, CPU seconds and frames of its training."""
-    config = TrainConfig.preset("laptop", steps=steps, seed=seed, validate_every=0, **change.get("train", {}))
+def run_arm(
+    source: EpisodeSource, change: Change, steps: int, seed: int, cpu_seconds: float | None = None
+) -> dict[str, Any]:
+    """Figures of one arm: open loop by horizon, reconstruction, probes, CPU seconds and frames of its training.
+
+    With ``cpu_seconds`` the run's clock is the process's own CPU time, and ends there instead of after ``steps``.
+    """
+    end: dict[str, Any] = {"steps": steps} if cpu_seconds is None else {"seconds": cpu_seconds}
+    clock = time.perf_counter if cpu_seconds is None else time.process_time
+    config = TrainConfig.preset("laptop", **end, seed=seed, validate_every=0, **change.get("train", {}))
     model = build_model("laptop", source, seed, change.get("model", {}))
     begin = time.process_time()
-    result = train(model, source, config, None, tensorboard=False, show_progress=False)
+    result = train(model, source, config, None, tensorboard=False, show_progress=False, clock=clock)
     cpu = time.process_time() - begin
     protocol = EvaluationConfig(episodes=15, films=1)
     found = evaluate_model(model, source, protocol)
-    row: dict[str, Any] = {"change": change, "cpu_seconds": cpu, "frames": result.frames, "train": result.metrics}
+    row: dict[str, Any] = {"change": change, "cpu_seconds": cpu, "frames": result.frames, "steps": result.step}
+    row["train"] = result.metrics
     scores = found.open_loop.scores["model"].horizons
     for figure in FIGURES:
         row[figure] = {h: [values[figure].mean, values[figure].stderr] for h, values in scores.items()}

@@ -75,6 +75,9 @@ class TrainConfig:
     """Weight of the Gram loss against the teacher."""
     lambda_diversity: Annotated[float, WEIGHT] = 0.01
     """Weight of the slots' diversity."""
+    lambda_img: Annotated[float, WEIGHT] = 1.0
+    """Weight of the adversarial task, where the model has critics. RGB gives every task's gradient the same length:
+    with it, this says only whether there is such a task."""
 
     balancer: str = "rgb"
     """Gradient balancer over the tasks: "rgb" or "sum"."""
@@ -146,7 +149,7 @@ class TrainConfig:
 
     def loss_weights(self) -> dict[str, float]:
         """The weights that the model's losses take, beta aside."""
-        names = ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram", "lambda_diversity")
+        names = ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram", "lambda_diversity", "lambda_img")
         return {name: getattr(self, name) for name in names}
 
 

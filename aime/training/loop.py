@@ -26,7 +26,7 @@ from aime.training.guard import NonFiniteError, check_parameters
 from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
-from aime.training.protocol import SequenceModel, optimizers_of
+from aime.training.protocol import SequenceModel
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
@@ -176,11 +176,10 @@ def due(step: int, every: int) -> bool:
 def step_once(session: Session, batch: Batch) -> None:
     """One optimizer step at the scheduled learning rate and beta."""
     config = session.config
-    optimizer, _ = optimizers_of(session.model)
     fraction = session.fraction
     if config.steps is not None:  # a step has the rate of its end, so that the first of few is not idle
         fraction = min(1.0, fraction + 0.5 / config.steps)
-    schedule.set_learning_rate(optimizer, session.peaks, schedule.learning_rate_factor(config, fraction))
+    session.set_learning_rates(schedule.learning_rate_factor(config, fraction))
     autocast = autocast_dtype(config, session.device)
     metrics = session.model.training_step_sequence(
         batch.observations,
