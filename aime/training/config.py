@@ -14,6 +14,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Export = Literal["best", "last"]
 WEIGHT = Range(0, 1e6)  # of a loss
 
+RGB_OPTIONS: dict[str, Any] = {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -80,12 +82,13 @@ class TrainConfig:
     with it, this says only whether there is such a task."""
 
     balancer: str = "rgb"
-    """Gradient balancer over the tasks: "rgb" or "sum"."""
-    balancer_options: dict[str, Any] = field(
-        default_factory=lambda: {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
-    )
-    """Options of the balancer, by name; those of another balancer than RGB have to be given with it."""
+    """Gradient balancer over the tasks: "rgb" or "sum", or with the extra torchjd "upgrad", "mgda", "pcgrad",
+    "aligned_mtl", "imtl_g" or "config"."""
+    balancer_options: dict[str, Any] = field(default_factory=lambda: dict(RGB_OPTIONS))
+    """Options of the balancer, by name; none where another balancer than RGB is named without any."""
 
+    gradients_every: Annotated[int, Range(0, 10**9)] = 0
+    """Steps between two reports of each task's gradient in each part of the model, norms and cosines; 0: none."""
     log_every: Annotated[int, Range(1, 10**9)] = 10
     """Steps between two lines of metrics.jsonl."""
     validate_every: Annotated[int, Range(0, 10**9)] = 200
@@ -112,6 +115,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.balancer != "rgb" and self.balancer_options == RGB_OPTIONS:  # the default is of RGB alone
+            object.__setattr__(self, "balancer_options", {})
         if self.epochs is None and self.steps is None and self.seconds is None:
             raise OptionError("expected an end of the run (epochs, steps or seconds), found none of them")
         if self.beta_min > self.beta_max:
@@ -133,6 +138,8 @@ class TrainConfig:
             raise OptionError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}{hint}")
         values = dict(PRESETS[name])
         overrides = resolve_aliases(overrides)
+        if overrides.get("balancer", "rgb") != "rgb":  # the presets' options are RGB's
+            values.pop("balancer_options", None)
         if any(overrides.get(limit) is not None for limit in ("epochs", "steps", "seconds")):
             for limit in ("epochs", "steps", "seconds"):
                 values.pop(limit, None)

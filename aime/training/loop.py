@@ -149,7 +149,9 @@ def loop(session: Session, preemption: Preemption, clock: Clock, cpu_clock: Cloc
         improved = False
         if logs:
             check_parameters(session.model, step, config.learning_rate)
-            record = session.means.read()  # waits for the device: only now is the time that of these steps
+            record = (
+                session.means.read() | session.gradients.read()
+            )  # waits for the device: only now is the time that of these steps
             counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
             record |= window.rates(session)
             if validates:
@@ -194,6 +196,8 @@ def step_once(session: Session, batch: Batch) -> None:
         **config.loss_weights(),
     )
     session.guard.update(metrics["finite"])
+    if due(session.counters.step + 1, config.gradients_every):
+        session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
     if session.memory is not None and isinstance(session.model, RehearsingModel):
         step, generator = session.counters.step, session.generator
         metrics |= rehearse(session.model, session.memory, config, step, generator, autocast)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from aime.training.averaging import WeightAverage
 from aime.training.batches import TrainingData
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
+from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
 from aime.training.metric_log import MetricSink
 from aime.training.progress import Progress, Silent
@@ -39,6 +41,7 @@ class Session:
     guard: FiniteGuard
     counters: Counters = field(default_factory=Counters)
     means: RunningMeans = field(default_factory=RunningMeans)
+    gradients: RunningMeans = field(default_factory=RunningMeans)
     sinks: list[MetricSink] = field(default_factory=list)
     checkpoints: CheckpointDirectory | None = None
     run: RunDirectory | None = None
@@ -57,6 +60,11 @@ class Session:
     def averaged(self) -> AbstractContextManager[None]:
         """The model with its averaged weights, where they are averaged."""
         return nullcontext() if self.average is None else self.average.in_place()
+
+    @cached_property
+    def monitor(self) -> GradientMonitor:
+        """What tasks do to parts of the model."""
+        return GradientMonitor(self.model)
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:
