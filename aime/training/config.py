@@ -99,6 +99,11 @@ class TrainConfig:
     """Steps between two checkpoints; 0 saves only at the end."""
     keep_checkpoints: Annotated[int, Range(1, 10**6)] = 2
     """Latest checkpoints to keep; the best one by validation is kept besides."""
+    validation_films: Annotated[int, Range(0, 64)] = 2
+    """Held-out windows that each validation draws for TensorBoard and W&B: truth, reconstruction, open loop, map."""
+    wandb_project: str | None = None
+    """Send metrics and films to this project of Weights & Biases, with the extra tracking; under `WANDB_MODE=offline`
+    they stay in the run directory."""
     best_metric: str = "total_loss"
     """Validation loss that decides which checkpoint is the best."""
     export: Export = "best"

@@ -22,6 +22,7 @@ from aime.ranges import OptionError, show
 from aime.training import schedule
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
+from aime.training.experiment_tracking import WeightsAndBiases, load_wandb
 from aime.training.guard import NonFiniteError, check_parameters
 from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
@@ -98,6 +99,8 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     check_fit(model, source)
+    if config.wandb_project is not None:
+        load_wandb()  # its absence is said before a run directory is begun
     with contextlib.ExitStack() as held:
         run = None if run_directory is None else held.enter_context(RunDirectory(run_directory).locked())
         if run is not None and run.holds_a_run() and not (resume or overwrite):
@@ -119,7 +122,9 @@ def train(
         if run is not None:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
-            session.sinks = open_sinks(run.path, tensorboard=tensorboard, resume_step=step)
+            project = config.wandb_project
+            tracked = [] if project is None else [WeightsAndBiases(project, run.path, step)]
+            session.sinks = [*open_sinks(run.path, tensorboard=tensorboard, resume_step=step), *tracked]
             for sink in session.sinks:
                 held.callback(sink.close)
         session.progress = make_progress(show_progress)
@@ -228,6 +233,7 @@ def validate(session: Session) -> dict[str, float]:
     session.validated = session.counters.step
     with session.averaged():
         losses = held_out_losses(session.model, session.data.validation, session.config, session.device)
+        session.show_pictures()
     return {f"validation/{name}": value for name, value in losses.items()}
 
 

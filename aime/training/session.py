@@ -20,7 +20,8 @@ from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
-from aime.training.metric_log import MetricSink
+from aime.training.metric_log import FilmSink, MetricSink
+from aime.training.pictures import draw
 from aime.training.progress import Progress, Silent
 from aime.training.protocol import SequenceModel, optimizers_of, parameter_count, second_player_of
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel
@@ -60,6 +61,15 @@ class Session:
     def averaged(self) -> AbstractContextManager[None]:
         """The model with its averaged weights, where they are averaged."""
         return nullcontext() if self.average is None else self.average.in_place()
+
+    def show_pictures(self) -> None:
+        """Draw held-out windows for those sinks that show films; nothing of the run changes by it."""
+        sinks = [sink for sink in self.sinks if isinstance(sink, FilmSink)]
+        if not sinks or not self.config.validation_films:
+            return
+        pictures = draw(self.model, self.data.validation[0], self.config.validation_films, self.config.seed)
+        for sink in sinks:
+            sink.show(self.counters.step, pictures)
 
     @cached_property
     def monitor(self) -> GradientMonitor:
