@@ -26,6 +26,7 @@ from aime.evaluation.evaluate import evaluate_model
 from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.record import write_json
 from aime.training import TrainConfig, train
+from aime.training.config import PRESETS
 from aime.training.experiment import build_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -47,6 +48,11 @@ ARMS: dict[str, Change] = {
     "float32": {"train": {"precision": "float32"}},
     "one-frame": {"model": {"frame_stack": 1}},
     "adversarial": {"model": {"adversarial": True}},
+    # RGB's default gives the critics' gradient the length of the likelihood's; here each task keeps its own.
+    "adversarial-sum-norm": {
+        "model": {"adversarial": True},
+        "train": {"balancer_options": {**PRESETS["laptop"]["balancer_options"], "rescale": "sum_norm"}},
+    },
 }
 """Changes of the laptop preset by name."""
 FIGURES = ("psnr_body", "ssim", "spread_ratio")
