@@ -38,7 +38,7 @@ class CriticPlayer:
         parameters = list(self.critics.parameters())
         for _ in range(self.steps):
             losses = self.critics.critic_losses(contest, generator)
-            losses["img_disc_loss"].backward(inputs=parameters)  # type: ignore[no-untyped-call]
+            losses["img_disc_loss"].backward(inputs=parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             apply_step(self.optimizer, torch.isfinite(norm) & torch.isfinite(losses["img_disc_loss"]))
             self.optimizer.zero_grad(set_to_none=True)

@@ -124,7 +124,8 @@ class TemporalDiscriminator(nn.Module):
             z = z[:, None].expand(-1, length, -1)
         expect_shape(z, "B T D", "z", B=batch, T=length, D=self.z_dim)
         gain, shift = self.film(z.to(tokens.dtype)).chunk(2, -1)  # (B, T, d) each
-        return tokens * (1.0 + self.film_scale * gain.tanh()) + shift
+        moved: Tensor = tokens * (1.0 + self.film_scale * gain.tanh()) + shift
+        return moved
 
     @staticmethod
     def _counts(x: Tensor, lengths: Tensor | None) -> Tensor:

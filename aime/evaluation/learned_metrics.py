@@ -23,8 +23,13 @@ SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
 #: AlexNet's convolutions: entry of torchvision's `features`, channels, kernel, stride, padding; a 3x3 pool of stride 2
 #: stands before the second and the third
-CONVOLUTIONS = ((0, 3, 64, 11, 4, 2), (3, 64, 192, 5, 1, 2), (6, 192, 384, 3, 1, 1), (8, 384, 256, 3, 1, 1))
-CONVOLUTIONS += ((10, 256, 256, 3, 1, 1),)
+CONVOLUTIONS: tuple[tuple[int, int, int, int, int, int], ...] = (
+    (0, 3, 64, 11, 4, 2),
+    (3, 64, 192, 5, 1, 2),
+    (6, 192, 384, 3, 1, 1),
+    (8, 384, 256, 3, 1, 1),
+    (10, 256, 256, 3, 1, 1),
+)
 POOLED_BEFORE = (3, 6)
 CLIP_SIZE = 224
 """Side in pixels to which videos are resized for the network of FVD."""
@@ -44,9 +49,15 @@ class LPIPS(nn.Module):
         ValueError: a file holds other tensors.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, backbone: str | Path, linear: str | Path) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(*sizes) for _, *sizes in CONVOLUTIONS)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, channels, kernel, stride, padding)
+            for _, before, channels, kernel, stride, padding in CONVOLUTIONS
+        )
         self.weights = nn.ParameterList(torch.zeros(1, channels, 1, 1) for _, _, channels, *_ in CONVOLUTIONS)
         self.register_buffer("shift", torch.tensor(SHIFT)[:, None, None], persistent=False)
         self.register_buffer("scale", torch.tensor(SCALE)[:, None, None], persistent=False)

@@ -162,7 +162,8 @@ class ConFIG(TorchJDBalancer):
         root = torch.where(known, eigenvalues.clamp_min(0), 0.0).sqrt()  # (T,)
         answer = self._solve(vectors * root)  # (T,) = root V^T weights
         inverse = torch.where(known, 1 / root.clamp_min(torch.finfo(gram.dtype).tiny), 0.0)
-        return vectors @ (inverse * answer)
+        weights: Tensor = vectors @ (inverse * answer)  # (T,)
+        return weights
 
 
 TORCHJD_BALANCERS: dict[str, type[TorchJDBalancer]] = {

@@ -80,7 +80,8 @@ def under_map(images: Tensor, maps: Tensor) -> Tensor:
     share = maps / maps.amax((-2, -1), keepdim=True).clamp_min(1e-12)
     share = F.interpolate(share.flatten(0, 1)[:, None], (height, width), mode="bilinear", align_corners=False)
     light = 0.25 + 0.75 * share.unflatten(0, images.shape[:2])  # (n, T, 1, H, W)
-    return (images + 1.0) * light - 1.0
+    seen: Tensor = (images + 1.0) * light - 1.0
+    return seen
 
 
 def side_by_side(panels: list[Tensor]) -> Tensor:
