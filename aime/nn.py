@@ -67,21 +67,6 @@ def normalisation(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
-def check_tensor(tensor: Tensor, name: str) -> None:
-    """Refuse NaN and infinity (waits for the device).
-
-    Raises:
-        ValueError: some are there; tensor, first place and number are named.
-    """
-    bad = ~torch.isfinite(tensor)
-    if bool(bad.any()):
-        first = tuple(bad.nonzero()[0].tolist())
-        count = int(bad.sum())
-        raise ValueError(
-            f"{name}: expected finite values, found {count} of {tensor.numel()} NaN or infinite, the first at {first}"
-        )
-
-
 def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
     """Step unless a gradient is not finite; fused AdamW takes the decision on the device, without a host sync."""
     if not isinstance(optimizer, torch.optim.AdamW):

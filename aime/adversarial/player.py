@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aime.adversarial.critics import Contest, Critics
 from aime.nn import apply_step
@@ -28,10 +30,21 @@ class CriticPlayer:
             critics.parameters(), lr=learning_rate, betas=BETAS, weight_decay=0.0, fused=True
         )
 
-    def step(self, contest: Contest, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Take the steps; metrics of the last (see `Critics.critic_losses`) and critic_grad_norm, on the device.
+    def step(
+        self,
+        contest: Contest,
+        generator: torch.Generator | None = None,
+        gather: Callable[[list[nn.Parameter]], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Take the steps; a step whose gradient is not finite is skipped, without waiting for the device.
 
-        A step whose gradient is not finite is skipped, without waiting for the device.
+        Args:
+            contest: what the critics learn from.
+            generator: source of the penalty's mixing weights.
+            gather: where several processes have a part of the batch each: makes the `.grad` of one part that of all.
+
+        Returns:
+            of the last step, on the device: see `Critics.critic_losses`, and critic_grad_norm before clipping.
         """
         metrics: dict[str, Tensor] = {}
         contest = contest.detached()
@@ -39,6 +52,8 @@ class CriticPlayer:
         for _ in range(self.steps):
             losses = self.critics.critic_losses(contest, generator)
             losses["img_disc_loss"].backward(inputs=parameters)
+            if gather is not None:
+                gather(parameters)
             norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
             apply_step(self.optimizer, torch.isfinite(norm) & torch.isfinite(losses["img_disc_loss"]))
             self.optimizer.zero_grad(set_to_none=True)

@@ -147,3 +147,23 @@ def test_the_generator_hears_through_the_images_alone() -> None:
         assert float(gradient.abs().sum()) > 0
     same = critics.generator_losses(Contest(fake.detach(), fake, torch.randn(2, 3, 3)))
     assert float(same.features.detach()) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_gradients_of_two_halves_gathered_are_those_of_the_whole() -> None:
+    torch.manual_seed(0)
+    critics = Critics(3, 16, 3, channels=4, hidden_dim=8, n_layers=1, n_heads=2, penalty=0.0)
+    video = torch.randn(4, 3, 3, 16, 16)
+    whole = Contest(video, -video, torch.zeros(4, 3, 3))
+    halves = [Contest(part, -part, torch.zeros(2, 3, 3)) for part in video.chunk(2)]
+    expected = torch.autograd.grad(critics.critic_losses(whole)["img_disc_loss"], list(critics.parameters()))
+    other = torch.autograd.grad(critics.critic_losses(halves[1])["img_disc_loss"], list(critics.parameters()))
+    seen: list[Tensor] = []
+
+    def gather(parameters: list[torch.nn.Parameter]) -> None:
+        for parameter, gradient in zip(parameters, other, strict=True):
+            parameter.grad = (parameter.grad + gradient) / 2
+            seen.append(parameter.grad.clone())
+
+    CriticPlayer(critics, 1e-3).step(halves[0], gather=gather)
+    for found, gradient in zip(seen, expected, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-4, atol=1e-6)
