@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +12,19 @@ from torch import Tensor, nn
 from aime.adversarial.image_discriminator import ImageDiscriminator
 from aime.adversarial.penalty import gradient_penalty
 from aime.adversarial.temporal_discriminator import TemporalDiscriminator
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """What is computed inside is no function of the module's parameters, as far as autograd is concerned."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 @dataclass(frozen=True)
@@ -80,16 +95,18 @@ class Critics(nn.Module):
         )
 
     def generator_losses(self, contest: Contest) -> GeneratorLosses:
-        """Losses of the generator; the critics' own parameters are not meant to move by them."""
+        """Losses of the generator; the critics' own parameters get no gradient from them, whoever differentiates."""
         real, fake = contest.real, contest.fake
         with torch.no_grad():
             wanted_image = self.image.get_features(real.flatten(0, 1)).mean((2, 3))  # (B T, F)
             wanted_video = self.video(real, contest.latent)["features"]  # (B, T, d)
-        features = self.image.get_features(fake.flatten(0, 1))  # (B T, F, h, w)
-        judged = self.video(fake, contest.latent)
+        with frozen(self):
+            features = self.image.get_features(fake.flatten(0, 1))  # (B T, F, h, w)
+            score = self.image.score_of(features).mean()
+            judged = self.video(fake, contest.latent)
         distance = (features.mean((2, 3)) - wanted_image).abs().mean()
         distance = distance + (judged["features"] - wanted_video).abs().mean()
-        return GeneratorLosses(-self.image.score_of(features).mean(), -judged["final_score"].mean(), distance)
+        return GeneratorLosses(-score, -judged["final_score"].mean(), distance)
 
     def critic_losses(self, contest: Contest, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Losses of the critics, WGAN-GP for either: mean score of fake - mean score of real + penalty.

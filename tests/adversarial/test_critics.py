@@ -145,6 +145,8 @@ def test_the_generator_hears_through_the_images_alone() -> None:
     for loss in (losses.image, losses.temporal, losses.features):
         (gradient,) = torch.autograd.grad(loss, fake, retain_graph=True)
         assert float(gradient.abs().sum()) > 0
+    (losses.image + losses.temporal + losses.features).backward()
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in critics.parameters())
     same = critics.generator_losses(Contest(fake.detach(), fake, torch.randn(2, 3, 3)))
     assert float(same.features.detach()) == pytest.approx(0.0, abs=1e-6)
 
