@@ -56,7 +56,7 @@ class Evaluate:
     report: bool = True
     """Write report.html as well."""
     lpips_weights: tuple[Path, Path] | None = None
-    """Weights of AlexNet (torchvision's file) and of LPIPS on it (v0.1/alex.pth), for LPIPS. Nothing is downloaded."""
+    """Weights of AlexNet (torchvision's) and of LPIPS on it (v0.1/alex), as .safetensors. Nothing is downloaded."""
     fvd_weights: Path | None = None
     """I3D as TorchScript, for the Fréchet video distance."""
     protocol: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from aime.evaluation.metrics import PEAK
 from aime.nn import expect_shape
+from aime.tensor_files import read_tensors
 
 # ImageNet's mean and standard deviation for images in [-1, 1], as LPIPS has them.
 SHIFT = (-0.030, -0.088, -0.188)
@@ -33,6 +34,10 @@ CONVOLUTIONS: tuple[tuple[int, int, int, int, int, int], ...] = (
 POOLED_BEFORE = (3, 6)
 CLIP_SIZE = 224
 """Side in pixels to which videos are resized for the network of FVD."""
+CONVERT = (
+    "python -c 'import sys, safetensors.torch as s; from torch import load; "
+    "s.save_file(load(sys.argv[1], weights_only=True), sys.argv[2])' IN.pth OUT.safetensors"
+)
 SHORTEST_CLIP = 9
 """Frames below which I3D has no output."""
 
@@ -41,8 +46,8 @@ class LPIPS(nn.Module):
     """Learned perceptual image patch similarity on AlexNet (Zhang et al. 2018), version 0.1.
 
     Args:
-        backbone: AlexNet's weights as torchvision publishes them (alexnet-owt-*.pth, or safetensors of the same names).
-        linear: the five weightings of channels that LPIPS publishes (lpips/weights/v0.1/alex.pth).
+        backbone: AlexNet's weights as torchvision publishes them (alexnet-owt-*.pth), as safetensors.
+        linear: the five weightings of channels that LPIPS publishes (lpips/weights/v0.1/alex.pth), as safetensors.
 
     Raises:
         FileNotFoundError: a file is missing; it is named, and what it should be.
@@ -156,27 +161,18 @@ def frechet_distance(ours: Tensor, theirs: Tensor) -> float:
 
 
 def read_weights(path: str | Path, what: str) -> Mapping[str, Tensor]:
-    """Tensors by name from safetensors, or from what torch.save wrote of tensors alone (nothing in it is run).
+    """Tensors by name from safetensors; nothing is unpickled.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is neither.
+        ValueError: it is another one; for a .pth, how to convert it.
     """
     place = Path(path)
     if not place.is_file():
         raise FileNotFoundError(f"{place}: expected {what}, found no file")
-    try:
-        if place.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(place)
-        loaded = torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise whatever damaged bytes lead them to
-        reason = str(error).partition("\n")[0][:100]
-        raise ValueError(f"{place}: expected {what}, found a file that cannot be read ({reason})") from error
-    if not isinstance(loaded, Mapping):
-        raise ValueError(f"{place}: expected {what}, tensors by name, found {type(loaded).__name__}")  # noqa: TRY004
-    return loaded
+    if place.suffix != ".safetensors":
+        raise ValueError(f"{place}: expected {what} as .safetensors, found {place.suffix or 'no suffix'}: {CONVERT}")
+    return read_tensors(place)
 
 
 def fill(parameter: nn.Parameter, tensors: Mapping[str, Tensor], name: str, place: str | Path) -> None:

@@ -154,9 +154,8 @@ def loop(session: Session, preemption: Preemption, clock: Clock, cpu_clock: Cloc
         improved = False
         if logs:
             check_parameters(session.model, step, config.learning_rate)
-            record = (
-                session.means.read() | session.gradients.read()
-            )  # waits for the device: only now is the time that of these steps
+            # Reading waits for the device: only now is the time that of these steps.
+            record = session.means.read() | session.gradients.read()
             counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
             record |= window.rates(session)
             if validates:

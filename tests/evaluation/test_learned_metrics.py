@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from aime.evaluation.forecasters import CopyLast, WorldModelForecaster
@@ -29,9 +30,9 @@ def lpips_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         linear[f"lin{index}.model.1.weight"] = torch.rand(1, channels, 1, 1, generator=generator)
     backbone["classifier.1.weight"] = torch.zeros(2, 2)  # the rest of AlexNet is not read
     place = tmp_path_factory.mktemp("weights")
-    torch.save(backbone, place / "alexnet.pth")
-    torch.save(linear, place / "alex.pth")
-    return place / "alexnet.pth", place / "alex.pth"
+    save_file(backbone, place / "alexnet.safetensors")
+    save_file(linear, place / "alex.safetensors")
+    return place / "alexnet.safetensors", place / "alex.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -97,15 +98,20 @@ def test_forecasts_are_scored_where_there_are_weights(
 
 def test_errors_name_the_file_and_what_it_should_be(lpips_files: tuple[Path, Path], tmp_path: Path) -> None:
     backbone, linear = lpips_files
-    with pytest.raises(FileNotFoundError, match=r"gone.pth: expected torchvision's AlexNet, found no file"):
-        LPIPS(tmp_path / "gone.pth", linear)
+    with pytest.raises(FileNotFoundError, match=r"gone.safetensors: expected torchvision's AlexNet, found no file"):
+        LPIPS(tmp_path / "gone.safetensors", linear)
     with pytest.raises(
-        ValueError, match=r"alex.pth: expected features.0.weight of shape \(64, 3, 11, 11\), found none"
+        ValueError, match=r"alex.safetensors: expected features.0.weight of shape \(64, 3, 11, 11\), found none"
     ):
         LPIPS(linear, linear)
     (tmp_path / "text.pth").write_text("no weights")
-    with pytest.raises(ValueError, match="text.pth: expected LPIPS's weightings .* found a file that cannot be read"):
+    with pytest.raises(
+        ValueError, match="text.pth: expected LPIPS's weightings .* as .safetensors, found .pth: python"
+    ):
         LPIPS(backbone, tmp_path / "text.pth")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    with pytest.raises(ValueError, match="text.safetensors"):
+        LPIPS(backbone, tmp_path / "text.safetensors")
     with pytest.raises(FileNotFoundError, match="expected I3D as TorchScript for FVD, found no file"):
         VideoFeatures(tmp_path / "gone.pt")
     with pytest.raises(ValueError, match="text.pth: expected I3D as TorchScript for FVD, found another file"):
