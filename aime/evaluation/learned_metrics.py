@@ -38,6 +38,7 @@ CONVERT = (
     "python -c 'import sys, safetensors.torch as s; from torch import load; "
     "s.save_file(load(sys.argv[1], weights_only=True), sys.argv[2])' IN.pth OUT.safetensors"
 )
+"""What turns a published file of weights into one that is read here."""
 SHORTEST_CLIP = 9
 """Frames below which I3D has no output."""
 
