@@ -11,6 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from aime.adversarial import Critics
 from aime.attention_schema import AttentionSchema
 from aime.encoder_decoder import GramLoss, PixelStatistics, VAEDecoder, VAEEncoder, make_likelihood
 from aime.generative_prior import DPGMMPrior, PriorParameters
@@ -102,6 +103,7 @@ class WorldModelParts(nn.Module):
         self.continue_head = mlp((config.hidden_dim, config.hidden_dim // 2, 1))
         self.gram_loss = GramLoss()
         self.teacher_trunk = copy.deepcopy(trunk).requires_grad_(False) if config.gram_frames else None
+        self.critics = make_critics(config) if config.adversarial else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # ------------------------------------------------------------------ pixels
@@ -220,13 +222,18 @@ class WorldModelParts(nn.Module):
         The context predictor is trained on a constant h, and the prior reads a constant c^: the prior must make do with
         the context it will have in imagination, not bend it to its own ends.
         """
-        predicted = hidden.new_zeros(*hidden.shape[:-1], 0)
-        if self.config.context_in_posterior:
-            predicted = self.context_predictor(hidden.detach())  # (..., Cc)
+        predicted = self.foreseen_context(hidden)  # (..., Cc)
         conditions = torch.cat([hidden, predicted.detach()], -1)  # (..., Hd + Cc)
         prior = self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic)
         offset = (self.persistence * previous_latent.to(prior.means.dtype)).unsqueeze(-2)  # (..., 1, D)
         return dataclasses.replace(prior, means=prior.means + offset), predicted
+
+    def foreseen_context(self, hidden: Tensor) -> Tensor:
+        """c^_t (..., Cc) from h_{t-1} (..., Hd), which it leaves alone; (..., 0) without context."""
+        if not self.config.context_in_posterior:
+            return hidden.new_zeros(*hidden.shape[:-1], 0)
+        predicted: Tensor = self.context_predictor(hidden.detach())
+        return predicted
 
     # ------------------------------------------------------------------ from data
 
@@ -259,8 +266,12 @@ class WorldModelParts(nn.Module):
 
     @property
     def trainable(self) -> list[nn.Parameter]:
-        """Parameters that the optimizer moves (the teacher's are not among them), always in the same order."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+        """Parameters that the optimizer moves (neither the teacher's nor the critics'), always in the same order."""
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("critics.")
+        ]
 
 
 def channels_last(image: Tensor) -> Tensor:
@@ -304,4 +315,18 @@ def make_attention(config: WorldModelConfig, feature_channels: int) -> Attention
         state_channels=config.attention_prior_channels,
         trunk_channels=feature_channels,
         posterior_hidden_dim=0,
+    )
+
+
+def make_critics(config: WorldModelConfig) -> Critics:
+    """The fourth task's critics of images (C, H, W) and of videos of them."""
+    return Critics(
+        config.image_channels,
+        config.image_size,
+        config.latent_dim,
+        channels=config.critic_channels,
+        hidden_dim=config.critic_dim,
+        n_layers=config.critic_layers,
+        n_heads=config.critic_heads,
+        penalty=config.gradient_penalty,
     )
