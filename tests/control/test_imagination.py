@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aime.control.actor import Actor
 from aime.control.critic import Critic
@@ -14,6 +14,13 @@ from aime.control.state_model import StateModelConfig, StateWorldModel
 from aime.control.worlds import beliefs, feature_size
 
 CONFIG = StateModelConfig(observation_size=3, action_size=2, latent_dim=4, hidden_dim=8, width=8, max_components=2)
+
+
+def layer(net: nn.Sequential, index: int) -> nn.Linear:
+    """A linear layer of a perceptron."""
+    found = net[index]
+    assert isinstance(found, nn.Linear)
+    return found
 
 
 def test_lambda_returns_are_those_of_the_definition() -> None:
@@ -130,10 +137,10 @@ def test_the_gradient_through_the_world_is_that_of_finite_differences() -> None:
     world = StateWorldModel(CONFIG).double()
     inputs = feature_size(world)
     actor, reward, ends = Actor(inputs, [-1.0] * 2, [1.0] * 2, 8).double(), TwoHotHead(inputs, 8), ContinueHead(inputs)
-    torch.nn.init.normal_(reward.net[-1].weight)
+    torch.nn.init.normal_(layer(reward.net, -1).weight)
     reward, ends = reward.double(), ends.double()
     rows, _ = beliefs(world, torch.randn(1, 3, 4).double(), torch.randn(1, 3, 2).double())
-    bias = actor.net[-1].bias
+    bias = layer(actor.net, -1).bias
     with torch.no_grad():  # far from the bounds, where gradient and difference part on purpose
         bias[2:] = -20.0
 

@@ -18,6 +18,7 @@ from aime.control.agent import Agent, AgentConfig
 from aime.control.config import ControlConfig
 from aime.control.loop import control
 from aime.control.outcome import final_episodes, record, write_report
+from aime.control.replay import Trajectory
 from aime.data.errors import DataError
 from aime.ranges import OptionError
 
@@ -126,9 +127,9 @@ def test_a_reward_that_is_nan_ends_the_run_and_loses_nothing(tmp_path: Path, mon
     """One error that names episode and step; the run goes on from its checkpoint afterwards."""
     config = ControlConfig(**SMALL)
     control(config, 100, tmp_path, rounds=1, show=quiet).close()
-    real = collecting.Trajectory
+    real = Trajectory
 
-    def spoiled(*arrays: Any, **facts: Any) -> collecting.Trajectory:
+    def spoiled(*arrays: Any, **facts: Any) -> Trajectory:
         made = real(*arrays, **facts)
         made.rewards[5] = np.nan
         return made

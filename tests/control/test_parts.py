@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from aime.control.actor import ActionDistribution, Actor
 from aime.control.actor_critic import ActorCriticConfig, ReturnScale
@@ -11,6 +12,13 @@ from aime.control.agac import Adversary, annealed
 from aime.control.critic import Critic
 from aime.control.heads import TwoHotHead, symexp, symlog
 from aime.ranges import OptionError
+
+
+def layer(net: nn.Sequential, index: int) -> nn.Linear:
+    """A linear layer of a perceptron."""
+    found = net[index]
+    assert isinstance(found, nn.Linear)
+    return found
 
 
 def test_symexp_undoes_symlog() -> None:
@@ -70,10 +78,10 @@ def test_the_slow_copy_follows_by_its_rate() -> None:
     torch.manual_seed(0)
     critic = Critic(3, width=4)
     with torch.no_grad():
-        critic.head.net[0].weight.add_(1.0)
-    before = critic.slow.net[0].weight.clone()
+        layer(critic.head.net, 0).weight.add_(1.0)
+    before = layer(critic.slow.net, 0).weight.clone()
     critic.follow(0.25)
-    assert torch.allclose(critic.slow.net[0].weight, before + 0.25)
+    assert torch.allclose(layer(critic.slow.net, 0).weight, before + 0.25)
 
 
 def test_small_returns_are_not_blown_up() -> None:
@@ -87,19 +95,19 @@ def test_the_adversary_learns_the_actor_with_its_own_rate_and_alone() -> None:
     torch.manual_seed(0)
     actor = Actor(3, [-1.0], [1.0], width=16)
     with torch.no_grad():
-        actor.net[-1].bias[0] = 1.0
+        layer(actor.net, -1).bias[0] = 1.0
     adversary = Adversary(actor, learning_rate=3e-3)
     features, weights = torch.randn(64, 3), torch.ones(64)
     policy = actor(features)
     actions = policy.sample()
-    before, kept = adversary.bonus(policy.detach(), features, actions).mean(), actor.net[0].weight.clone()
+    before, kept = adversary.bonus(policy.detach(), features, actions).mean(), layer(actor.net, 0).weight.clone()
     assert adversary.bonus(policy.detach(), features, actions).shape == (64,)
     for _ in range(300):
         divergence = adversary.learn(policy, features, weights)
     assert float(divergence) < 0.05
     assert float(adversary.bonus(policy.detach(), features, actions).mean()) < 0.2 * float(before)
-    assert torch.equal(actor.net[0].weight, kept)
-    assert actor.net[0].weight.grad is None
+    assert torch.equal(layer(actor.net, 0).weight, kept)
+    assert layer(actor.net, 0).weight.grad is None
 
 
 def test_the_bonus_is_annealed_to_nothing() -> None:
