@@ -22,6 +22,7 @@ from aime.envs import ParallelEnvironment
 from aime.evaluation.report.images import data_uri, enlarge, side_by_side
 from aime.evaluation.report.style import STYLE
 from aime.evaluation.report.svg import Series, legend, line_chart
+from aime.evaluation.run_directory import device_name, installed_versions
 from aime.files import write_text
 
 LONGEST_FILM = 100  # pictures: of longer episodes every second, third, ... is shown
@@ -125,6 +126,8 @@ def record(config: ControlConfig, progress: Progress, outcome: Outcome, minutes:
         "seconds_per_1000_frames": {name: 1e3 * progress.phases[name] / frames for name in PHASES},
         "curve": progress.curve,
         "config": config.to_dict(),
+        "device": device_name(torch.device("cpu")),
+        "versions": installed_versions({}),
     }
 
 
