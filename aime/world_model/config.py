@@ -88,8 +88,12 @@ class WorldModelConfig:
     """Frames each temporal layer of the Perceiver sees."""
     num_codes: Annotated[int, Range(2, 1 << 20)] = 1024
     """V, size of the codebook."""
+    num_codebooks: Annotated[int, Range(1, 64)] = 1
+    """Q, codebooks, each for a part of the encoding: Q ids a position."""
     code_dim: Count = 64
-    """Size of a code."""
+    """Size of an encoding; a multiple of num_codebooks."""
+    rotation_trick: bool = False
+    """Rotate and rescale the gradient that passes the quantizer, in place of straight through; not measured."""
     downsample: Annotated[int, Range(2, 64, power_of_two=True)] = 4
     """Pixels to tokens along each side: that of one of the trunk's levels, patch_size times 1, 2, 4, ..."""
     tokenizer_channels: Count = 64
@@ -141,6 +145,10 @@ class WorldModelConfig:
             raise OptionError(
                 f"encoder_channels: expected levels that leave a cell of an image of {self.image_size} pixels, found "
                 f"{len(self.encoder_channels)} levels at patch_size {self.patch_size}"
+            )
+        if self.code_dim % self.num_codebooks:
+            raise ValueError(
+                f"code_dim: expected a multiple of num_codebooks = {self.num_codebooks}, found {self.code_dim}"
             )
         if self.latent_channels % self.perceiver_heads:
             raise OptionError(
