@@ -289,7 +289,7 @@ def make_perceiver(config: WorldModelConfig, feature_channels: int, grid: tuple[
         grid=grid,
         num_quantizers=config.num_codebooks,
         gradient="rotation" if config.rotation_trick else "straight_through",
-        action_dim=config.action_dim,
+        action_dim=config.action_size,
         masked_share=0.0,
     )
 
