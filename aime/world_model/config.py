@@ -98,6 +98,8 @@ class WorldModelConfig:
     """Pixels to tokens along each side: that of one of the trunk's levels, patch_size times 1, 2, 4, ..."""
     tokenizer_channels: Count = 64
     """Channels of the tokens' decoder."""
+    readout_of_latents: bool = False
+    """Let the queries of the next tokens read the latents beside c_t and a_t; no full run has measured it."""
     perceiver_share: Annotated[float, Range(above=0, to=1)] = 1.0
     """Share of the sequences of a batch on which tokenizer and Perceiver are trained."""
     context_in_posterior: bool = True
