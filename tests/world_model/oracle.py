@@ -46,9 +46,7 @@ def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor, 
     if prefix.shape[1] > 1:
         step = prefix.shape[1] - 2  # of the frame before
         now, sees = output.frames[slice(-2, -1)], None
-        if (
-            model.training and model.config.readout_of_latents
-        ):
+        if model.training and model.config.readout_of_latents:
             sees = torch.tensor([step % 2 == 1])
         logits = model.perceiver.model.predict(now, actions[:, step : step + 1], sees_latents=sees)
         found["cross_entropy"] = F.cross_entropy(logits.flatten(0, 2), tokens.ids[:, -1].flatten().long())
