@@ -20,7 +20,17 @@ PILLARS = {
     "multi_task_learning",
 }
 #: at the bottom of the house, known to every room
-BOTTOM = {"command", "devices", "files", "locking", "ranges", "tensor_files", "terminal"}
+BOTTOM = {
+    "command",
+    "devices",
+    "documented_names",
+    "documented_tables",
+    "files",
+    "locking",
+    "ranges",
+    "tensor_files",
+    "terminal",
+}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -31,13 +41,15 @@ ALLOWED: dict[str, set[str]] = {
     "tensor_files": {"files", "terminal"},
     "devices": {"ranges"},
     "command": {"files", "ranges", "terminal"},
+    "documented_names": set(),
+    "documented_tables": {"documented_names"},
     "nn": {"kernels"},
     "allocator": set(),
     "kernels": set(),
     "ranges": set(),
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
-    "envs": set(),
+    "envs": {"documented_tables"},
     "data": {"envs", *BOTTOM},
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},

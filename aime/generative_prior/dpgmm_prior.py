@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
 from aime.generative_prior.networks import ComponentNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
 from aime.generative_prior.usage import effective_components, log_responsibilities
@@ -34,6 +35,7 @@ class PriorParameters(StickBreaking):
         return PriorParameters(**{name: torch.stack([row[name] for row in rows], 1) for name in rows[0]})
 
 
+@accepts_documented_names()
 class DPGMMPrior(nn.Module):
     """Truncated Dirichlet-process mixture of diagonal Gaussians whose parameters depend on the state.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
 from aime.perceiver_io.attention import AttentionMemory
 from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory
 from aime.perceiver_io.quantizer import codebook_statistics
@@ -46,6 +47,7 @@ class PerceiverOutput:
     memory: PerceiverMemory
 
 
+@accepts_documented_names()
 class CausalPerceiverIO(nn.Module):
     """Video to causal context vectors, with a next-frame token model as its own training signal.
 
