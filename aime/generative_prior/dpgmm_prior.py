@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from aime.documented_tables import accepts_documented_names
+from aime.generative_prior.documented import DocumentedMixture, DocumentedPrior
 from aime.generative_prior.networks import ComponentNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
 from aime.generative_prior.usage import effective_components, log_responsibilities
@@ -14,7 +15,7 @@ from aime.kernels import mixture_kl, mixture_log_prob
 
 
 @dataclass(frozen=True)
-class PriorParameters(StickBreaking):
+class PriorParameters(DocumentedMixture, StickBreaking):
     """A mixture for every state; leading axes (...) as in h.
 
     Attributes:
@@ -36,7 +37,7 @@ class PriorParameters(StickBreaking):
 
 
 @accepts_documented_names()
-class DPGMMPrior(nn.Module):
+class DPGMMPrior(DocumentedPrior, nn.Module):
     """Truncated Dirichlet-process mixture of diagonal Gaussians whose parameters depend on the state.
 
     Its networks may run under autocast; sticks, samples and densities are float32 always: log densities of narrow

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from aime.documented_tables import accepts_documented_names
 from aime.generative_prior.distributions import KumaraswamyStable, gamma_kl, log1mexp, open_uniform
+from aime.generative_prior.documented import DocumentedSticks
 from aime.generative_prior.networks import GammaPosterior, KumaraswamyNetwork
 from aime.kernels import stick_log_weights
 
 
 @dataclass(frozen=True)
-class StickBreaking:
+class StickBreaking(DocumentedSticks):
     """Weights and everything their divergence from the prior needs; leading axes as in h.
 
     Attributes:

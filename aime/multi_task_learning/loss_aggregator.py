@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aime.multi_task_learning.losses.task_loss import LOSSES, LossWeights, Outputs, TaskLoss, time_mean
+from aime.multi_task_learning.losses.task_loss import LOSSES, LossWeights, Outputs, TaskLoss, TaskLosses, time_mean
 
 
 class LossAggregator:
@@ -46,7 +46,7 @@ class LossAggregator:
         lambda_context: float | Tensor = 1.0,
         lambda_reward: float | Tensor = 1.0,
         lambda_continue: float | Tensor = 1.0,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], TaskLosses]:
         """Average the outputs' losses over time, weigh them and sum them by task.
 
         Args:
@@ -66,7 +66,8 @@ class LossAggregator:
             All losses by name, each a 0-d tensor: the terms (recon_loss, kl_z, hierarchical_kl, attention_kl,
             cluster_entropy, gram_enc_loss, attention_diversity, perceiver_loss, attention_dynamics_loss,
             context_prediction_loss, reward_loss, continue_loss), total_vae_loss, total_elbo (with the attention's KL),
-            total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by name.
+            total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by
+            name or place.
         """
         weights = LossWeights(
             beta=beta,
@@ -80,7 +81,7 @@ class LossAggregator:
             lambda_continue=lambda_continue,
         )
         losses: dict[str, Tensor] = {}
-        task_losses: dict[str, Tensor] = {}
+        task_losses = TaskLosses()
         for task in self.tasks:
             if task.applies(outputs):
                 value = task(outputs, weights)

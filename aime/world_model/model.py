@@ -18,6 +18,7 @@ from aime.nn import expect_shape
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
 from aime.world_model.config import ALIASES, DOCUMENTED_SIZES, WorldModelConfig, resolve_aliases
+from aime.world_model.documented_training import move_buffers_after_backward
 from aime.world_model.noise import SequenceNoise
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
@@ -73,11 +74,14 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         """Run the model over whole sequences in parallel over time.
 
         Arguments as in :func:`aime.world_model.sequence.forward_sequence`, the results by name as in
-        :class:`SequenceOutputs`, and as dataclasses in its ``result``.
+        :class:`SequenceOutputs`, and as dataclasses in its ``result``. In training mode a backward pass through the
+        Perceiver's loss moves the codebook (and the teacher), as :meth:`training_step_sequence` does after its step.
         """
         result = sequence.forward_sequence(
             self, observations, actions, rewards, continues, noise=noise, generator=generator
         )
+        if self.training and torch.is_grad_enabled():
+            move_buffers_after_backward(self, result)
         return SequenceOutputs(self, result)
 
     def compute_total_loss(
