@@ -61,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {
     "world_model.train": {"training", "data", "envs"},
-    "world_model.evaluate": {"evaluation", "data", "envs"},
+    "world_model.evaluate": {"evaluation", "training", "data", "envs"},
 }
 #: third parties that only the named rooms may import; data and envs hold no model, kernels nothing but torch
 HEAVY = {

@@ -12,11 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime.data import Batch
+from aime.training.protocol import SequenceModel
+
 Picture = NDArray[np.uint8]
 GAP, SCALE, GREY = 2, 2, 128
 FULL_STRENGTH = 4.0
 """Density, in multiples of an even map's, that is drawn at full strength, unless a map has no place as dense."""
 TINT = torch.tensor([255.0, 140.0, 0.0])
+
+
+@torch.no_grad()
+def look(model: SequenceModel, batch: Batch) -> Mapping[str, Any]:
+    """Outputs of a model for a batch, in evaluation mode."""
+    mode = model.training
+    model.eval()
+    try:
+        outputs = model.compute_total_loss(batch.observations, batch.actions, batch.rewards, batch.continues, beta=1.0)[
+            1
+        ]
+    finally:
+        model.train(mode)
+    found: Mapping[str, Any] = outputs
+    return found
 
 
 def to_pixels(images: Tensor) -> Tensor:

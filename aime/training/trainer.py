@@ -21,7 +21,7 @@ from aime.training.config import TrainConfig
 from aime.training.dataset import DMCVBDataset, Item, find_episodes
 from aime.training.documented_options import config_from, for_epochs
 from aime.training.loop import TrainResult, held_out_losses, step_once, train
-from aime.training.pictures import results_sheet, write_png
+from aime.training.pictures import look, results_sheet, write_png
 from aime.training.protocol import SequenceModel
 from aime.training.run_directory import NAME, RunDirectory, default_path
 from aime.training.schedule import beta
@@ -177,7 +177,7 @@ class DMCVBTrainer:
         """Losses of the model as it is on held-out windows, and the PSNR in dB of its reconstructions of some."""
         self.model.to(self.device)
         losses = held_out_losses(self.model, self._held_out, self.config, self.device)
-        outputs = self._look(self._held_out[0])
+        outputs = look(self.model, self._held_out[0])
         if "reconstructions" in outputs and "observations" in outputs:
             error = (outputs["reconstructions"].clamp(-1, 1) - outputs["observations"]).square().mean()
             losses["psnr"] = float(10 * torch.log10(4 / error))  # the range of [-1, 1], squared, is 4
@@ -228,7 +228,7 @@ class DMCVBTrainer:
         step = 0 if self._session is None else self._session.counters.step
         target = Path(path) if path is not None else self.run_directory / "visualizations" / f"step_{step:08d}.png"
         self.model.to(self.device)
-        return write_png(target, results_sheet(self._look(self._held_out[0]), windows))
+        return write_png(target, results_sheet(look(self.model, self._held_out[0]), windows))
 
     def _opened(self) -> Session:
         if self._session is None:
@@ -241,19 +241,6 @@ class DMCVBTrainer:
     @functools.cached_property
     def _held_out(self) -> list[Batch]:
         return validation_batches(self.source, self.config, self.device)
-
-    @torch.no_grad()
-    def _look(self, batch: Batch) -> Mapping[str, Any]:
-        """Outputs in evaluation mode."""
-        mode = self.model.training
-        self.model.eval()
-        try:
-            inputs = batch.observations, batch.actions, batch.rewards, batch.continues
-            _, outputs = self.model.compute_total_loss(*inputs, beta=self.config.beta_max, **self.config.loss_weights())
-        finally:
-            self.model.train(mode)
-        found: Mapping[str, Any] = outputs
-        return found
 
 
 def _first(batch: Batch) -> Batch:
