@@ -55,6 +55,8 @@ ALLOWED: dict[str, set[str]] = {
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
+    "models": {"adversarial", "nn"},
+    "legacy": {*PILLARS, "world_model", "training", "control", "envs", "models", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
     "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
 }
