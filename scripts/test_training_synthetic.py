@@ -14,7 +14,7 @@ from torch import Tensor
 from aime.multi_task_learning import RGB, LossAggregator
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 
-BATCH, FRAMES, SIDE, ACTIONS, STEPS, HORIZON = 4, 10, 64, 6, 12, 5
+BATCH, FRAMES, SIDE, ACTIONS, STEPS, HORIZON = 4, 10, 64, 6, 8, 5
 
 
 def moving_waves() -> tuple[Tensor, Tensor]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -121,3 +125,109 @@ def test_wrong_checkpoints_are_named(run, tmp_path, capsys) -> None:
     assert "expected tensors that torch.save wrote" in capsys.readouterr().err
     assert train.main([*line.split(), str(run), "--latent-dim", "9"]) == 2
     assert "expected no other sizes than the checkpoint's (latent_dim 7)" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------- scripts
+
+SCRIPTS = ROOT / "scripts"
+STAND_IN = """#!/bin/sh
+echo "$(basename "$0") $*"
+[ "$1" = collect ] || exit 0
+while [ $# -gt 1 ]; do
+    [ "$1" != --out ] || { mkdir -p "$(dirname "$2")"; : > "$2"; }
+    shift
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def venv(tmp_path_factory) -> Path:
+    """An environment whose programs say how they were called."""
+    path = tmp_path_factory.mktemp("venv")
+    (path / "bin").mkdir()
+    for name in ("aime", "python"):
+        (path / "bin" / name).write_text(STAND_IN)
+        (path / "bin" / name).chmod(0o755)
+    return path
+
+
+def said(script: str, *arguments: str, cwd: Path, **variables: str) -> list[str]:
+    """What the programs that a script starts were called with."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIME_", "SLURM_"))}
+    command = [str(SCRIPTS / script), *arguments]
+    found = subprocess.run(command, cwd=cwd, env=kept | variables, check=True, capture_output=True, text=True)
+    return found.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("tier", "name", "task"),
+    [
+        (1, "tier1_ultrafast_debug", "cartpole-swingup"),
+        (2, "tier2_medium_validation", "reacher-easy"),
+        (3, "tier3_full_benchmark", "humanoid-walk"),
+    ],
+)
+def test_tiers_run_in_the_environment_of_make(tier: int, name: str, task: str, venv, tmp_path) -> None:
+    lines = said(f"{name}.sh", "--steps", "2", cwd=tmp_path, AIME_VENV=str(venv), AIME_SEED="7")
+    data, run = f"data/tier{tier}_{task.replace('-', '_')}.h5", f"runs/tier{tier}-{task}-seed7"
+    assert lines[0].startswith("aime collect ") and f"--out {data}" in lines[0]
+    assert lines[1] == f"aime train --preset tier{tier} --data {data} --out {run} --seed 7 --steps 2"
+    assert lines[2] == f"aime evaluate {run} --data {data} --out {run}"
+    assert lines[3] == f"checkpoints  {run}/checkpoints"
+
+
+def test_one_evaluates_a_checkpoint(venv, tmp_path) -> None:
+    known = {"AIME_VENV": str(venv), "AIME_NUM_EPISODES": "9"}
+    checkpoint = "runs/x/checkpoints/step_00000500"
+    called = "python -m aime.world_model.evaluate"
+    assert said("evaluate_model.sh", checkpoint, cwd=tmp_path, **known) == [f"{called} {checkpoint} --num_episodes 9"]
+    (line,) = said("evaluate_model.sh", "--rssm", cwd=tmp_path, AIME_DATA_PATH="d.h5", **known)
+    assert line == f"{called} runs/walker-walk-tier2-seed1 --num_episodes 9 --data d.h5 --rssm"
+    (line,) = said("evaluate_model.sh", checkpoint, cwd=tmp_path, AIME_SAVE_VIDEOS="true", **known)
+    assert "--save_videos true --video_dir videos/eval-step_00000500" in line
+
+
+def test_the_submitted_script_trains_the_named_task(venv, tmp_path) -> None:
+    (tmp_path / "scripts").symlink_to(SCRIPTS)
+    (tmp_path / "home" / "envs").mkdir(parents=True)
+    (tmp_path / "home" / "envs" / "my_env").symlink_to(venv)
+    known = {"AIME_ENV_NAME": "my_env", "HOME": str(tmp_path / "home"), "SLURM_SUBMIT_DIR": str(tmp_path)}
+    task = {"AIME_DOMAIN": "walker", "AIME_TASK": "walk", "AIME_SEED": "42"}
+    lines = said("train_world_model.sh", cwd=tmp_path, **known, **task)
+    run = "runs/walker-walk-tier2-seed42"
+    assert lines[-1] == f"aime train --preset tier2 --data data/walker_walk.h5 --out {run} --seed 42"
+
+
+def test_a_missing_environment_is_named(tmp_path) -> None:
+    run = subprocess.run(
+        [str(SCRIPTS / "collect_tier1_data.sh")],
+        env={"PATH": "/usr/bin:/bin", "AIME_VENV": str(tmp_path / "none")},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1 and "AIME_VENV: expected a virtual environment" in run.stderr
+
+
+def script(name: str) -> Any:
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def test_the_synthetic_check_runs(monkeypatch, capsys) -> None:
+    check = script("test_training_synthetic")
+    monkeypatch.setattr(check, "SIDE", 32)
+    assert check.main() == 0, capsys.readouterr().out
+    assert capsys.readouterr().out.count("ok ") == 6
+
+
+def test_the_perceiver_check_runs(capsys) -> None:
+    from aime.perceiver_io import CausalPerceiverIO
+
+    if not hasattr(CausalPerceiverIO, "generate_autoregressive"):
+        pytest.skip("this version's Perceiver does not generate")
+    assert script("test_perceiver_fix").main() == 0, capsys.readouterr().out
