@@ -66,8 +66,7 @@ class LossAggregator:
             All losses by name, each a 0-d tensor: the terms (recon_loss, kl_z, hierarchical_kl, attention_kl,
             cluster_entropy, gram_enc_loss, attention_diversity, perceiver_loss, attention_dynamics_loss,
             context_prediction_loss, reward_loss, continue_loss), total_vae_loss, total_elbo (with the attention's KL),
-            total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by
-            name or place.
+            total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by name.
         """
         weights = LossWeights(
             beta=beta,

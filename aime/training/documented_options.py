@@ -9,7 +9,6 @@ from typing import Any
 
 from aime.training.config import ALIASES, TrainConfig
 from aime.world_model.config import ALIASES as MODEL_ALIASES
-from aime.world_model.config import WorldModelConfig
 
 EPOCHS = 400
 """Length of a run whose dictionary names none; `train(n_epochs)` says otherwise."""
@@ -54,12 +53,12 @@ def config_from(values: Mapping[str, Any], model: Any) -> tuple[TrainConfig, flo
     for name, value in values.items():
         if name in known or name in ALIASES:
             kept[name] = value
-        elif name in WITHOUT_EFFECT:
-            ignored.append(f"{name} ({WITHOUT_EFFECT[name]})")
-        elif (field := MODEL_ALIASES.get(name, name)) in WorldModelConfig.__dataclass_fields__:
-            own = getattr(model.config, field, None)
+        elif hasattr(model.config, field := MODEL_ALIASES.get(name, name)):
+            own = getattr(model.config, field)
             if own != value:
                 ignored.append(f"{name} (the model was made with {field}={own})")
+        elif name in WITHOUT_EFFECT:
+            ignored.append(f"{name} ({WITHOUT_EFFECT[name]})")
         else:
             kept[name] = value  # which TrainConfig refuses, with the near names
     if ignored:

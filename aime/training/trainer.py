@@ -21,11 +21,11 @@ from aime.training.config import TrainConfig
 from aime.training.dataset import DMCVBDataset, Item, find_episodes
 from aime.training.documented_options import config_from, for_epochs
 from aime.training.loop import TrainResult, held_out_losses, step_once, train
-from aime.training.pictures import look, results_sheet, write_png
 from aime.training.protocol import SequenceModel
 from aime.training.run_directory import NAME, RunDirectory, default_path
 from aime.training.schedule import beta
 from aime.training.session import Session, check_fit, save, start_session, write_facts
+from aime.training.sheets import look, results_sheet, write_png
 
 
 class DMCVBTrainer:

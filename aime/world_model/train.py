@@ -195,7 +195,7 @@ def draw(
     from aime.data import open_source
     from aime.training.batches import validation_batches
     from aime.training.config import TrainConfig
-    from aime.training.pictures import attention_sheet, look, results_sheet, write_png
+    from aime.training.sheets import attention_sheet, look, results_sheet, write_png
     from aime.training.step_weights import load_model
 
     pictures = {}

@@ -28,9 +28,8 @@ def look(model: SequenceModel, batch: Batch) -> Mapping[str, Any]:
     mode = model.training
     model.eval()
     try:
-        outputs = model.compute_total_loss(batch.observations, batch.actions, batch.rewards, batch.continues, beta=1.0)[
-            1
-        ]
+        inputs = batch.observations, batch.actions, batch.rewards, batch.continues
+        _, outputs = model.compute_total_loss(*inputs, beta=1.0)
     finally:
         model.train(mode)
     found: Mapping[str, Any] = outputs
