@@ -46,6 +46,10 @@ def config_from(values: Mapping[str, Any], model: Any) -> tuple[TrainConfig, flo
     given = {ALIASES.get(name, name) for name in values}
     told = {name: value for name, value in getattr(model, "training_options", {}).items() if name not in given}
     values = {**told, **values}
+    if not values.get("use_wandb", True):  # the documents name a project all the same
+        values.pop("wandb_project", None)
+    elif "wandb_project" in known:
+        values.pop("use_wandb", None)
     if "beta" in values and "beta_max" in values:  # the documents keep the annealed value of the moment in it
         values.pop("beta")
     warmup = values.pop("beta_warmup_epochs", values.pop("warmup_epochs", None))
