@@ -261,7 +261,7 @@ def accepts_documented_names(also: Collection[str] = ()) -> Callable[[Class], Cl
     """
 
     def decorate(cls: Class) -> Class:
-        table, constructor = TABLES[cls.__name__], cls.__init__
+        table, constructor = TABLES[cls.__name__], vars(cls)["__init__"]
         parameters = {p.name: p for p in list(inspect.signature(constructor).parameters.values())[1:]}
         by_place = [name for name, p in parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
         open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -285,7 +285,7 @@ def accepts_documented_names(also: Collection[str] = ()) -> Callable[[Class], Cl
             if found.device is not None:
                 self.to(found.device)
 
-        cls.__init__ = construct
+        setattr(cls, "__init__", construct)  # noqa: B010 - assigned otherwise, it is taken for an instance's
         return cls
 
     return decorate

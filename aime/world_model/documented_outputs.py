@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,8 +66,8 @@ GONE = {
 
 def documented_views(parts: WorldModelParts, outputs: Outputs) -> dict[str, Callable[[], Any]]:
     """Entries under the documents' keys, for those whose sources the outputs have; made when asked for, like all."""
-    views = {
-        name: (lambda view=view: view(outputs))
+    views: dict[str, Callable[[], Any]] = {
+        name: functools.partial(view, outputs)
         for name, (sources, view) in VIEWS.items()
         if all(source in outputs for source in sources)
     }
@@ -87,7 +88,8 @@ def shares(maps: Tensor) -> Tensor:
 
 def map_entropy(maps: Tensor) -> Tensor:
     """() mean entropy in nats of maps (B, T, R, R)."""
-    return torch.special.entr(maps).sum((-1, -2)).mean()
+    entropy: Tensor = torch.special.entr(maps).sum((-1, -2))  # (B, T)
+    return entropy.mean()
 
 
 def slots_in_use(weights: Tensor) -> Tensor:
@@ -99,5 +101,5 @@ def slots_in_use(weights: Tensor) -> Tensor:
 def decoded_tokens(parts: WorldModelParts, ids: Tensor) -> Tensor:
     """Images (B, T, C, H, W) in [-1, 1], up to the tokenizer's error, of token ids (B, T, Ht, Wt)."""
     tokenizer, (_, height, width) = parts.perceiver.tokenizer, parts.config.image_shape
-    whitened = tokenizer.decode(tokenizer.get_codes_from_indices(ids), height, width)  # (B, T, C, H, W)
+    whitened: Tensor = tokenizer.decode(tokenizer.get_codes_from_indices(ids), height, width)  # (B, T, C, H, W)
     return whitened * (parts.pixels.spread / CONTRAST) + parts.pixels.mean

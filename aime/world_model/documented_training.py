@@ -28,6 +28,6 @@ def move_buffers_after_backward(parts: WorldModelParts, result: SequencePass) ->
         moved.append(True)
         finite = torch.isfinite(gradient).all()
         # Only when the pass is over: what it saved of the codebook has to stay until then.
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: update_buffers(parts, result, finite, None))  # type: ignore[attr-defined]
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: update_buffers(parts, result, finite, None))
 
     loss.register_hook(reached)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -195,10 +195,10 @@ def draw(
     from aime.data import open_source
     from aime.training.batches import validation_batches
     from aime.training.config import TrainConfig
-    from aime.training.sheets import attention_sheet, look, results_sheet, write_png
+    from aime.training.sheets import Picture, attention_sheet, look, results_sheet, write_png
     from aime.training.step_weights import load_model
 
-    pictures = {}
+    pictures: dict[str, Callable[[Mapping[str, Any]], Picture]] = {}
     if flags.visualize_attention:
         pictures["attention.png"] = attention_sheet
     if flags.save_visualizations:

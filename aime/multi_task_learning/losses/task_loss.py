@@ -51,7 +51,7 @@ class TaskLossValue:
 class TaskLosses(dict[str, Tensor]):
     """Losses () by task, in the tasks' order; a number for a key gives that one of them, a slice a list."""
 
-    @overload  # type: ignore[override]
+    @overload
     def __getitem__(self, key: str | int) -> Tensor: ...
 
     @overload
