@@ -77,8 +77,6 @@ WORLD_MODEL: dict[str, Entry] = {
     "use_orthogonal": Only(True, "recurrent blocks start orthogonal; orthogonal='manifold' keeps them so"),
     "perceiver_lr_multiplier": Only(1.5, "the multiples of the rate are in aime.world_model.training_step"),
     "dropout": Retired(NO_DROPOUT),
-    "img_disc_layers": Retired("this version has no critics"),
-    "disc_num_heads": Retired("this version has no critics"),
 }
 
 PERCEIVER: dict[str, Entry] = {

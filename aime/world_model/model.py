@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from aime.adversarial import CriticPlayer
 from aime.documented_tables import accepts_documented_names
 from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
@@ -58,6 +59,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         self.training_options: dict[str, Any] = {}
         self._optimizer: torch.optim.Optimizer | None = None
         self._balancer: GradientBalancer | None = None
+        self.opponent: CriticPlayer | None = None
 
     # ------------------------------------------------------------------ training
 
@@ -97,6 +99,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         lambda_att_dyn: float = 0.1,
         lambda_gram: float = 0.05,
         lambda_diversity: float = 0.01,
+        lambda_img: float = 1.0,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[dict[str, Tensor], SequenceOutputs]:
@@ -110,16 +113,18 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
             lambda_att_dyn=lambda_att_dyn,
             lambda_gram=lambda_gram,
             lambda_diversity=lambda_diversity,
+            lambda_img=lambda_img,
         )
         return losses, outputs
 
     def configure_optimizer(
         self, learning_rate: float = 3e-4, weight_decay: float = 1e-5, balancer: str = "rgb", **options: Any
     ) -> None:
-        """Give the model its AdamW optimizer and gradient balancer; options go to the balancer."""
+        """Give the model its AdamW optimizer and gradient balancer (which takes the options), the critics theirs."""
         self._optimizer, self._balancer = training_step.make_optimizer(
             self, learning_rate, weight_decay, balancer, self.get_share_params, **options
         )
+        self.opponent = training_step.make_opponent(self, learning_rate)
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -149,6 +154,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
     ) -> dict[str, Tensor]:
         """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`."""
         optimizer, balancer = self._configured()
+        options = {"opponent": self.opponent, **options}
         if "grad_clip" in self.training_options:
             options.setdefault("grad_clip", self.training_options["grad_clip"])
         return training_step.training_step(
