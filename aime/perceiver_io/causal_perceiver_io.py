@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
 from aime.nn import expect_shape
 from aime.perceiver_io import generation
 from aime.perceiver_io.attention import AttentionMemory
@@ -53,6 +54,7 @@ class PerceiverOutput:
         return TokenFrames(self.context, self.latents, self.embedded, self.tokens.ids)
 
 
+@accepts_documented_names()
 class CausalPerceiverIO(nn.Module):
     """Video to causal context vectors, with a next-frame token model as its own training signal.
 

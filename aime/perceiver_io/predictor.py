@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
 from aime.perceiver_io.attention import Attention, AttentionMemory, FeedForward, TemporalAttention
 
 INITIAL_STAY_LOGIT = 4.0
@@ -48,6 +49,7 @@ class PredictorMemory:
     valid: Tensor
 
 
+@accepts_documented_names()
 class PerceiverTokenPredictor(nn.Module):
     """Token frames to latents, a context vector and logits of the next token frame: Perceiver IO, causal in time.
 

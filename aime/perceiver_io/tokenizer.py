@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
 from aime.nn import PatchesToImage, ResidualCell, expect_shape, normalisation, pad_to_multiple
 from aime.perceiver_io.quantizer import Gradient, VectorQuantizer
 from aime.perceiver_io.temporal_convolution import (
@@ -44,6 +45,7 @@ class Tokens:
         return Tokens(self.ids[:count], quantized, encodings, commitment)
 
 
+@accepts_documented_names()
 class VQPTTokenizer(nn.Module):
     """Video to tokens and back.
 

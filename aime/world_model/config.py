@@ -240,10 +240,11 @@ ALIASES: dict[str, str] = {
     "input_dim": "image_size",
     "img_height": "image_size",
     "input_channels": "image_channels",
-    "img_perceiver_channels": "image_channels",
+    "img_perceiver_channels": "tokenizer_channels",
     "n_lstm_layers": "num_lstm_layers",
     "number_lstm_layer": "num_lstm_layers",
     "num_attention_slots": "num_slots",
+    "num_semantic_slots": "num_slots",
     "attention_dim": "attention_channels",
     "slot_dim": "attention_channels",
     "num_latent_perceiver": "num_latents",
@@ -260,6 +261,9 @@ ALIASES: dict[str, str] = {
     "n_critic": "critic_steps",
 }
 """Constructor names of the older documents, and the fields they mean."""
+
+DOCUMENTED_SIZES: dict[str, Any] = {"image_size": 64, "action_size": 6}
+"""What the older documents mean by a model whose constructor leaves these out."""
 
 
 def resolve_aliases(names: Mapping[str, Any]) -> dict[str, Any]:
