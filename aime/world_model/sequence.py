@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime.adversarial import Contest
 from aime.attention_schema import AttentionForecast, precision_weights
 from aime.encoder_decoder import GaussianLikelihood
 from aime.nn import expect_shape
@@ -67,15 +68,18 @@ class SequencePass:
     foreseen: Foreseen
     stick_kl: Tensor
     """(B, T) nats."""
-    watched: AttentionForecast
-    """Of the first sequences of the batch (``attention_share`` of them in training)."""
+    watched: AttentionForecast | None
+    """None without attention. Of the first sequences of the batch (``attention_share`` of them in training)."""
     decoded: Decoded
     heads: Heads
     context_loss: Tensor
-    """() mean squared error of c^."""
+    """() mean squared error of c^; 0 without context."""
     gram_loss: Tensor
     """()."""
     perceiver_losses: dict[str, Tensor]
+    """Empty without context."""
+    contest: Contest | None
+    """Frames and their reconstructions for the critics; None without critics, and in evaluation."""
 
 
 def forward_sequence(
@@ -123,21 +127,28 @@ def forward_sequence(
         watched=watched,
         decoded=decoded,
         heads=judge(parts, inferred.hidden, rewards, continues),
-        context_loss=F.mse_loss(foreseen.context.float(), seen.context.float()),
+        context_loss=seen.context.new_zeros(())
+        if seen.perceiver is None
+        else F.mse_loss(foreseen.context.float(), seen.context.float()),
         gram_loss=teach(parts, seen),
-        perceiver_losses=parts.perceiver.compute_loss(
+        perceiver_losses={}
+        if seen.perceiver is None
+        else parts.perceiver.compute_loss(
             seen.perceiver, seen.frames, share=parts.config.perceiver_share if parts.training else 1.0
         ),
+        contest=oppose(parts, seen, inferred, decoded),
     )
 
 
-def watch(parts: WorldModelParts, seen: Perceived, inferred: Inferred) -> AttentionForecast:
-    """Predict the maps of a sequence from those before.
+def watch(parts: WorldModelParts, seen: Perceived, inferred: Inferred) -> AttentionForecast | None:
+    """Predict the maps of a sequence from those before; None without attention.
 
     The prediction alone learns from it. Balanced task gradients have equal length, and the predictive task reaches
     little else than the attention: were it to move the maps as well, it would outweigh the likelihood there and flatten
     them (body PSNR of reconstructions after 400 steps: 13.1 dB with it, 18.7 dB for the plain sum of the losses).
     """
+    if not parts.config.attention_in_posterior:
+        return None
     batch = seen.maps.shape[0]
     count = max(round(parts.config.attention_share * batch), 1) if parts.training else batch
     return parts.attention.forecast(
@@ -153,7 +164,10 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
     length = inferred.latent.shape[1]
     count = max(round(parts.config.decoded_share * length), 1)
     times = torch.arange(length, device=inferred.latent.device)
-    if parts.training and count < length:
+    if parts.training and count < length and parts.critics is not None:  # a critic of motion wants neighbours
+        first = torch.randint(length - count + 1, (1,), device=times.device, generator=generator)
+        times = first + times[:count]
+    elif parts.training and count < length:
         times = torch.randperm(length, device=times.device, generator=generator)[:count].sort().values
     latent, hidden = inferred.latent[:, times].flatten(0, 1), inferred.previous_hidden[:, times].flatten(0, 1)
     parameters = parts.decoder(latent, hidden)  # (B n, channels, H, W)
@@ -167,6 +181,24 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
     else:
         nll = parts.likelihood.nll(parameters, pixels, target * pixels.spread + pixels.mean, weights)
     return Decoded(times, parameters, nll.unflatten(0, (-1, len(times))))
+
+
+def oppose(parts: WorldModelParts, seen: Perceived, inferred: Inferred, decoded: Decoded) -> Contest | None:
+    """What the critics are shown: frames and mean reconstructions of ``critic_share`` of the sequences, whitened.
+
+    Whitened, since a pole of two pixels is little of an image otherwise. The mean of the likelihood is differentiable,
+    where samples of it are not. In training alone: a critic's score has no scale that held-out losses could be compared
+    on.
+    """
+    if parts.critics is None or not parts.training:
+        return None
+    batch, frames = seen.frames.shape[0], len(decoded.times)
+    count = max(round(parts.config.critic_share * batch), 1)
+    pixels = parts.pixels
+    images = parts.likelihood.mean(decoded.parameters[: count * frames], pixels).float()  # (b n, C, H, W)
+    fake = ((images - pixels.mean) * (CONTRAST / pixels.spread)).unflatten(0, (count, frames))  # (b, n, C, H, W)
+    real = seen.frames[:count, decoded.times]  # (b, n, C, H, W)
+    return Contest(real.float(), fake, inferred.latent[:count, decoded.times].detach().float())
 
 
 def judge(parts: WorldModelParts, hidden: Tensor, rewards: Tensor | None, continues: Tensor | None) -> Heads:

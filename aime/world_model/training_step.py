@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.multi_task_learning.loss_aggregator import LossAggregator
+from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
+from aime.nn import apply_step
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
 from aime.world_model.rehearsal import RememberedSequences, rehearsal_loss
@@ -23,15 +26,24 @@ RATE_MULTIPLIERS = {
     "continue_head": 1.2,
 }
 """Learning rate of a part over that of the trunk."""
+ORTHOGONAL_PARTS = ("dynamics", "prior")
+"""Parts whose matrices step along the orthogonal factor of their momentum. Recurrence and prior have to keep up with
+latents that move under them; the image networks are better off without (docs/ablations.md)."""
+SMALLEST_MATRIX = 16
+"""Rows and columns from which on a matrix of those parts is large enough for it."""
 REHEARSAL_CLIP = 100.0
 """Largest norm of a rehearsal's gradient: a guard against single steps, far above the usual norm of 1 to 10."""
 
 
 def parameter_groups(parts: WorldModelParts, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups: perceiver 1.5x, heads and attention 1.2x, learned initial states .1x; no decay on vectors."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Optimizer groups: perceiver 1.5x, heads and attention 1.2x, learned initial states .1x; no decay on vectors.
+
+    Large matrices of recurrence and prior are in groups of their own, marked ``orthogonal``.
+    """
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    moved = {id(parameter) for parameter in parts.trainable}
     for name, parameter in parts.named_parameters():
-        if not parameter.requires_grad:
+        if id(parameter) not in moved:
             continue
         part = name.partition(".")[0]
         initial_state = part == "dynamics" and ".initial_" in name
@@ -39,10 +51,18 @@ def parameter_groups(parts: WorldModelParts, learning_rate: float, weight_decay:
         decay = 0.0 if parameter.dim() < 2 or initial_state or hasattr(parameter, "manifold") else weight_decay
         # Perceiver and heads decay half as much: their rate, which multiplies the decay, is higher.
         decay = decay * 0.5 if multiplier > 1.0 else decay
-        groups.setdefault((multiplier, decay), []).append(parameter)
+        matrix = parameter.dim() == 2 and min(parameter.shape) >= SMALLEST_MATRIX
+        orthogonal = matrix and part in ORTHOGONAL_PARTS and not initial_state
+        groups.setdefault((multiplier, decay, orthogonal), []).append(parameter)
     return [
-        {"params": parameters, "lr": multiplier * learning_rate, "weight_decay": decay, "rate_multiplier": multiplier}
-        for (multiplier, decay), parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": multiplier * learning_rate,
+            "weight_decay": decay,
+            "rate_multiplier": multiplier,
+            "orthogonal": orthogonal,
+        }
+        for (multiplier, decay, orthogonal), parameters in groups.items()
     ]
 
 
@@ -54,7 +74,10 @@ def make_optimizer(
     get_share_params: Callable[[], list[nn.Parameter]],
     **options: Any,
 ) -> tuple[torch.optim.Optimizer, GradientBalancer]:
-    """Fused AdamW (RiemannianAdam for ``orthogonal="manifold"``) and the balancer, which takes the options."""
+    """AdamW with orthogonal steps for recurrence and prior, and the balancer, which takes the options.
+
+    For ``orthogonal="manifold"`` it is RiemannianAdam.
+    """
     groups = parameter_groups(parts, learning_rate, weight_decay)
     optimizer: torch.optim.Optimizer
     if parts.config.orthogonal == "manifold":
@@ -62,9 +85,16 @@ def make_optimizer(
 
         optimizer = riemannian_adam(groups, lr=learning_rate)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
+        optimizer = OrthogonalAdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
     device = parts.mean_image.device
     return optimizer, make_balancer(balancer, device=device, get_share_params=get_share_params, **options)
+
+
+def make_opponent(parts: WorldModelParts, learning_rate: float) -> CriticPlayer | None:
+    """The critics' own optimizer, at ``critic_rate`` times the model's rate; None without critics."""
+    if parts.critics is None:
+        return None
+    return CriticPlayer(parts.critics, parts.config.critic_rate * learning_rate, parts.config.critic_steps)
 
 
 def training_step(
@@ -83,9 +113,11 @@ def training_step(
     lambda_att_dyn: float = 0.1,
     lambda_gram: float = 0.05,
     lambda_diversity: float = 0.01,
+    lambda_img: float = 1.0,
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
+    opponent: CriticPlayer | None = None,
     after_pass: Callable[[SequencePass], None] | None = None,
 ) -> dict[str, Tensor]:
     """Losses, one balanced backward pass, clipping, one AdamW step, codebook and teacher updates.
@@ -105,9 +137,11 @@ def training_step(
         lambda_att_dyn: weight of the attention's motion loss.
         lambda_gram: weight of the Gram loss.
         lambda_diversity: weight of the slots' diversity.
+        lambda_img: weight of the adversarial task, where there are critics.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
+        opponent: steps the critics on this step's frames and reconstructions, after the model's own step.
         after_pass: called with the pass when the step is done, for those who keep something of it.
 
     Returns:
@@ -126,6 +160,7 @@ def training_step(
         lambda_att_dyn=lambda_att_dyn,
         lambda_gram=lambda_gram,
         lambda_diversity=lambda_diversity,
+        lambda_img=lambda_img,
     )
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip)
@@ -135,10 +170,13 @@ def training_step(
     if after_pass is not None:
         after_pass(result)
     metrics = {name: value.detach() for name, value in losses.items()}
+    if opponent is not None and result.contest is not None:
+        metrics |= opponent.step(result.contest, generator)
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
     for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
-        metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
+        if name in result.perceiver_losses:
+            metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
@@ -173,30 +211,17 @@ def rehearsal_step(
     return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
 
 
-def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Step unless a gradient is not finite; fused AdamW takes the decision on the device, without a host sync."""
-    if not isinstance(optimizer, torch.optim.AdamW):
-        if bool(finite):
-            optimizer.step()
-        return
-    optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    try:
-        optimizer.step()
-    finally:
-        del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
-
-
 @torch.no_grad()
 def update_buffers(
     parts: WorldModelParts, result: SequencePass, finite: Tensor, generator: torch.Generator | None
 ) -> None:
     """Move codebook and teacher after a step; both stay as they were when it was skipped."""
-    quantizer = parts.perceiver.tokenizer.quantizer
-    before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
-    parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator)
-    for name, buffer in quantizer.named_buffers():
-        buffer.copy_(torch.where(finite, buffer, before[name]))
+    if result.perceived.perceiver is not None:
+        quantizer = parts.perceiver.tokenizer.quantizer
+        before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
+        parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator)
+        for name, buffer in quantizer.named_buffers():
+            buffer.copy_(torch.where(finite, buffer, before[name]))
     if parts.teacher_trunk is not None:
         weight = (1.0 - parts.config.teacher_decay) * finite.float()
         for teacher, student in zip(parts.teacher_trunk.parameters(), parts.encoder.trunk.parameters(), strict=True):

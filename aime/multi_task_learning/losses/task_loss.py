@@ -27,6 +27,7 @@ class LossWeights:
         lambda_context: weight of the context prediction loss.
         lambda_reward: weight of the reward loss.
         lambda_continue: weight of the continue loss.
+        lambda_img: weight of the adversarial task.
     """
 
     beta: float | Tensor = 1.0
@@ -38,6 +39,7 @@ class LossWeights:
     lambda_context: float | Tensor = 1.0
     lambda_reward: float | Tensor = 1.0
     lambda_continue: float | Tensor = 1.0
+    lambda_img: float | Tensor = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,12 @@ class TaskLoss(ABC):
     def __call__(self, outputs: Outputs, weights: LossWeights) -> TaskLossValue:
         """Compute the task's loss from the model's outputs."""
 
-    def applies(self, outputs: Outputs) -> bool:  # noqa: ARG002
-        """Whether the outputs hold this task at all; a task that does not apply is left out of the step."""
-        return True
+    def applies(self, outputs: Outputs) -> bool:
+        """Whether the outputs hold this task at all; a task that does not apply is left out of the step.
+
+        A model that lacks a part names the tasks that it cannot do in the entry ``absent_tasks``.
+        """
+        return self.name not in outputs.get("absent_tasks", ())
 
 
 LOSSES: dict[str, TaskLoss] = {}
