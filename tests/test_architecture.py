@@ -75,7 +75,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "bench", "training", "evaluation", "world_model"},
+    "tyro": {"cli", "bench", "data", "training", "evaluation", "world_model"},
     "h5py": {"data", "doctor"},
 }
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from aime.data import EpisodeSource, WindowDataset, open_source, splits_for
+from aime.data.dmc_vb import find_task
 from aime.documented_tables import accepts_documented_names
 from aime.ranges import SEED, Range, check_arguments
 
@@ -26,7 +27,8 @@ def find_episodes(
     """The episode file of a task: `data_dir` itself when it is a file, else a file in it.
 
     The first of `<domain>_<task>_<policy level>.h5`, `<domain>_<task>.h5` (or with - for _, or .hdf5); the only HDF5
-    file when no task is named.
+    file when no task is named. Where there is none, a directory `<domain>_<task>/<policy level>` of DMC-VB's TFRecord
+    files, in it or below.
 
     Raises:
         FileNotFoundError: none is there; what is there gets listed.
@@ -47,6 +49,8 @@ def find_episodes(
                     return file
     elif len(files) == 1:
         return files[0]
+    if records := find_task(path, domain_name, task_name, policy_level):
+        return records
     wanted = f"an HDF5 file called {' or '.join(stems)}" if stems else "one HDF5 file"
     raise FileNotFoundError(f"{path}: expected {wanted}, found {', '.join(file.name for file in files) or 'none'}")
 
