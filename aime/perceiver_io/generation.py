@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from aime.perceiver_io.predictor import PredictorMemory, TokenFrames
+from aime.perceiver_io.protocol import TokenVideoModel
 from aime.perceiver_io.sampling import filter_logits, sample_tokens
-
-if TYPE_CHECKING:
-    from aime.perceiver_io.causal_perceiver_io import CausalPerceiverIO
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def check_iterations(masked_share: float, iterations: int) -> None:
 
 @torch.no_grad()
 def generate(
-    perceiver: CausalPerceiverIO,
+    perceiver: TokenVideoModel,
     videos: Tensor,
     count: int,
     choice: Choice,
@@ -72,7 +69,7 @@ def generate(
 
 @torch.no_grad()
 def continue_tokens(
-    perceiver: CausalPerceiverIO,
+    perceiver: TokenVideoModel,
     ids: Tensor,
     count: int,
     choice: Choice,
@@ -115,7 +112,7 @@ def continue_tokens(
 
 
 def _draw_frame(
-    perceiver: CausalPerceiverIO, now: TokenFrames, action: Tensor | None, choice: Choice, iterations: int | None
+    perceiver: TokenVideoModel, now: TokenFrames, action: Tensor | None, choice: Choice, iterations: int | None
 ) -> Tensor:
     """Ids (B, 1, Ht, Wt[, Q]) of the frame after ``now``.
 

@@ -63,7 +63,8 @@ def group_frames(x: Tensor, size: int) -> Tensor:
     missing = (count_groups(length, size) - 1) * size - (length - 1)
     before, after = x[:, :1].expand(-1, size - 1, *x.shape[2:]), x[:, -1:].expand(-1, missing, *x.shape[2:])
     full = torch.cat([before, x, after], 1)  # (B, T' s, F, h, w)
-    return full.unflatten(1, (-1, size)).flatten(2, 3)
+    groups: Tensor = full.unflatten(1, (-1, size)).flatten(2, 3)
+    return groups
 
 
 def ungroup_frames(x: Tensor, size: int, frames: int | None = None) -> Tensor:
@@ -76,5 +77,5 @@ def ungroup_frames(x: Tensor, size: int, frames: int | None = None) -> Tensor:
     length = 1 + (groups - 1) * size if frames is None else frames
     if count_groups(length, size) != groups:
         raise ValueError(f"frames: expected a length of {groups} groups of {size}, found {length}")
-    full = x.unflatten(2, (size, -1)).flatten(1, 2)  # (B, T' s, F, h, w)
+    full: Tensor = x.unflatten(2, (size, -1)).flatten(1, 2)  # (B, T' s, F, h, w)
     return full[:, size - 1 : size - 1 + length]

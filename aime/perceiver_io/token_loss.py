@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from aime.perceiver_io.predictor import TokenFrames
-
-if TYPE_CHECKING:
-    from aime.perceiver_io.causal_perceiver_io import CausalPerceiverIO
+from aime.perceiver_io.protocol import TokenVideoModel
 
 
 @dataclass(frozen=True)
@@ -37,7 +34,7 @@ class TokenScores:
 
 
 def score_next_tokens(
-    perceiver: CausalPerceiverIO, frames: TokenFrames, actions: Tensor | None, generator: torch.Generator | None
+    perceiver: TokenVideoModel, frames: TokenFrames, actions: Tensor | None, generator: torch.Generator | None
 ) -> TokenScores:
     """Score the tokens of frames 2 .. T' (of all Q books) as predicted from the frames before each.
 
@@ -52,7 +49,8 @@ def score_next_tokens(
         sees = torch.arange(now.context.shape[1], device=now.context.device) % 2 == 1
     known = is_known = None
     if model.training and perceiver.masked_share > 0:
-        is_known = draw_known(*targets.shape[:3], perceiver.masked_share, generator).to(targets.device)
+        batch, count, positions = targets.shape[:3]
+        is_known = draw_known(batch, count, positions, perceiver.masked_share, generator).to(targets.device)
         known = model.embed(perceiver.tokenizer.get_codes_from_indices(frames.ids[:, 1:]))
     logits = model.predict(now, acted, sees_latents=sees, known=known, is_known=is_known)
     entropies = F.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")

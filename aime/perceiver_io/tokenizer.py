@@ -206,7 +206,8 @@ class VQPTTokenizer(nn.Module):
         for module in self.decoder:
             x = module(x, batch)[0] if isinstance(module, CausalTemporalCell) else module(x)
         images: Tensor = x[..., : height or rows * self.downsample, : width or columns * self.downsample]
-        return images.unflatten(0, (batch, -1))
+        videos: Tensor = images.unflatten(0, (batch, -1))
+        return videos
 
     def get_codes_from_indices(self, indices: Tensor) -> Tensor:
         """Codes (..., D) of ids (...), or (..., Q); ids outside the codebook raise ValueError."""
@@ -214,7 +215,8 @@ class VQPTTokenizer(nn.Module):
 
     def reconstruction_loss(self, tokens: Tokens, videos: Tensor) -> Tensor:
         """Mean squared error between the decoded tokens and the video (B, T, C, H, W)."""
-        return F.mse_loss(self.decode(tokens.quantized, *videos.shape[-2:], videos.shape[1]).float(), videos.float())
+        frames, _, height, width = videos.shape[1:]
+        return F.mse_loss(self.decode(tokens.quantized, height, width, frames).float(), videos.float())
 
 
 def _encoder(channels: int, widths: list[int], patch: int, kernel: int) -> list[nn.Module]:
