@@ -31,6 +31,8 @@ class WorldModelConfig:
     """C."""
     latent_dim: Count = 36
     """D, size of z."""
+    latent_groups: Annotated[int, Range(1, 16)] = 1
+    """G, groups of z, top-down: the coarsest under the mixture, finer ones Gaussian given those before."""
     hidden_dim: Count = 512
     """Hd, size of the recurrent state."""
     context_dim: Count = 256
@@ -128,6 +130,11 @@ class WorldModelConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_ranges(self)
+        if self.latent_groups > self.latent_dim:
+            raise OptionError(
+                f"latent_groups: expected at most the {self.latent_dim} latents of latent_dim, "
+                f"found {self.latent_groups}"
+            )
         if self.precision_weighting and not self.attention_in_posterior:
             raise OptionError(
                 "precision_weighting: expected False without attention_in_posterior, whose map it reads, found True"

@@ -83,7 +83,7 @@ def expect_seen(
 ) -> tuple[PriorParameters, WorldModelState]:
     """Prior of every frame (B, T) from the frames before it as they were seen, and the state after the last."""
     noise = torch.randn(posterior.mean.shape, device=posterior.mean.device, generator=generator)
-    latent = posterior.rsample(noise)  # (B, T, D)
+    latent = parts.draw(posterior, noise)  # (B, T, D)
     start = parts.initial_state(latent.shape[0])
     known = infer(parts, latent, actions, start, every_state=True)
     assert known.lstm is not None

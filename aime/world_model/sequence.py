@@ -105,7 +105,7 @@ def forward_sequence(
     noise = noise or SequenceNoise.draw(parts.config, batch, length, parts.mean_image, generator)
 
     seen = perceive(parts, observations)
-    inferred = infer(parts, seen.posterior.rsample(noise.latent), actions)
+    inferred = infer(parts, parts.draw(seen.posterior, noise.latent), actions)
     foreseen = foresee(
         parts,
         seen.posterior,
