@@ -43,6 +43,8 @@ class WorldModelConfig:
     """Shape of the Gamma hyper-prior of the concentration."""
     prior_beta: Annotated[float, Range(above=0, to=1e6)] = 2.0
     """Rate of the Gamma hyper-prior of the concentration."""
+    stick_kl_weight: Annotated[float, Range(0, 1e6)] = 1.0
+    """Weight of the sticks' KL: 1 charges it every frame, less leaves each state freer to weigh its components."""
     prior_hidden_dim: Annotated[int, Range(4, 65536)] = 512
     """Hidden units of the prior's networks."""
     kl_samples: Annotated[int, Range(1, 1024)] = 8

@@ -24,7 +24,7 @@ class SequenceOutputs(Mapping[str, Any]):
     predicted_contexts (B,T,Cc), attention_maps (B,T,R,R), prior_attention_maps (B',T,R,R) and predicted_movements
     (B',T,2) in cells (B' = B but for ``attention_share`` in training), slot_attention_maps (B,T,S,R,R), slot_centers
     (B,T,S,2), slot_features (B,T,S,d), slot_fusion_weights (B,T,S), prior_params (leading axes B, T), token_ids
-    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), kl_latent_groups (G,) nats, and the losses that
+    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), kl_latent_groups (n_g,) nats, and the losses that
     :class:`~aime.multi_task_learning.LossAggregator` reads; those with an entry a frame are batch means.
 
     Without context there are no tokens and no perceiver losses, without attention no maps and slots; ``absent_tasks``

@@ -194,6 +194,10 @@ class WorldModelParts(nn.Module):
         """z_t (..., D) of a posterior, coarsest group first, from standard normal noise (..., D)."""
         return self.prior.sample_posterior(posterior.mean, posterior.log_scale, noise)
 
+    def stick_kl(self, prior: PriorParameters) -> Tensor:
+        """KL (...) of the sticks in nats, times ``stick_kl_weight``."""
+        return self.config.stick_kl_weight * self.prior.stick_kl(prior)
+
     def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
         """[z_t; a_t] (..., D + A), the input of the recurrence."""
         expect_shape(actions, "B T A" if actions.dim() == 3 else "B A", "actions", A=self.config.action_size)

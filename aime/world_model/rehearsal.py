@@ -74,7 +74,7 @@ def rehearsal_loss(
         divergence = parts.prior.kl_divergence(
             posterior.mean, posterior.log_scale, prior, num_samples=kl_samples, generator=generator
         )
-        total = total + (divergence + parts.prior.stick_kl(prior)).sum()
+        total = total + (divergence + parts.stick_kl(prior)).sum()
     return total / (batch * length)
 
 

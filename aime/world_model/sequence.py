@@ -66,7 +66,7 @@ class SequencePass:
     inferred: Inferred
     foreseen: Foreseen
     stick_kl: Tensor
-    """(B, T) nats."""
+    """(B, T) nats, times ``stick_kl_weight``."""
     watched: AttentionForecast | None
     """None without attention. Of the first sequences of the batch (``attention_share`` of them in training)."""
     decoded: Decoded
@@ -120,7 +120,7 @@ def forward_sequence(
         perceived=seen,
         inferred=inferred,
         foreseen=foreseen,
-        stick_kl=parts.prior.stick_kl(foreseen.prior),
+        stick_kl=parts.stick_kl(foreseen.prior),
         watched=watched,
         decoded=decoded,
         heads=judge(parts, inferred.hidden, rewards, continues),
