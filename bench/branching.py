@@ -25,7 +25,13 @@ from torch import Tensor
 from aime.allocator import keep_freed_memory
 from aime.data import EpisodeSource, collate, open_source, splits_for
 from aime.evaluation.ensemble import fair_crps, spread_and_error
-from aime.evaluation.mixture import GaussianMixture, components_used, negative_log_likelihood, responsibilities
+from aime.evaluation.mixture import (
+    USED_SHARE,
+    GaussianMixture,
+    components_used,
+    negative_log_likelihood,
+    responsibilities,
+)
 from aime.evaluation.record import write_json
 from aime.training import TrainConfig, train
 from aime.training.experiment import build_model
@@ -56,7 +62,11 @@ TRAINING: dict[str, Any] = {
     "balancer_options": {},
     "validate_every": 0,
 }
-ARMS: dict[str, dict[str, Any]] = {"K=1": {"max_components": 1}, "K=6": {"max_components": 6}}
+ARMS: dict[str, dict[str, Any]] = {
+    "K=1": {"max_components": 1},
+    "K=6": {"max_components": 6},
+    "K=6, light sticks": {"max_components": 6, "stick_kl_weight": 0.05},
+}
 """Changes of the small model by name."""
 
 
@@ -168,7 +178,8 @@ def score_prior(model: Any, scene: Scene) -> dict[str, Any]:
     """What the prior makes of the frame at which the branch shows, and of those before and after it.
 
     Nats of KL and negative log-likelihood of posterior draws; effective components exp(H(mean weights)) at the fork,
-    components responsible for at least 1 % there, and the share of the coin's entropy that the responsible component
+    components responsible for at least 1 % there, the weight of all others, from which rollouts draw what never
+    happens, and the share of the coin's entropy that the responsible component
     tells, I(component; branch) / H(branch).
     """
     outputs = model.forward_sequence(scene.frames, generator=torch.Generator().manual_seed(0))
@@ -189,6 +200,7 @@ def score_prior(model: Any, scene: Scene) -> dict[str, Any]:
         "nll": {name: float(nll[:, span].mean()) for name, span in spans.items()},
         "effective_components": math.exp(entropy(weights)),
         "components_in_use": components_used(shares.mean(0).numpy()),
+        "idle_weight": float(weights[shares.mean(0) < USED_SHARE].sum()),
         "branch_told": told / entropy(torch.tensor([coin, 1 - coin])),
     }
 
