@@ -122,6 +122,13 @@ class AdaptiveStickBreaking(nn.Module):
             log_pi, log_v, log_q_v = break_sticks(log_a, log_b, u)
         return StickBreaking(log_pi, log_a, log_b, log_v, log_q_v, concentration, rate)
 
+    def log_weights(self, h: Tensor, noise: Tensor) -> Tensor:
+        """log pi (..., K) alone, of h (..., hidden_dim) and noise (..., K - 1) as in `forward`."""
+        if self.max_components == 1:
+            return self._one_component(h, noise).log_pi
+        log_a, log_b = (x.float() for x in self.kumar_net(h))
+        return break_sticks(log_a, log_b, noise)[0]
+
     def _one_component(self, h: Tensor, noise: Tensor | None) -> StickBreaking:
         leading = h.shape[:-1]
         if noise is not None and noise.shape != (*leading, 0):

@@ -219,12 +219,17 @@ class WorldModelParts(nn.Module):
         The context predictor is trained on a constant h, and the prior reads a constant c^: the prior must make do with
         the context it will have in imagination, not bend it to its own ends.
         """
-        predicted = hidden.new_zeros(*hidden.shape[:-1], 0)
-        if self.config.context_in_posterior:
-            predicted = self.context_predictor(hidden.detach())  # (..., Cc)
+        predicted = self.foreseen_context(hidden)  # (..., Cc)
         conditions = torch.cat([hidden, predicted.detach()], -1)  # (..., Hd + Cc)
         prior = self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic)
         return prior.moved(self.persistence * previous_latent.to(prior.means.dtype)), predicted
+
+    def foreseen_context(self, hidden: Tensor) -> Tensor:
+        """c^_t (..., Cc) from h_{t-1} (..., Hd), which it leaves alone; (..., 0) without context."""
+        if not self.config.context_in_posterior:
+            return hidden.new_zeros(*hidden.shape[:-1], 0)
+        predicted: Tensor = self.context_predictor(hidden.detach())
+        return predicted
 
     # ------------------------------------------------------------------ from data
 
