@@ -103,8 +103,30 @@ def expect_rolled(
         return pieces
     hiddens, latents = hidden[:, None], latent[:, None]
     if seen + 1 < length:  # the last frame is expected, but nothing is expected of it
-        noise = RolloutNoise.draw(parts, length - seen - 1, batch, generator)
-        rolled = roll_latents(parts, hidden, latent, lstm, actions[:, seen:-1], noise)
+        if parts.config.latent_groups == 1:
+            noise = RolloutNoise.draw(parts, length - seen - 1, batch, generator)
+            rolled = roll_latents(parts, hidden, latent, lstm, actions[:, seen:-1], noise)
+        else:
+            rolled = roll_groups(parts, hidden, latent, lstm, actions[:, seen:-1], generator)
         hiddens, latents = torch.cat([hiddens, rolled[0]], 1), torch.cat([latents, rolled[1]], 1)
     expected, _ = parts.prior_at(hiddens, latents, generator=generator)  # (B, T - s)
     return [*pieces, (after, expected)]
+
+
+def roll_groups(
+    parts: WorldModelParts,
+    hidden: Tensor,
+    latent: Tensor,
+    lstm: LSTMState,
+    actions: Tensor,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """`roll_latents` for a prior over latent groups, which the fused operation does not know: under autograd."""
+    hiddens, latents = [], []
+    for action in actions.unbind(1):
+        prior, _ = parts.prior_at(hidden, latent, generator=generator)
+        latent = parts.prior.sample(prior, generator=generator)  # (B, D)
+        hidden, lstm = parts.dynamics.step(parts.recurrent_input(latent, action), lstm)  # (B, Hd)
+        hiddens.append(hidden)
+        latents.append(latent)
+    return torch.stack(hiddens, 1), torch.stack(latents, 1)
