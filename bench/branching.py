@@ -1,6 +1,6 @@
 """Whether a mixture prior earns its place where the future branches: one component against six, at equal CPU seconds.
 
-    python -m bench.branching data/branching.h5 [--cpu-seconds 60] [--seeds 1 2] [--arms ...]
+    python -m bench.branching data/branching.h5 [--cpu-seconds 25] [--seeds 1 2] [--arms ...]
 
 The episodes are those of `bench.branching_world`, which are written where the file is not there. Each arm is a small
 model without context and slots, so that what is compared is the prior; it watches the ball fall for CONTEXT frames and
@@ -227,7 +227,7 @@ class Branching:
 
     data: Annotated[Path, tyro.conf.Positional]
     """Episode file; written first if it is not there."""
-    cpu_seconds: float = 60.0
+    cpu_seconds: float = 25.0
     """CPU seconds of each training."""
     seeds: tuple[int, ...] = (1, 2)
     """Of weights, windows, noise and splits."""
