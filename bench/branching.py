@@ -66,6 +66,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "K=1": {"max_components": 1},
     "K=6": {"max_components": 6},
     "K=6, light sticks": {"max_components": 6, "stick_kl_weight": 0.05},
+    "K=6, two groups": {"max_components": 6, "latent_groups": 2},
 }
 """Changes of the small model by name."""
 
