@@ -186,10 +186,11 @@ def score_prior(model: Any, scene: Scene) -> dict[str, Any]:
     outputs = model.forward_sequence(scene.frames, generator=torch.Generator().manual_seed(0))
     foreseen, latents = outputs.result.foreseen, outputs["latents"]
     mixture = GaussianMixture(foreseen.prior.log_pi, foreseen.prior.means, foreseen.prior.log_scales)
-    nll = negative_log_likelihood(mixture, latents)  # (N, T)
+    nll = -model.prior.log_prob(latents, foreseen.prior)  # (N, T)
+    coarsest = latents[..., : mixture.means.shape[-1]]  # of latent groups, the one under the mixture
     fork = FORK + 1
     spans = {"before": slice(2, fork), "fork": slice(fork, fork + 1), "after": slice(fork + 1, None)}
-    shares = responsibilities(mixture, latents)[:, fork]  # (N, K)
+    shares = responsibilities(mixture, coarsest)[:, fork]  # (N, K)
     weights = mixture.log_pi[:, fork].exp().mean(0)  # (K,)
     right = torch.from_numpy(scene.right)
     told = entropy(shares.mean(0)) - sum(
