@@ -29,7 +29,6 @@ from aime.evaluation.mixture import (
     USED_SHARE,
     GaussianMixture,
     components_used,
-    negative_log_likelihood,
     responsibilities,
 )
 from aime.evaluation.record import write_json
