@@ -158,7 +158,7 @@ def knowing(scene: Scene) -> Tensor:
     right = random.random((count, SAMPLES)) < RIGHT
     centres = path(np.repeat(scene.start, SAMPLES), right.reshape(-1))[:, CONTEXT:]
     frames = torch.from_numpy(draw(cover(centres))[:, :, 0]).float()
-    return frames.unflatten(0, (count, SAMPLES))
+    return frames.unflatten(0, (count, SAMPLES))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
@@ -170,7 +170,7 @@ def imagined(model: Any, scene: Scene) -> Tensor:
     states = model.observe(seen, actions[:, :CONTEXT], generator=generator)
     frames = model.imagine(states.at(-1), actions[:, CONTEXT:], generator=generator)["observations"]
     grey = (frames.mean(2) + 1.0) * 127.5  # (N M, Hz, H, W)
-    return grey.clamp(0, 255).unflatten(0, (-1, SAMPLES))
+    return grey.clamp(0, 255).unflatten(0, (-1, SAMPLES))  # type: ignore[no-any-return]
 
 
 @torch.no_grad()
