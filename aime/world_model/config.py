@@ -31,6 +31,8 @@ class WorldModelConfig:
     """C."""
     latent_dim: Count = 36
     """D, size of z."""
+    latent_groups: Annotated[int, Range(1, 16)] = 1
+    """G, groups of z, top-down: the coarsest under the mixture, finer ones Gaussian given those before."""
     hidden_dim: Count = 512
     """Hd, size of the recurrent state."""
     context_dim: Count = 256
@@ -41,6 +43,8 @@ class WorldModelConfig:
     """Shape of the Gamma hyper-prior of the concentration."""
     prior_beta: Annotated[float, Range(above=0, to=1e6)] = 2.0
     """Rate of the Gamma hyper-prior of the concentration."""
+    stick_kl_weight: Annotated[float, Range(0, 1e6)] = 1.0
+    """Weight of the sticks' KL: 1 charges it every frame, less leaves each state freer to weigh its components."""
     prior_hidden_dim: Annotated[int, Range(4, 65536)] = 512
     """Hidden units of the prior's networks."""
     kl_samples: Annotated[int, Range(1, 1024)] = 8
@@ -154,6 +158,11 @@ class WorldModelConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_ranges(self)
+        if self.latent_groups > self.latent_dim:
+            raise OptionError(
+                f"latent_groups: expected at most the {self.latent_dim} latents of latent_dim, "
+                f"found {self.latent_groups}"
+            )
         if self.precision_weighting and not self.attention_in_posterior:
             raise OptionError(
                 "precision_weighting: expected False without attention_in_posterior, whose map it reads, found True"

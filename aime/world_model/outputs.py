@@ -26,13 +26,16 @@ class SequenceOutputs(Mapping[str, Any]):
     predicted_contexts (B,T,Cc), attention_maps (B,T,R,R), prior_attention_maps (B',T,R,R) and predicted_movements
     (B',T,2) in cells (B' = B but for ``attention_share`` in training), slot_attention_maps (B,T,S,R,R), slot_centers
     (B,T,S,2), slot_features (B,T,S,d), slot_fusion_weights (B,T,S), prior_params (leading axes B, T), token_ids
-    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), and the losses that
+    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), kl_latent_groups (n_g,) nats, and the losses that
     :class:`~aime.multi_task_learning.LossAggregator` reads; those with an entry a frame are batch means.
 
     The keys of older documents are views of these, see :mod:`aime.world_model.documented_outputs`.
 
     Without context there are no tokens and no perceiver losses, without attention no maps and slots; ``absent_tasks``
     names the tasks that lose all their terms so.
+
+    With latent groups, z_means and z_log_scales of the finer ones are corrections of what the coarser ones say, as in
+    `aime.generative_prior.hierarchical_prior`; latents are what they say they are.
 
     An entry is computed when it is first asked for: a training step asks for the losses alone and pays for no other.
     """
@@ -146,6 +149,7 @@ def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
     entries: dict[str, Entry] = {
         "reconstruction_losses": lambda: result.decoded.nll.mean(0),
         "kl_latents": lambda: foreseen.kl.mean(0),
+        "kl_latent_groups": lambda: foreseen.group_kl.mean((0, 1)),
         "kumaraswamy_kl_losses": lambda: result.stick_kl.mean(0),
         "cluster_entropies": lambda: usage_entropy(
             parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior)

@@ -67,7 +67,7 @@ class SequencePass:
     inferred: Inferred
     foreseen: Foreseen
     stick_kl: Tensor
-    """(B, T) nats."""
+    """(B, T) nats, times ``stick_kl_weight``."""
     watched: AttentionForecast | None
     """None without attention. Of the first sequences of the batch (``attention_share`` of them in training)."""
     decoded: Decoded
@@ -108,7 +108,7 @@ def forward_sequence(
     noise = noise or SequenceNoise.draw(parts.config, batch, length, parts.mean_image, generator)
 
     seen = perceive(parts, observations)
-    inferred = infer(parts, seen.posterior.rsample(noise.latent), actions)
+    inferred = infer(parts, parts.draw(seen.posterior, noise.latent), actions)
     foreseen = foresee(
         parts,
         seen.posterior,
@@ -123,7 +123,7 @@ def forward_sequence(
         perceived=seen,
         inferred=inferred,
         foreseen=foreseen,
-        stick_kl=parts.prior.stick_kl(foreseen.prior),
+        stick_kl=parts.stick_kl(foreseen.prior),
         watched=watched,
         decoded=decoded,
         heads=judge(parts, inferred.hidden, rewards, continues),
