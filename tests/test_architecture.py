@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"envs", *BOTTOM},
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
-    "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "control": {"evaluation", "world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
     "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
@@ -60,7 +60,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "bench", "training", "evaluation", "world_model"},
+    "tyro": {"cli", "bench", "training", "evaluation", "control", "world_model"},
     "h5py": {"data", "doctor"},
 }
 

@@ -22,13 +22,13 @@ Head = Callable[[Tensor], Tensor]
 class WorldModelImaginable:
     """The world model with the actions where planners have them: before the frame that they lead to.
 
-    The state is that at frame o_t before an action: z_t with h_{t-1}, and the memory to observe further frames. Attention
-    maps are not rolled forward, because neither rewards nor frames depend on them.
+    The state is that at frame o_t before an action: z_t with h_{t-1}, and the memory to observe further frames.
+    Attention maps are not rolled forward, because neither rewards nor frames depend on them.
 
     Args:
         model: the world model; it is put into evaluation mode.
         reward: of an action, from [h_t, z_t]; the model's own reward head by default.
-        continues: probability that the episode goes on after an action; None: always (a Control Suite task ends by time).
+        continues: probability that the episode goes on after an action; None: 1 (the Control Suite's end by time).
         value: return expected at a frame, from [h_{t-1}, z_t], such as a critic's; None: planning ends at the horizon.
         temperature: of the latent samples; 0 takes the most likely component's mean.
     """
@@ -65,10 +65,7 @@ class WorldModelImaginable:
             ValueError: a shape that does not fit the model.
         """
         sizes = expect_shape(actions, "B T A", "actions", A=self.model.config.action_size)
-        if state is None:
-            before = self.model.initial_state(sizes["B"])
-        else:
-            before = self._absorb(state, actions[:, 0])
+        before = self.model.initial_state(sizes["B"]) if state is None else self._absorb(state, actions[:, 0])
         # The action after the last frame is not known: what the recurrence makes of this one is thrown away.
         following = torch.cat([actions[:, 1:], torch.zeros_like(actions[:, :1])], 1)  # (B, T, A)
         states = self.model.observe(observations, following, before, generator=generator)
@@ -89,7 +86,7 @@ class WorldModelImaginable:
         sizes = expect_shape(actions, "B N Hz A", "actions", B=len(state.hidden), A=model.config.action_size)
         batch, count, horizon = sizes["B"], sizes["N"], sizes["Hz"]
         taken = actions.flatten(0, 1).to(state.latent)  # (B N, Hz, A)
-        # The first action follows the observed latent, of which there is one a state, and candidates differ in it alone.
+        # The first action follows the observed latent: candidates share it and differ in the action alone.
         start = state.repeat(count)  # (B N, ...)
         hidden, latent, lstm = start.hidden, start.latent, LSTMState(start.lstm_hidden, start.lstm_cell)
         acted, hiddens, latents = [], [], []

@@ -29,7 +29,7 @@ class Plan:
         action: (B, A) in [-1, 1] to take now.
         mean: (B, H, A) of the last distribution.
         elites: (B, E, H, A) the best sequences, best first.
-        value: (B,) return of the best sequence that was scored.
+        value: (B,) return of the best sequence found.
         iterations: rounds of drawing and scoring that were run.
         seconds: the search took, by the planner's clock.
     """
@@ -204,7 +204,7 @@ class MPPI:
 
 
 class ICEM:
-    """The cross-entropy method with noise that is correlated in time, and elites kept from round to round and step to step.
+    """The cross-entropy method with noise correlated in time, and elites kept from round to round and step to step.
 
     The action is that of the best sequence found (Pinneri et al. 2020, Sample-efficient Cross-Entropy Method).
 
@@ -246,7 +246,6 @@ class ICEM:
             kept = elites[:, :keep]
             mean = config.momentum * mean + (1 - config.momentum) * elites.mean(1)
             std = config.momentum * std + (1 - config.momentum) * elites.std(1, correction=0)
-            # Kept elites are scored again, by a model that may be random: the last round's figures are the ones to trust.
             if not watch.another():
                 break
         action = elites[:, 0, 0]

@@ -44,14 +44,16 @@ class Decisions:
 
     Attributes:
         seconds: wall-clock time of each, of all B environments together: model, search and all.
+        cpu_seconds: of the process, all threads together: what a decision takes on a machine of its own.
         iterations: rounds of each search.
     """
 
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
     iterations: list[int] = field(default_factory=list)
 
     def summary(self) -> dict[str, float]:
-        """Decisions, median and 95th percentile of their milliseconds, rounds of a search."""
+        """Decisions, median and 95th percentile of their milliseconds, median of their CPU's, rounds of a search."""
         if not self.seconds:
             return {}
         milliseconds = 1e3 * np.asarray(self.seconds)
@@ -59,6 +61,7 @@ class Decisions:
             "decisions": float(len(milliseconds)),
             "ms_median": float(np.median(milliseconds)),
             "ms_p95": float(np.percentile(milliseconds, 95)),
+            "cpu_ms_median": float(1e3 * np.median(self.cpu_seconds)),
             "iterations": float(np.mean(self.iterations)),
         }
 
@@ -100,7 +103,7 @@ class PlanningPolicy:
         self, observation: Any, state: PlanningState | None = None, explore: bool = False
     ) -> tuple[Tensor, PlanningState]:
         """See `Policy.act`; the observation is what the model observes: frames (B, C, H, W), or a simulator's state."""
-        begin = time.perf_counter()
+        begin, cpu = time.perf_counter(), time.process_time()
         if isinstance(observation, Tensor):
             batch, frames = len(observation), observation[:, None]  # (B, 1, C, H, W)
         else:
@@ -120,6 +123,7 @@ class PlanningPolicy:
         )
         action = self._scaled(plan.action)
         self.decisions.seconds.append(time.perf_counter() - begin)
+        self.decisions.cpu_seconds.append(time.process_time() - cpu)
         self.decisions.iterations.append(plan.iterations)
         return action, PlanningState(known, plan, action)
 

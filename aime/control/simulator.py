@@ -57,7 +57,7 @@ class SimulatorModel:
         *,
         generator: torch.Generator | None = None,
     ) -> EnvironmentState:
-        """The state of B environments, which holds all that there is to know; the other arguments are of no use here."""
+        """The state of B environments, which holds all that there is to know; the other arguments change nothing."""
         del actions, state, generator
         return observations
 

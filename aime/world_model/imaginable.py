@@ -3,9 +3,9 @@
     state = model.observe(frames, actions)        # frames seen, and the actions that led to them
     dream = model.imagine(state, candidates)      # what N further sequences of actions would bring
 
-The action after the last frame is what a planner decides, so `observe` is not given it: ``actions[:, t]`` is the one that
-led to frame t. (The methods of this project's own model take the action after each frame; an adapter turns one into the
-other.) A planner reads rewards, an evaluation reads frames, and neither looks into the state.
+The action after the last frame is what a planner decides, so `observe` is not given it: ``actions[:, t]`` is the one
+that led to frame t. (The methods of this project's own model take the action after each frame; an adapter turns one
+into the other.) A planner reads rewards, an evaluation reads frames, and neither looks into the state.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def check_imagined(imagined: Any, batch: int, count: int, horizon: int, image: t
 
     Args:
         imagined: what the model gave.
-        batch, count, horizon: B, N, Hz of the actions it was given.
+        batch: B of the actions it was given.
+        count: N of these.
+        horizon: Hz of these.
         image: (C, H, W) where frames were asked for.
 
     Raises:
