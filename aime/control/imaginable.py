@@ -93,7 +93,8 @@ class WorldModelImaginable:
         for k in range(horizon):
             hidden, lstm = model.dynamics.step(model.recurrent_input(latent, taken[:, k]), lstm)  # (B N, Hd)
             acted.append(torch.cat([hidden, latent], -1))  # (B N, Hd + D): what the reward of action k is read from
-            latent, _ = model.sample_next_latent(hidden, latent, self.temperature, generator)  # (B N, D)
+            if k + 1 < horizon or frames or self.value is not None:  # nothing else looks beyond the last reward
+                latent, _ = model.sample_next_latent(hidden, latent, self.temperature, generator)  # (B N, D)
             hiddens.append(hidden)
             latents.append(latent)
         features = torch.stack(acted, 1)  # (B N, Hz, Hd + D)

@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-QUICK = "--episodes 2 --horizon 2 --samples 4 --iterations 1 --action-repeat 50".split()
+QUICK = ["--episodes", "2", "--horizon", "2", "--samples", "4", "--iterations", "1", "--action-repeat", "50"]
 
 
 @pytest.mark.parametrize("planner", ["mppi", "icem"])
