@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,3 +161,19 @@ def test_a_simulator_gives_no_frames_and_names_what_does_not_fit() -> None:
             model.imagine(state, torch.zeros(2, 1, 1, 1), frames=True)
         with pytest.raises(ValueError, match="actions: expected"):
             model.imagine(state, torch.zeros(2, 1, 1, 3))
+
+
+def test_the_documents_example_of_a_model_is_one() -> None:
+    """The fenced block of docs/control.md plans (its best action is none) and dreams frames."""
+    page = (Path(__file__).parents[2] / "docs" / "control.md").read_text()
+    block = re.search(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    names: dict[str, Any] = {}
+    exec(block[1], names)
+    model = names["make_model"](None)
+    assert isinstance(model, Imaginable)
+    frames = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    action, state = PlanningPolicy(model, ICEM(1, ICEMConfig(horizon=3)), *BOUNDS).act(frames)
+    assert action.abs().max() < 0.2
+    dreamt = model.imagine(state.model, torch.zeros(2, 1, 4, 1), frames=True)
+    check_imagined(dreamt, 2, 1, 4, (3, 8, 8))
