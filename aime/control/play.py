@@ -27,6 +27,7 @@ from aime.terminal import printable
 
 FILM_SUFFIXES = (".gif", ".mp4")
 LONGEST_FILM = 250  # pictures: longer episodes are shown with every second, third, ... picture
+FILMED = 20  # episodes of which pictures are kept
 GAMMA = 1 - 1 / 333
 
 
@@ -68,7 +69,7 @@ class Play:
     out: Path | None = None
     """JSON file of the results. Default: play.json in the run directory."""
     film: Path | None = None
-    """Film of best, median and worst episode, .gif or .mp4 (needs PyAV). Default: play.gif in the run directory."""
+    """Film of best, median and worst of the first 20 episodes, .gif or .mp4 (needs PyAV). Default: RUN/play.gif."""
     device: str = "cpu"
     """Where an agent runs; a planner computes on the CPU."""
 
@@ -89,7 +90,7 @@ class Play:
             _check_actions(root, player, environment)
             policy, facts = (player, {}) if self.planner == "none" else self._planning(player, source, environment)
             played = play(
-                environment, policy, frames_of, self.episodes, keep_films=True, on_step=_progress(environment)
+                environment, policy, frames_of, self.episodes, keep_films=FILMED, on_step=_progress(environment)
             )
         record = {
             "benchmark": "play",
@@ -217,10 +218,10 @@ def _check_actions(root: Path, player: Any, environment: ParallelEnvironment) ->
 
 
 def write_film(path: Path, played: Played) -> None:
-    """Best, median and worst episode side by side (fewer where fewer were played)."""
+    """Best, median and worst of the episodes whose pictures were kept, side by side (fewer where fewer were played)."""
     from aime.evaluation.report.images import enlarge, side_by_side, write_video
 
-    order = np.argsort(-played.returns, kind="stable")
+    order = np.argsort(-played.returns[: len(played.films)], kind="stable")
     chosen = list(dict.fromkeys([int(order[0]), int(order[len(order) // 2]), int(order[-1])]))
     films = [played.films[episode] for episode in chosen]
     longest = max(map(len, films))
@@ -248,7 +249,7 @@ def _print_summary(record: dict[str, Any], played: Played, out: Path, film: Path
     for fault in played.faults:
         print(f"fault    {printable(fault)}")
     print(f"results  {printable(out)}")
-    print(f"film     {printable(film)} (best, median and worst episode)")
+    print(f"film     {printable(film)} (best, median and worst of the first {len(played.films)} episodes)")
 
 
 def _progress(environment: ParallelEnvironment) -> Any:

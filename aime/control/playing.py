@@ -42,7 +42,7 @@ class Played:
 
     Attributes:
         returns: (E,) sum of the rewards of each.
-        films: of each episode its frames (T, H, W, 3) uint8; empty where none were kept.
+        films: of the first episodes, as many as were to be kept, their frames (T, H, W, 3) uint8.
         steps: decisions of the longest episode.
         seconds: wall-clock time.
         faults: "episode i: reason" where the physics failed and ended an episode.
@@ -98,7 +98,7 @@ def play(
     episodes: int,
     *,
     explore: bool = False,
-    keep_films: bool = False,
+    keep_films: int = 0,
     on_step: Callable[[int, NDArray[np.float64]], None] | None = None,
 ) -> Played:
     """Play whole episodes, as many at once as there are environments.
@@ -109,7 +109,7 @@ def play(
         view: what the policy is shown.
         episodes: E; the last round plays the ones that are left over as well and drops them.
         explore: let the policy explore.
-        keep_films: keep the pictures of every episode.
+        keep_films: keep the pictures of this many episodes, the first ones.
         on_step: called after each step with the number of steps of the round and the returns (B,) so far.
     """
     begin, count = time.perf_counter(), environment.num_envs
@@ -123,7 +123,7 @@ def play(
         pictures: list[NDArray[np.uint8]] = []
         lengths = np.zeros(count, np.int64)
         while not done.all():
-            if keep_films and step.pixels is not None:
+            if len(returns) < keep_films and step.pixels is not None:
                 pictures.append(step.pixels.copy())
             action, state = policy.act(view(environment, step), state, explore)
             # a bound may be passed by a rounding of the scaling
@@ -138,6 +138,11 @@ def play(
         longest = max(longest, steps)
         returns += total.tolist()
         films += [np.stack([p[env] for p in pictures[: lengths[env]]]) for env in range(count) if pictures]
+    kept = films[: min(episodes, keep_films)]
     return Played(
-        np.array(returns[:episodes]), tuple(films[:episodes]), longest, time.perf_counter() - begin, tuple(faults)
+        np.array(returns[:episodes]),
+        tuple(kept),
+        longest,
+        time.perf_counter() - begin,
+        tuple(faults),
     )

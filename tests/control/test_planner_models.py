@@ -16,6 +16,8 @@ from aime.control.planner import ICEM, ICEMConfig
 from aime.control.planning import PlanningPolicy
 from aime.control.simulator import SimulatorModel
 from aime.envs import ParallelEnvironment
+from aime.evaluation.forecasters import ForecastTask, WorldModelForecaster
+from aime.evaluation.foreign import ImaginableForecaster
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 from aime.world_model.imaginable import Imaginable, Imagined, check_imagined
 
@@ -29,7 +31,11 @@ def model() -> DPGMMVariationalRecurrentAutoencoder:
         "laptop", action_size=1, image_size=32, attention_resolution=8, encoder_channels=(8, 16),
         decoder_channels=(16, 8), cells_per_level=1, downsample=8, patch_size=4,
     )  # fmt: skip
-    return DPGMMVariationalRecurrentAutoencoder(config).eval()
+    model = DPGMMVariationalRecurrentAutoencoder(config).eval()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():  # it begins with the mean image whatever the latent is
+            parameter.add_(0.3 * torch.randn(parameter.shape))
+    return model
 
 
 class Counter:
@@ -72,19 +78,24 @@ def test_the_first_reward_is_that_of_the_first_action_at_the_observed_latent(
     frames = torch.randint(0, 256, (1, 3, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     adapter = WorldModelImaginable(model, temperature=0.0, value=lambda features: features.sum(-1))
     state = adapter.observe(frames, torch.zeros(1, 3, 1), generator=torch.Generator().manual_seed(0))
-    candidates = torch.zeros(1, 3, 4, 1)
-    candidates[0, 1, 0] = 1.0
-    candidates[0, 2, 2] = 1.0
-    found = adapter.imagine(state, candidates, frames=True, generator=torch.Generator().manual_seed(0))
-    check_imagined(found, 1, 3, 4, (3, 32, 32))
-    assert found.rewards is not None
-    assert found.observations is not None
-    still, early, late = found.rewards[0]
+    candidates = torch.zeros(3, 1, 1, 4, 1)  # one call for each, with the same draws
+    candidates[1, 0, 0, 0] = 1.0
+    candidates[2, 0, 0, 2] = 1.0
+    found = [
+        adapter.imagine(state, actions, frames=True, generator=torch.Generator().manual_seed(0))
+        for actions in candidates
+    ]
+    for imagined in found:
+        check_imagined(imagined, 1, 1, 4, (3, 32, 32))
+    still, early, late = (imagined.rewards[0, 0] for imagined in found if imagined.rewards is not None)
+    frame = [imagined.observations[0, 0] for imagined in found if imagined.observations is not None]
     assert not torch.isclose(still[0], early[0], atol=1e-6)
     assert torch.allclose(still[:2], late[:2], atol=1e-6)
     assert not torch.isclose(still[2], late[2], atol=1e-6)
-    assert torch.allclose(found.observations[0, 0, :2], found.observations[0, 2, :2], atol=1e-5)
-    absorbed = model.reward_head(adapter._absorb(state, candidates[:, 1, 0]).hidden).squeeze()
+    assert not torch.allclose(frame[0][0], frame[1][0], atol=1e-4)
+    assert torch.allclose(frame[0][:2], frame[2][:2], atol=1e-5)
+    assert not torch.allclose(frame[0][2], frame[2][2], atol=1e-4)
+    absorbed = model.reward_head(adapter._absorb(state, candidates[1, :, 0, 0]).hidden).squeeze()
     assert torch.allclose(early[0], absorbed, atol=1e-5)
 
 
@@ -177,3 +188,20 @@ def test_the_documents_example_of_a_model_is_one() -> None:
     assert action.abs().max() < 0.2
     dreamt = model.imagine(state.model, torch.zeros(2, 1, 4, 1), frames=True)
     check_imagined(dreamt, 2, 1, 4, (3, 8, 8))
+
+
+def test_through_the_two_methods_the_world_model_forecasts_what_it_forecasts_by_itself(
+    model: DPGMMVariationalRecurrentAutoencoder,
+) -> None:
+    """The same draws give the same frames: no action and no frame is one step off in the adapter."""
+    generator = torch.Generator().manual_seed(0)
+    frames = torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    actions = torch.randn(2, 4 + 3, 1, generator=generator)
+    forecasts = [
+        forecaster.forecast(ForecastTask(frames, actions, 2, torch.Generator().manual_seed(7)))
+        for forecaster in (WorldModelForecaster(model), ImaginableForecaster(WorldModelImaginable(model)))
+    ]
+    assert forecasts[0].rollouts is not None
+    assert forecasts[1].rollouts is not None
+    assert torch.allclose(forecasts[0].rollouts, forecasts[1].rollouts, atol=0.05)
+    assert forecasts[0].rollouts.std(0).mean() > 0.5, "the frames differ from each other by more than the tolerance"

@@ -110,7 +110,7 @@ def test_every_episode_begins_without_memory_and_left_over_ones_are_dropped() ->
     with ParallelEnvironment(
         "cartpole", "balance", 2, action_repeat=100, seed=3, pixels=(16, 16), renderer="raycast"
     ) as env:
-        played = play(env, policy, frames_of, 3, keep_films=True)
+        played = play(env, policy, frames_of, 3, keep_films=3)
     assert policy.starts == 2
     assert played.returns.shape == (3,)
     assert [film.shape for film in played.films] == [(10, 16, 16, 3)] * 3
