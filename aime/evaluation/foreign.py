@@ -22,7 +22,8 @@ from aime.evaluation.evaluate import Evaluation, fit_and_score_probes, probe_fig
 from aime.evaluation.filtering import ErrorSums, error_sums, join_errors
 from aime.evaluation.forecasters import CopyLast, Forecast, Forecaster, ForecastTask, MeanImage, to_frames
 from aime.evaluation.metrics import Estimate
-from aime.evaluation.open_loop import film_order, score_open_loop
+from aime.evaluation.open_loop import OpenLoop, film_order, score_open_loop
+from aime.evaluation.probes import Probes
 from aime.evaluation.protocol import Clips, EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
 from aime.evaluation.tokens import TOKEN_HORIZONS
 from aime.nn import images_to_float
@@ -212,6 +213,21 @@ def evaluate_imaginable(
         fitted = watch_clips(model, fitting, mean_image, config).features
         assert fitted is not None
         probes, rows = fit_and_score_probes(source, fitting, fitted, clips, watched.features, config)
+    return _collect(config, clips, held_out, watched, open_loop, probes, rows, reasons, begin, name)
+
+
+def _collect(
+    config: EvaluationConfig,
+    clips: Clips,
+    held_out: list[int],
+    watched: Watched,
+    open_loop: OpenLoop,
+    probes: Probes | None,
+    rows: np.ndarray,
+    reasons: dict[str, str],
+    begin: float,
+    name: str,
+) -> Evaluation:
     missing = Estimate.missing()
     nothing = dict.fromkeys(TOKEN_HORIZONS, missing)
     return Evaluation(
