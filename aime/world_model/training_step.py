@@ -138,7 +138,8 @@ def training_step(
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
     for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
-        metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
+        if name in result.perceiver_losses:
+            metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
@@ -192,11 +193,12 @@ def update_buffers(
     parts: WorldModelParts, result: SequencePass, finite: Tensor, generator: torch.Generator | None
 ) -> None:
     """Move codebook and teacher after a step; both stay as they were when it was skipped."""
-    quantizer = parts.perceiver.tokenizer.quantizer
-    before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
-    parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator)
-    for name, buffer in quantizer.named_buffers():
-        buffer.copy_(torch.where(finite, buffer, before[name]))
+    if result.perceived.perceiver is not None:
+        quantizer = parts.perceiver.tokenizer.quantizer
+        before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
+        parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator)
+        for name, buffer in quantizer.named_buffers():
+            buffer.copy_(torch.where(finite, buffer, before[name]))
     if parts.teacher_trunk is not None:
         weight = (1.0 - parts.config.teacher_decay) * finite.float()
         for teacher, student in zip(parts.teacher_trunk.parameters(), parts.encoder.trunk.parameters(), strict=True):
