@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from aime.control.imaginable import Head, WorldModelImaginable
 from aime.control.planner import make_planner
 from aime.control.planning import PlanningPolicy, Policy
-from aime.control.playing import Played, frames_of, play
+from aime.control.playing import Played, frames_of, observations_of, play
 from aime.control.rewards import choose_reward
 from aime.data import EpisodeSource, EpisodeSpec, open_source
 from aime.envs import ParallelEnvironment
@@ -27,6 +27,7 @@ from aime.terminal import printable
 
 FILM_SUFFIXES = (".gif", ".mp4")
 LONGEST_FILM = 250  # pictures: longer episodes are shown with every second, third, ... picture
+FILM_SIDE = 64  # pixels, of a player that sees none
 FILMED = 20  # episodes of which pictures are kept
 GAMMA = 1 - 1 / 333
 
@@ -83,15 +84,13 @@ class Play:
         for path in (out, film):
             require_writable(path.parent)
         source = self._source(root)
-        domain, task = self._task(root, None if source is None else source.spec)
-        player = self._agent(root) if self.planner == "none" else self._model(root)
-        spec = None if source is None else source.spec
+        player, spec = self._player(root), None if source is None else source.spec
+        domain, task = self._task(root, player.config, spec)
         with self._environment(domain, task, player, spec) as environment:
             _check_actions(root, player, environment)
             policy, facts = (player, {}) if self.planner == "none" else self._planning(player, source, environment)
-            played = play(
-                environment, policy, frames_of, self.episodes, keep_films=FILMED, on_step=_progress(environment)
-            )
+            view = observations_of if _sees_states(player) else frames_of
+            played = play(environment, policy, view, self.episodes, keep_films=FILMED, on_step=_progress(environment))
         record = {
             "benchmark": "play",
             "run": root.name,
@@ -126,38 +125,43 @@ class Play:
                 return open_source(path)
         return None
 
-    def _task(self, root: Path, spec: EpisodeSpec | None) -> tuple[str, str]:
-        """Domain and task: as given, or of the data, or of run.json."""
+    def _task(self, root: Path, config: Any, spec: EpisodeSpec | None) -> tuple[str, str]:
+        """Domain and task: as given, or of the agent, or of the data, or of run.json."""
         run = read_json(root / "run.json") if (root / "run.json").is_file() else {}
         named = str(run.get("task") or "").partition("-")
-        domain = self.domain or (spec.domain if spec is not None else "") or named[0]
-        task = self.task or (spec.task if spec is not None else "") or named[2]
+        own = getattr(config, "domain", ""), getattr(config, "task", "")  # an agent's; a world model has none
+        domain = self.domain or own[0] or (spec.domain if spec is not None else "") or named[0]
+        task = self.task or own[1] or (spec.task if spec is not None else "") or named[2]
         if not domain or not task:
             raise OptionError(f"{printable(root)} does not tell its task: expected --domain and --task")
         return domain, task
 
-    def _agent(self, root: Path) -> Any:
+    def _player(self, root: Path) -> Any:
+        """The run's agent, or, to plan with, the world model of a run without one."""
         directory = root / "agent"
-        if not directory.is_dir():
+        if directory.is_dir():
+            agent = importlib.import_module("aime.control.agent").Agent.from_pretrained(directory, device=self.device)
+            if self.planner != "none" and _sees_states(agent):
+                raise OptionError(f"planner: expected none, the agent in {printable(directory)} has no model of frames")
+            return agent
+        if self.planner == "none":
             raise FileNotFoundError(
                 f"{root}: expected an agent in {directory}, found none: a world model is played with --planner mppi or "
                 "--planner icem"
             )
-        return importlib.import_module("aime.control.agent").Agent.from_pretrained(directory, device=self.device)
-
-    def _model(self, root: Path) -> Any:
         return RunDirectory.find(root).load_model(torch.device("cpu"))
 
     def _environment(self, domain: str, task: str, player: Any, spec: EpisodeSpec | None) -> ParallelEnvironment:
         """Environments that draw what the model was trained on."""
-        side = int(player.config.image_size)
+        side = int(player.config.image_size) or FILM_SIDE
+        repeat = getattr(player.config, "action_repeat", None) or (2 if spec is None else spec.action_repeat)
         renderer: Any = (spec.renderer if spec is not None else "") or "raycast"
         quality: Any = (spec.quality if spec is not None else "") or "high"
         return ParallelEnvironment(
             domain,
             task,
             num_envs=self.num_envs or min(self.episodes, 4),
-            action_repeat=self.action_repeat or (spec.action_repeat if spec is not None else 2),
+            action_repeat=self.action_repeat or repeat,
             seed=self.seed,
             pixels=(side, side),
             camera=spec.camera if spec is not None else 0,
@@ -169,10 +173,13 @@ class Play:
     def _planning(
         self, model: Any, source: EpisodeSource | None, environment: ParallelEnvironment
     ) -> tuple[Policy, dict[str, Any]]:
-        """The planner over the model, and what is worth knowing of it."""
+        """The planner over the model, and what is worth knowing of it. An agent lends its heads and its critic."""
         head: Head | None = None
         facts: dict[str, Any] = {"reward": {"head": "own", "own_r2": None, "fitted_r2": None}}
-        if self.reward == "auto" and source is not None:
+        if _is_agent(model):
+            facts["reward"]["head"] = "agent"
+            print("reward, continuation and value beyond the horizon: the agent's heads")
+        elif self.reward == "auto" and source is not None:
             _say("fitting a reward head")
             choice = choose_reward(model, source)
             head = choice.head
@@ -196,8 +203,12 @@ class Play:
         facts["settings"] = {
             name: getattr(self, name) for name in ("horizon", "samples", "iterations", "budget_ms", "discount")
         }
+        if _is_agent(model):
+            world = WorldModelImaginable(model.world, model.reward, continues=model.continues, value=model.critic)
+        else:
+            world = WorldModelImaginable(model, head)
         policy = PlanningPolicy(
-            WorldModelImaginable(model, head),
+            world,
             planner,
             environment.action_minimum,
             environment.action_maximum,
@@ -207,13 +218,22 @@ class Play:
         return policy, facts
 
 
+def _is_agent(player: Any) -> bool:
+    return hasattr(player, "act")
+
+
+def _sees_states(player: Any) -> bool:
+    """Whether a player observes the task's numbers instead of frames."""
+    return getattr(player.config, "observations", "pixels") == "states"
+
+
 def _check_actions(root: Path, player: Any, environment: ParallelEnvironment) -> None:
     """Refuse a model or an agent of another task's actions before anything is played."""
     found, wanted = int(player.config.action_size), environment.action_size
     if found != wanted:
         raise ValueError(
             f"{printable(root)}: expected {wanted} action entries, as {environment.domain} {environment.task} takes, "
-            f"found a model of {found}"
+            f"found a model or an agent of {found}"
         )
 
 

@@ -30,6 +30,13 @@ def frames_of(environment: ParallelEnvironment, step: TimeStep) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(step.pixels.transpose(0, 3, 1, 2)))
 
 
+def observations_of(environment: ParallelEnvironment, step: TimeStep) -> Tensor:
+    """Every entry of the task's own observation in its order, (B, O) float32."""
+    del environment
+    parts = [np.asarray(value).reshape(len(step.reward), -1) for value in step.observation.values()]
+    return torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
+
+
 def state_of(environment: ParallelEnvironment, step: TimeStep) -> Any:
     """The state of the physics, for a policy that has the simulator as its model."""
     del step

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import imageio.v3 as iio
@@ -125,3 +127,54 @@ def test_the_interval_is_students() -> None:
     assert np.isclose((low + high) / 2, 2.0)
     assert np.isclose(high - 2.0, 4.303 / 3**0.5, atol=1e-3)
     assert Played(np.array([1.0]), (), 1, 0.0).interval is None
+
+
+class Leaning:
+    """An agent as `aime.control.agent` offers one, which pushes one way."""
+
+    def __init__(self, observations: str = "pixels", actions: int = 1) -> None:
+        self.config = SimpleNamespace(
+            action_size=actions, image_size=16 if observations == "pixels" else 0, observations=observations,
+            domain="cartpole", task="balance", action_repeat=100,
+        )  # fmt: skip
+        self.seen: list[tuple[int, ...]] = []
+
+    def act(self, observation: Tensor, state: Any = None, explore: bool = False) -> tuple[Tensor, Any]:
+        assert not explore
+        self.seen.append(tuple(observation.shape))
+        return torch.ones(len(observation), 1), True
+
+
+@pytest.mark.parametrize(("observations", "shape"), [("pixels", (2, 3, 16, 16)), ("states", (2, 5))])
+def test_the_runs_agent_acts_on_what_it_was_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, observations: str, shape: tuple[int, ...]
+) -> None:
+    agent = Leaning(observations)
+    _offer(monkeypatch, agent)
+    (tmp_path / "agent").mkdir()
+    assert cli.main(["play", str(tmp_path), "--episodes", "2"]) == 0
+    assert set(agent.seen) == {shape}
+    record = json.loads((tmp_path / "play.json").read_text())
+    assert (record["task"], record["planner"], record["action_repeat"]) == ("cartpole-balance", "none", 100)
+    assert record["steps"] == 10
+    assert (tmp_path / "play.gif").is_file()
+
+
+def test_an_agent_for_other_actions_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _offer(monkeypatch, Leaning("states", actions=3))
+    (tmp_path / "agent").mkdir()
+    assert cli.main(["play", str(tmp_path)]) == 1
+    assert (
+        "expected 1 action entries, as cartpole balance takes, found a model or an agent of 3"
+        in capsys.readouterr().err
+    )
+    assert cli.main(["play", str(tmp_path), "--planner", "mppi"]) == 2
+    assert "planner: expected none, the agent in" in capsys.readouterr().err
+
+
+def _offer(monkeypatch: pytest.MonkeyPatch, agent: Leaning) -> None:
+    """Let the module of agents give this one, whatever the directory holds."""
+    loader = SimpleNamespace(from_pretrained=lambda directory, device: agent)
+    monkeypatch.setitem(sys.modules, "aime.control.agent", SimpleNamespace(Agent=loader))
