@@ -30,8 +30,9 @@ def colored_noise(
     for end in ends:
         imaginary[..., end] = 0.0
         real[..., end] *= 2**0.5
-    series = torch.fft.irfft(torch.complex(real, imaginary), n=steps)
+    series: Tensor = torch.fft.irfft(torch.complex(real, imaginary), n=steps)
     power = 4 * amplitude.square()  # a frequency between the ends stands for its mirror image too
     for end in ends:
         power[end] /= 2
-    return series / (power.sum().sqrt() / steps)
+    scaled: Tensor = series * (steps / power.sum().sqrt())
+    return scaled

@@ -71,7 +71,7 @@ class Imaginable(Protocol):
 
     def observe(
         self,
-        observations: Tensor,
+        observations: Any,
         actions: Tensor,
         state: Any = None,
         *,
@@ -80,7 +80,7 @@ class Imaginable(Protocol):
         """The state at the last of the frames.
 
         Args:
-            observations: (B, T, C, H, W) uint8.
+            observations: (B, T, C, H, W) uint8 frames, or what else the model was made to observe.
             actions: (B, T, A); ``actions[:, t]`` led to frame t. At an episode's start the first is of no meaning.
             state: at the frame before these; None at an episode's start.
             generator: source of randomness.

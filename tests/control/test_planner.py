@@ -35,12 +35,14 @@ def test_each_environment_finds_its_own_best_action(index: int) -> None:
 
 @pytest.mark.parametrize("index", [0, 1])
 def test_a_search_that_starts_from_the_last_plan_is_better_than_a_cold_one(index: int) -> None:
-    short = [
+    choices: list[Planner] = [
         MPPI(2, MPPIConfig(horizon=6, iterations=1, temperature=5.0)),
         ICEM(2, ICEMConfig(horizon=6, iterations=1, samples=32)),
-    ][index]
+    ]
+    short = choices[index]
     generator = torch.Generator().manual_seed(0)
-    cold, warm = [], []
+    cold: list[Tensor] = []
+    warm: list[Tensor] = []
     for _ in range(5):
         plan: Plan | None = None
         for step in range(4):
