@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
     from aime.evaluation.evaluate import Evaluation
     from aime.evaluation.forecasters import Forecaster
+    from aime.evaluation.learned_metrics import LearnedMetrics
     from aime.evaluation.record import RunFacts
 
 
@@ -57,6 +58,10 @@ class Evaluate:
     """Where the model runs: auto, cpu, cuda, cuda:1, ..."""
     report: bool = True
     """Write report.html as well."""
+    lpips_weights: tuple[Path, Path] | None = None
+    """Weights of AlexNet (torchvision's) and of LPIPS on it (v0.1/alex), as .safetensors. Nothing is downloaded."""
+    fvd_weights: Path | None = None
+    """I3D as TorchScript, for the Fréchet video distance."""
     protocol: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How much is evaluated."""
 
@@ -74,6 +79,7 @@ class Evaluate:
         from aime.evaluation.evaluate import evaluate_model
 
         device = choose_device(self.device)
+        learned = self._learned_metrics(device)
         run = RunDirectory.find(self.run_path)
         out = self.out or run.root
         require_writable(out)
@@ -83,7 +89,13 @@ class Evaluate:
         facts, history = _facts(run, model, source, device), run.history()  # a damaged run.json shows before the work
         trained = self._train_baselines(run, source)
         evaluation = evaluate_model(
-            model, source, self.protocol, extra=_forecasters(trained), device=device, progress=_say
+            model,
+            source,
+            self.protocol,
+            extra=_forecasters(trained),
+            device=device,
+            progress=_say,
+            learned=learned,
         )
         if evaluation.reconstruction["psnr"].mean is None and "reconstruction" not in evaluation.not_computed:
             raise ValueError(f"{run.weights}: what the model reconstructs is NaN on every held-out episode: no figures")
@@ -100,6 +112,7 @@ class Evaluate:
         if self.data is None or self.out is None:
             raise OptionError("model: expected --data, the episodes, and --out, where the results go, with it")
         require_writable(self.out)
+        learned = self._learned_metrics(torch.device("cpu"))
         source = open_source(self.data)
         model = load_imaginable(place, source.spec)
         spec, parameters = source.spec, None
@@ -114,7 +127,13 @@ class Evaluate:
         )
         trained = self._train_baselines(None, source)
         evaluation = evaluate_imaginable(
-            model, source, self.protocol, name=printable(place), extra=_forecasters(trained), progress=_say
+            model,
+            source,
+            self.protocol,
+            name=printable(place),
+            extra=_forecasters(trained),
+            progress=_say,
+            learned=learned,
         )
         self._write(evaluation, facts, [], self.out, trained)
         return 0
@@ -144,6 +163,12 @@ class Evaluate:
         print(f"metrics  {printable(out / 'metrics.json')}")
         if self.report:
             print(f"report   {printable(out / 'report.html')}")
+
+    def _learned_metrics(self, device: torch.device) -> LearnedMetrics:
+        from aime.evaluation.learned_metrics import LPIPS, LearnedMetrics, VideoFeatures
+
+        lpips = None if self.lpips_weights is None else LPIPS(*self.lpips_weights).to(device)
+        return LearnedMetrics(lpips, None if self.fvd_weights is None else VideoFeatures(self.fvd_weights))
 
     def _train_baselines(self, run: RunDirectory | None, source: EpisodeSource) -> dict[str, TrainedRSSM]:
         """The wanted rows of the table that are trained here, each for the CPU seconds that the model had."""

@@ -18,9 +18,17 @@ from torch import Tensor
 
 from aime.data import EpisodeSource, EpisodeSpec, splits_for
 from aime.evaluation.bodies import fit_body_finder
-from aime.evaluation.evaluate import Evaluation, fit_and_score_probes, probe_figures, psnr_figures, ruled_out
+from aime.evaluation.evaluate import (
+    Evaluation,
+    fit_and_score_probes,
+    not_learned,
+    probe_figures,
+    psnr_figures,
+    ruled_out,
+)
 from aime.evaluation.filtering import ErrorSums, error_sums, join_errors
 from aime.evaluation.forecasters import CopyLast, Forecast, Forecaster, ForecastTask, MeanImage, to_frames
+from aime.evaluation.learned_metrics import LearnedMetrics
 from aime.evaluation.metrics import Estimate
 from aime.evaluation.open_loop import OpenLoop, film_order, score_open_loop
 from aime.evaluation.probes import Probes
@@ -165,6 +173,7 @@ def evaluate_imaginable(
     name: str = "model",
     extra: Mapping[str, Forecaster] | None = None,
     progress: Callable[[str], None] | None = None,
+    learned: LearnedMetrics | None = None,
 ) -> Evaluation:
     """Score a model of anybody's as `evaluate_model` scores this project's: same clips, same figures.
 
@@ -178,6 +187,7 @@ def evaluate_imaginable(
         name: of the model, for the report.
         extra: further forecasters by name.
         progress: called with the name of each stage as it begins.
+        learned: networks of LPIPS and FVD.
 
     Raises:
         ValueError: the episodes are too short, or the model's results do not have the shapes of the Protocol.
@@ -192,7 +202,7 @@ def evaluate_imaginable(
     clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
     mean_image = training_mean_image(source, training, config.mean_image_frames)
     bodies = fit_body_finder(source, training)
-    reasons = ruled_out(source, clips, config, bodies)
+    reasons = ruled_out(source, clips, config, bodies) | not_learned(learned or LearnedMetrics())
     say("one frame at a time")
     watched = watch_clips(model, clips, mean_image, config)
     say("open loop")
@@ -202,7 +212,7 @@ def evaluate_imaginable(
         "mean_image": MeanImage(mean_image),
         **(extra or {}),
     }
-    open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons, bodies=bodies)
+    open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons, bodies=bodies, learned=learned)
     reasons |= dict.fromkeys(("reconstruction", "mixture", "codebook", "tokens.accuracy", "slots.fg_ari"), NOT_OF_IT)
     probes, rows = None, np.zeros((len(clips), 0), dtype=np.int64)
     if watched.features is None:

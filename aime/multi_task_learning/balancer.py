@@ -74,6 +74,7 @@ class GradientBalancer(ABC):
         self.get_share_params = get_share_params
         self.task_name = tuple(task_name) if task_name is not None else None
         self.matrix: GradientMatrix | None = None
+        self.task_names: tuple[str, ...] = ()  # of the last call, in the order of the matrix's rows
 
     @abstractmethod
     def weigh(self, gram: Tensor, losses: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +161,7 @@ class GradientBalancer(ABC):
         max_norm: float | None,
         loss_scale: float | Tensor,
     ) -> BalancedStep:
-        task_num = len(names)
+        task_num, self.task_names = len(names), names
         gram = matrix.gram()  # (T + 1, T + 1)
         scale = torch.ones(task_num + 1, dtype=gram.dtype, device=gram.device)
         scale[:task_num] /= loss_scale
