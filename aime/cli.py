@@ -14,6 +14,8 @@ from aime.ranges import OptionError, show
 #: subcommand -> (module, class, one line for the overview)
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "collect": ("aime.data.collect", "Collect", "play episodes of a task and store them in a file"),
+    "convert": ("aime.data.convert", "Convert", "turn episodes of any known format into our file"),
+    "data": ("aime.data.convert", "Info", "show what an episode file holds: `aime data info FILE`"),
     "train": ("aime.training.cli", "Train", "train a world model on episodes"),
     "evaluate": ("aime.evaluation.cli", "Evaluate", "score a trained model on held-out episodes and write the report"),
     "imagine": ("aime.evaluation.cli", "Imagine", "roll a model out open loop and draw it beside the truth"),
