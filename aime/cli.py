@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("aime.training.cli", "Train", "train a world model on episodes"),
     "evaluate": ("aime.evaluation.cli", "Evaluate", "score a trained model on held-out episodes and write the report"),
     "imagine": ("aime.evaluation.cli", "Imagine", "roll a model out open loop and draw it beside the truth"),
+    "play": ("aime.control.play", "Play", "play episodes with a trained agent, or by planning with a world model"),
     "bench": ("aime.bench", "Bench", "measure environments, kernels or the training step (from a source checkout)"),
     "doctor": ("aime.doctor", "Doctor", "what this machine has, and what each lack costs"),
 }

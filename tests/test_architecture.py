@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"envs", *BOTTOM},
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
-    "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "control": {"evaluation", "world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
     "models": {"adversarial", "nn"},
     "legacy": {*PILLARS, "world_model", "training", "control", "envs", "models", *BOTTOM},
@@ -75,7 +75,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "bench", "data", "training", "evaluation", "world_model"},
+    "tyro": {"cli", "bench", "data", "training", "evaluation", "control", "world_model"},
     "h5py": {"data", "doctor"},
 }
 
