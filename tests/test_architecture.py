@@ -20,7 +20,7 @@ PILLARS = {
     "multi_task_learning",
 }
 #: at the bottom of the house, known to every room
-BOTTOM = {"command", "devices", "files", "locking", "ranges", "tensor_files", "terminal"}
+BOTTOM = {"command", "devices", "files", "locking", "ranges", "ranks", "tensor_files", "terminal"}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "allocator": set(),
     "kernels": set(),
     "ranges": set(),
+    "ranks": set(),
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
     "envs": set(),

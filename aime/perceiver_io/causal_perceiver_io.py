@@ -12,6 +12,7 @@ from aime.perceiver_io.attention import AttentionMemory
 from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.perceiver_io.tokenizer import Tokens, VQPTTokenizer
+from aime.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,11 @@ class CausalPerceiverIO(nn.Module):
         shares = torch.softmax(-torch.cdist(flat, self.tokenizer.quantizer.codebook).square(), -1).mean(0)
         return -(shares * shares.clamp_min(1e-12).log()).sum()
 
-    def update_codebook(self, tokens: Tokens, generator: torch.Generator | None = None) -> None:
-        """Move the codebook after an optimizer step."""
-        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator)
+    def update_codebook(
+        self, tokens: Tokens, generator: torch.Generator | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """Move the codebook after an optimizer step, by the tokens of all ranks where there are several."""
+        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator, ranks)
 
     @torch.no_grad()
     def initialise_codebook(self, videos: Tensor, generator: torch.Generator | None = None) -> None:

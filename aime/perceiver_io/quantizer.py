@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from aime import kernels
+from aime.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,32 @@ class VectorQuantizer(nn.Module):
         return self.codebook[indices.long()]
 
     @torch.no_grad()
-    def update(self, encodings: Tensor, indices: Tensor, generator: torch.Generator | None = None) -> None:
-        """Move the codebook towards the encodings (..., D) assigned to each code and revive unused codes."""
+    def update(
+        self,
+        encodings: Tensor,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Move the codebook towards the encodings (B, ..., D) assigned to each code and revive unused codes.
+
+        With ``ranks`` the encodings are this rank's rows of the batch; every rank gets the codebook of the whole batch.
+        """
         flat, assigned = encodings.detach().float().reshape(-1, self.code_dim), indices.reshape(-1)
         counts, sums = kernels.vq_statistics(flat[:, None], assigned[:, None], self.num_codes)
+        if ranks is not None:
+            counts, sums = ranks.sum_(counts), ranks.sum_(sums)
         self.counts.lerp_(counts[0], 1.0 - self.decay)
         self.sums.lerp_(sums[0], 1.0 - self.decay)
+        total = flat.shape[0] * (1 if ranks is None else ranks.size)
         picks = torch.randint(
-            flat.shape[0], (self.num_codes,), device=generator.device if generator else flat.device, generator=generator
-        )
+            total, (self.num_codes,), device=generator.device if generator else flat.device, generator=generator
+        ).to(flat.device)
+        if ranks is None:
+            fresh = flat[picks]
+        else:
+            fresh = ranks.sum_(_own_picks(flat, picks, flat.shape[0] // encodings.shape[0], ranks))
         dead = self.counts < self.revival_threshold
-        fresh = flat[picks.to(flat.device)]
         self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
         self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
         self.codebook.copy_(self.sums / self.counts.clamp_min(self.revival_threshold)[:, None])
@@ -104,10 +120,30 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(self.codebook * self.counts[:, None])
 
 
-def codebook_statistics(indices: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
-    """Perplexity (exponential of the entropy of code use, in codes) and usage (share of codes seen) of ids (...)."""
+def _own_picks(flat: Tensor, picks: Tensor, rows: int, ranks: Ranks) -> Tensor:
+    """(V, D): the encodings that numbers (V,) of the global batch pick among this rank's (N, D), zeros for the others.
+
+    Args:
+        flat: encodings of this rank, ``rows`` of each sequence.
+        picks: numbers of encodings in the order of the global batch, whose sequence b belongs to rank b mod W.
+        rows: encodings of one sequence.
+        ranks: the processes.
+    """
+    sequence, row = picks // rows, picks % rows
+    own = sequence % ranks.size == ranks.rank
+    local = torch.where(own, sequence // ranks.size * rows + row, torch.zeros_like(row))
+    return torch.where(own[:, None], flat[local], torch.zeros_like(flat[local]))
+
+
+def codebook_statistics(indices: Tensor, num_codes: int, ranks: Ranks | None = None) -> tuple[Tensor, Tensor]:
+    """Perplexity (exponential of the entropy of code use, in codes) and usage (share of codes seen) of ids (...).
+
+    With ``ranks``, of the ids of all ranks together.
+    """
     counts = torch.zeros(num_codes, device=indices.device)
     counts.index_add_(0, indices.reshape(-1).long(), torch.ones(indices.numel(), device=indices.device))
+    if ranks is not None:
+        ranks.sum_(counts)
     shares = counts / counts.sum().clamp_min(1.0)
     perplexity = torch.exp(-(shares * torch.where(shares > 0, shares, torch.ones_like(shares)).log()).sum())
     return perplexity, (counts > 0).float().mean()

@@ -14,6 +14,7 @@ from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.nn import expect_shape
+from aime.ranks import Ranks
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
 from aime.world_model.config import WorldModelConfig
@@ -64,6 +65,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         *,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> SequenceOutputs:
         """Run the model over whole sequences in parallel over time.
 
@@ -71,9 +73,9 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         :class:`SequenceOutputs`, and as dataclasses in its ``result``.
         """
         result = sequence.forward_sequence(
-            self, observations, actions, rewards, continues, noise=noise, generator=generator
+            self, observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
         )
-        return SequenceOutputs(self, result)
+        return SequenceOutputs(self, result, ranks)
 
     def compute_total_loss(
         self,
@@ -90,9 +92,12 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         lambda_diversity: float = 0.01,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> tuple[dict[str, Tensor], SequenceOutputs]:
         """Losses by name (those of docs/losses, ``total_loss`` among them) and the outputs they came from."""
-        outputs = self.forward_sequence(observations, actions, rewards, continues, noise=noise, generator=generator)
+        outputs = self.forward_sequence(
+            observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
+        )
         losses, _ = self.loss_aggregator.compute_losses(
             outputs,
             beta=beta,

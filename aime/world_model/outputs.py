@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aime.generative_prior.usage import usage_entropy
+from aime.ranks import Ranks
 from aime.world_model.parts import CONTRAST, WorldModelParts
 from aime.world_model.sequence import SequencePass
 
@@ -30,10 +31,10 @@ class SequenceOutputs(Mapping[str, Any]):
     An entry is computed when it is first asked for: a training step asks for the losses alone and pays for no other.
     """
 
-    def __init__(self, parts: WorldModelParts, result: SequencePass) -> None:
+    def __init__(self, parts: WorldModelParts, result: SequencePass, ranks: Ranks | None = None) -> None:
         self.result = result
         self._made: dict[str, Any] = {}
-        self._entries = _entries(parts, result)
+        self._entries = _entries(parts, result, ranks)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
@@ -56,12 +57,12 @@ class SequenceOutputs(Mapping[str, Any]):
         return len(self._entries)
 
 
-def _entries(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+def _entries(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
     return (
         _states(result)
         | _images(parts, result)
         | _attention(result)
-        | _losses(parts, result)
+        | _losses(parts, result, ranks)
         | {f"perceiver_{name}": (lambda value=value: value) for name, value in result.perceiver_losses.items()}
     )
 
@@ -115,7 +116,7 @@ def _attention(result: SequencePass) -> dict[str, Entry]:
     }
 
 
-def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+def _losses(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
     foreseen, watched, heads = result.foreseen, result.watched, result.heads
     frames = result.perceived.frames
     entries: dict[str, Entry] = {
@@ -123,7 +124,7 @@ def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
         "kl_latents": lambda: foreseen.kl.mean(0),
         "kumaraswamy_kl_losses": lambda: result.stick_kl.mean(0),
         "cluster_entropies": lambda: usage_entropy(
-            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior)
+            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior), ranks
         ),
         "gram_enc": lambda: result.gram_loss,
         "context_prediction_loss": lambda: result.context_loss,
