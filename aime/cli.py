@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "collect": ("aime.data.collect", "Collect", "play episodes of a task and store them in a file"),
     "train": ("aime.training.cli", "Train", "train a world model on episodes"),
     "evaluate": ("aime.evaluation.cli", "Evaluate", "score a trained model on held-out episodes and write the report"),
+    "watch": ("aime.watch.cli", "Watch", "follow a run in the browser: live curves, films and attention maps"),
     "imagine": ("aime.evaluation.cli", "Imagine", "roll a model out open loop and draw it beside the truth"),
     "bench": ("aime.bench", "Bench", "measure environments, kernels or the training step (from a source checkout)"),
     "doctor": ("aime.doctor", "Doctor", "what this machine has, and what each lack costs"),

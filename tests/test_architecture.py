@@ -43,9 +43,10 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "control": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "watch": {"training", "evaluation", "world_model", "data", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
-    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
+    "cli": {"training", "evaluation", "watch", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
 }
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {
@@ -61,7 +62,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "bench", "training", "evaluation", "world_model"},
+    "tyro": {"cli", "bench", "training", "evaluation", "watch", "world_model"},
     "h5py": {"data", "doctor"},
 }
 
