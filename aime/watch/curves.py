@@ -7,7 +7,7 @@ from html import escape
 
 import numpy as np
 
-from aime.evaluation.report.numbers import duration, number
+from aime.evaluation.report.numbers import duration
 from aime.evaluation.report.svg import Series, legend, line_chart
 
 POINTS = 240  # of a line; more are averaged
@@ -60,12 +60,16 @@ def _tiles(history: Sequence[Row]) -> str:
         latest.update(row)
     tiles = [
         ("step", f"{latest['step']:,.0f}", f"{latest.get('frames', 0):,.0f} frames"),
-        ("loss", number(latest.get("total_loss")), f"held out {number(latest.get(HELD_OUT + 'total_loss'))}"),
-        ("frames a second", number(latest.get("frames_per_second"), 0), f"epoch {number(latest.get('epoch'))}"),
+        ("loss", _figure(latest, "total_loss"), f"held out {_figure(latest, HELD_OUT + 'total_loss')}"),
+        ("frames a second", _figure(latest, "frames_per_second"), f"epoch {_figure(latest, 'epoch')}"),
         ("trained for", duration(latest.get("seconds")) or "-", f"{latest.get('bad_steps', 0):.0f} steps skipped"),
         ("waited for data", f"{100 * latest.get('data_stall', 0):.0f} %", "share of the last steps"),
     ]
     return '<div class="tiles">' + "".join(map(_tile, tiles)) + "</div>"
+
+
+def _figure(latest: Row, key: str) -> str:
+    return f"{latest[key]:.5g}" if key in latest else "not yet"
 
 
 def _tile(tile: tuple[str, str, str]) -> str:

@@ -18,7 +18,7 @@ from aime.watch.pictures import Pictures
 
 ADDRESS = "127.0.0.1"
 REFRESH_SECONDS = 2.0
-SECTIONS = {"curves": "Training", "pictures": "What the newest checkpoint sees"}
+SECTIONS = {"pictures": "What the newest checkpoint sees", "curves": "Training"}
 #: nothing is loaded from anywhere else, and no other page may show this one
 POLICY = (
     "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'unsafe-inline'; img-src data:; "
