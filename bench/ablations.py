@@ -1,10 +1,12 @@
-"""What each part of the model and its training is worth: arms trained alike, scored on held-out episodes.
+"""What each part of the model and its training is worth: arms trained for equal CPU seconds, held-out episodes.
 
-    python -m bench.ablations data/cartpole.h5 [--steps 700] [--seeds 1] [--arms default no-rehearsal ...]
+    python -m bench.ablations data/cartpole.h5 [--steps 500] [--seeds 1 2]
 
-Arms are named changes of the laptop preset, trained for equal optimizer steps; the table gives the CPU seconds each
-took besides. Results are written arm by arm, and an arm that is there already is not run again, so a killed run is
-continued by the same command. `OMP_NUM_THREADS=1` lets two of them run side by side.
+Arms are named changes of the laptop preset. What a part costs is part of the question, so the optimizer steps of an arm
+are those that take the CPU seconds of the default's ``--steps``: both step in turn on the same batch first, and the
+ratio of the least times counts. The seconds each really took are in the table besides. Results are written arm by
+arm, and an arm that is there already is not run again, so a killed run is continued by the same command.
+`OMP_NUM_THREADS=1` lets two of them run side by side, with a result file each.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,12 +23,15 @@ import torch
 import tyro
 
 from aime.allocator import keep_freed_memory
-from aime.data import EpisodeSource, open_source
+from aime.data import Batch, EpisodeSource, open_source
 from aime.evaluation.evaluate import evaluate_model
 from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.record import write_json
 from aime.training import TrainConfig, train
+from aime.training.batches import TrainingData
 from aime.training.experiment import build_model
+from aime.training.loop import autocast_dtype
+from aime.world_model import RememberedSequences
 
 RESULTS = Path(__file__).parent / "results"
 Change = dict[str, dict[str, Any]]
@@ -37,6 +43,9 @@ ARMS: dict[str, Change] = {
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
     "no-whitening": {"model": {"spread_floor": 1000.0}},
+    "one-component": {"model": {"max_components": 1}},
+    "no-context": {"model": {"context_in_posterior": False}},
+    "no-attention": {"model": {"attention_in_posterior": False}},
     "two-components": {"model": {"max_components": 2}},
     "sum-of-losses": {"train": {"balancer": "sum", "balancer_options": {}}},
     "precision-weights": {"model": {"precision_weighting": True}},
@@ -56,8 +65,8 @@ class Ablations:
 
     data: Annotated[Path, tyro.conf.Positional]
     """Episode file (HDF5)."""
-    steps: int = 700
-    """Optimizer steps of each arm."""
+    steps: int = 500
+    """Optimizer steps of the default; other arms get its CPU seconds."""
     seeds: tuple[int, ...] = (1,)
     """Seeds of weights, windows and noise."""
     arms: tuple[str, ...] = tuple(ARMS)
@@ -75,13 +84,19 @@ class Ablations:
         task = f"{source.spec.domain}-{source.spec.task}"
         out = self.out or RESULTS / f"ablations-{task}.json"
         record = json.loads(out.read_text()) if out.is_file() else self.header(task)
+        costs = record["step_costs"]
+        for name in self.arms:
+            if name not in costs:
+                costs[name] = relative_cost(source, ARMS[name]) if ARMS[name] else 1.0
+                write_json(out, record)
         for seed in self.seeds:
             for name in self.arms:
                 key = f"{name}/{self.steps}/{seed}"
                 if key in record["arms"]:
                     continue
-                print(f"{task}: {name}, {self.steps} steps, seed {seed}", flush=True)
-                record["arms"][key] = run_arm(source, ARMS[name], self.steps, seed)
+                steps = round(self.steps / costs[name])
+                print(f"{task}: {name}, {steps} steps, seed {seed}", flush=True)
+                record["arms"][key] = run_arm(source, ARMS[name], steps, seed)
                 write_json(out, record)
                 print(json.dumps(record["arms"][key]["psnr_body"]), flush=True)
         print(f"stored in {out}")
@@ -91,7 +106,58 @@ class Ablations:
         """What the figures are of."""
         device = platform.processor() or platform.machine()
         facts = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-        return {"benchmark": "ablations", "task": task, "device": device, **facts, "arms": {}}
+        return {"benchmark": "ablations", "task": task, "device": device, **facts, "step_costs": {}, "arms": {}}
+
+
+def step_of(source: EpisodeSource, change: Change, batch: Batch) -> Callable[[], None]:
+    """One optimizer step of an arm on a batch, with the rehearsals that follow it."""
+    config = TrainConfig.preset("laptop", **change.get("train", {}))
+    model = build_model("laptop", source, 0, change.get("model", {})).train()
+    model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
+    generator = torch.Generator().manual_seed(0)
+    model.initialise_from_data(batch.observations.flatten(0, 1), generator)
+    autocast = autocast_dtype(config, torch.device("cpu"))
+    sizes = model.config
+    shape = (config.rehearsal_batch, config.rehearsal_length)
+    remembered = RememberedSequences(
+        torch.randn(*shape, sizes.latent_dim),
+        torch.full((*shape, sizes.latent_dim), -2.0),
+        torch.randn(*shape, sizes.action_size),
+    )
+    seen, rolled = (config.rehearsal_seen + shape[1]) // 2, round(config.rehearsal_rolled * shape[0])
+
+    def step() -> None:
+        model.training_step_sequence(
+            batch.observations,
+            batch.actions,
+            batch.rewards,
+            batch.continues,
+            autocast=autocast,
+            generator=generator,
+        )
+        for _ in range(config.rehearsals):
+            model.rehearse(remembered, seen, rolled, autocast=autocast, generator=generator)
+
+    return step
+
+
+def relative_cost(source: EpisodeSource, change: Change, rounds: int = 10) -> float:
+    """CPU time of an arm's step over the default's, on the frames that each takes, in turn; least times."""
+    costs: list[list[float]] = [[], []]
+    steps = []
+    for arm in ({}, change):
+        config = TrainConfig.preset("laptop", **arm.get("train", {}))
+        loader = TrainingData.open(source, config, torch.device("cpu")).loader
+        with loader:
+            steps.append(step_of(source, arm, next(loader)))
+    for step in steps:
+        step()
+    for _ in range(rounds):
+        for taken, step in zip(costs, steps, strict=True):
+            begin = time.process_time()
+            step()
+            taken.append(time.process_time() - begin)
+    return min(costs[1]) / min(costs[0])
 
 
 def run_arm(source: EpisodeSource, change: Change, steps: int, seed: int) -> dict[str, Any]:

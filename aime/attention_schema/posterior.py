@@ -157,8 +157,9 @@ class AttentionPosterior(nn.Module):
         self.slot_attention = SlotAttention(
             num_semantic_slots, feature_channels, feature_channels, iters, mlp_hidden=2 * feature_channels
         )
-        self.seed = mlp((hidden_dim + context_dim, feature_channels, num_semantic_slots * feature_channels))
-        self.question = nn.Linear(hidden_dim + context_dim, feature_channels)
+        state = hidden_dim + context_dim  # 0: slots start at their embeddings and are judged by themselves
+        self.seed = mlp((state, feature_channels, num_semantic_slots * feature_channels)) if state else None
+        self.question = nn.Linear(state, feature_channels) if state else None
         self.answer = nn.Sequential(nn.LayerNorm(feature_channels), nn.Linear(feature_channels, feature_channels))
         self.relevance = nn.Linear(feature_channels, 1)
 
@@ -178,7 +179,9 @@ class AttentionPosterior(nn.Module):
         expect_shape(context, "N Cc", "context", N=frames, Cc=self.context_dim)
         features = self.pyramid(images_to_float(observation)) + self.position  # (N, F, R, R)
         state = torch.cat((hidden, context), -1)
-        seeds = self.seed(state).reshape(frames, self.num_slots, -1)  # (N, S, F)
+        seeds = features.new_zeros(frames, self.num_slots, features.shape[1])  # (N, S, F)
+        if self.seed is not None:
+            seeds = self.seed(state).reshape(seeds.shape)
         slots, assignment = self.slot_attention(features.flatten(2).transpose(1, 2), seeds)  # (N, S, R * R)
         density = assignment.float() + MAP_EPS
         density = density / density.sum(-1, keepdim=True)
@@ -199,6 +202,8 @@ class AttentionPosterior(nn.Module):
     def _fusion_weights(self, slots: Tensor, state: Tensor) -> Tensor:
         """(N, S): how relevant each slot is by itself and to the state; slots share the weights."""
         answers = self.answer(slots)
-        asked = torch.einsum("nsf,nf->ns", answers, self.question(state)) * answers.shape[-1] ** -0.5
         relevance: Tensor = self.relevance(torch.tanh(answers)).squeeze(-1)
+        if self.question is None:
+            return torch.softmax(relevance.float(), -1)
+        asked = torch.einsum("nsf,nf->ns", answers, self.question(state)) * answers.shape[-1] ** -0.5
         return torch.softmax((asked + relevance).float(), -1)

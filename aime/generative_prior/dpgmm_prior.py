@@ -34,6 +34,13 @@ class PriorParameters(StickBreaking):
         return PriorParameters(**{name: torch.stack([row[name] for row in rows], 1) for name in rows[0]})
 
 
+def gaussian_kl(mean_q: Tensor, log_scale_q: Tensor, mean_p: Tensor, log_scale_p: Tensor) -> Tensor:
+    """KL(N(mean_q, scale_q^2) || N(mean_p, scale_p^2)) in nats of diagonal Gaussians, (..., D) each -> (...)."""
+    ratio = log_scale_q - log_scale_p  # (..., D)
+    moved = (mean_q - mean_p) * torch.exp(-log_scale_p)
+    return 0.5 * (torch.exp(2 * ratio) - 1 - 2 * ratio + moved.square()).sum(-1)
+
+
 class DPGMMPrior(nn.Module):
     """Truncated Dirichlet-process mixture of diagonal Gaussians whose parameters depend on the state.
 
@@ -46,7 +53,7 @@ class DPGMMPrior(nn.Module):
     torch.Size([4, 10])
 
     Args:
-        max_components: K, at least 2.
+        max_components: K; 1 is a single Gaussian, whose KL is exact.
         latent_dim: D.
         hidden_dim: size of the conditioning vector.
         prior_alpha, prior_beta: Gamma prior over the concentration alpha; E[alpha] = prior_alpha / prior_beta.
@@ -119,7 +126,7 @@ class DPGMMPrior(nn.Module):
         num_samples: int = 1,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """KL(q(z) || mixture) in nats, summed over D: entropy of q exact, cross entropy by Monte Carlo.
+        """KL(q(z) || mixture) in nats, summed over D: entropy of q exact, cross entropy by Monte Carlo (K = 1: exact).
 
         Args:
             mean_q: (..., D) means of the Gaussian posterior.
@@ -142,6 +149,9 @@ class DPGMMPrior(nn.Module):
         elif eps.shape[1:] != mean_q.shape:
             raise ValueError(f"eps: expected (S, ..., D) = (S, {tuple(mean_q.shape)}), found {tuple(eps.shape)}")
         with torch.autocast(mean_q.device.type, enabled=False):
+            if self.max_components == 1:  # closed form
+                component = params.means.squeeze(-2), params.log_scales.squeeze(-2)  # (..., D) each
+                return gaussian_kl(mean_q.float(), log_scale_q.float(), *component)
             kl: Tensor = mixture_kl(
                 mean_q.float().flatten(0, -2),
                 log_scale_q.float().flatten(0, -2),

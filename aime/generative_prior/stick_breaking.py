@@ -56,6 +56,8 @@ def unit_interval_quadrature(nodes: int) -> tuple[tuple[float, ...], tuple[float
 class AdaptiveStickBreaking(nn.Module):
     """pi_k = v_k prod_{j<k} (1 - v_j) with q(v_k | h) Kumaraswamy, p(v_k | alpha) = Beta(1, alpha), alpha ~ Gamma.
 
+    With K = 1 there is no stick: the one weight is 1, alpha keeps its prior, nothing is learned and the KL is 0.
+
     Args:
         max_components: K, the truncation.
         hidden_dim: size of h.
@@ -64,7 +66,7 @@ class AdaptiveStickBreaking(nn.Module):
         width: hidden units of the stick network.
 
     Raises:
-        ValueError: fewer than two components, or a prior parameter that is not positive.
+        ValueError: no component, or a prior parameter that is not positive.
     """
 
     def __init__(
@@ -78,12 +80,14 @@ class AdaptiveStickBreaking(nn.Module):
         width: int = 64,
     ) -> None:
         super().__init__()
-        if max_components < 2:
-            raise ValueError(f"max_components: expected at least 2, found {max_components}")
+        if max_components < 1:
+            raise ValueError(f"max_components: expected at least 1, found {max_components}")
         if prior_alpha <= 0 or prior_beta <= 0:
             raise ValueError(f"prior_alpha, prior_beta: expected positive, found {prior_alpha}, {prior_beta}")
         self.max_components, self.hidden_dim = max_components, hidden_dim
         self.prior_alpha, self.prior_beta = float(prior_alpha), float(prior_beta)
+        if max_components == 1:
+            return
         start = prior_alpha / prior_beta if initial_concentration is None else initial_concentration
         self.kumar_net = KumaraswamyNetwork(hidden_dim, max_components, initial_concentration=start, width=width)
         self.alpha_posterior = GammaPosterior(hidden_dim, prior_alpha, prior_beta, width=max(width // 2, 8))
@@ -105,6 +109,8 @@ class AdaptiveStickBreaking(nn.Module):
             deterministic: use E[pi] instead of a sample. `log_v` is then log E[v] and `log_q_v` the density there,
                 which is no sample: take `kl(sticks, quadrature=32)`.
         """
+        if self.max_components == 1:
+            return self._one_component(h, noise)
         log_a, log_b = (x.float() for x in self.kumar_net(h))
         concentration, rate = (x.float() for x in self.alpha_posterior(h))
         if deterministic:
@@ -115,6 +121,22 @@ class AdaptiveStickBreaking(nn.Module):
                 raise ValueError(f"noise: expected (..., K - 1) = {tuple(log_a.shape)}, found {tuple(u.shape)}")
             log_pi, log_v, log_q_v = break_sticks(log_a, log_b, u)
         return StickBreaking(log_pi, log_a, log_b, log_v, log_q_v, concentration, rate)
+
+    def log_weights(self, h: Tensor, noise: Tensor) -> Tensor:
+        """log pi (..., K) alone, of h (..., hidden_dim) and noise (..., K - 1) as in `forward`."""
+        if self.max_components == 1:
+            return self._one_component(h, noise).log_pi
+        log_a, log_b = (x.float() for x in self.kumar_net(h))
+        return break_sticks(log_a, log_b, noise)[0]
+
+    def _one_component(self, h: Tensor, noise: Tensor | None) -> StickBreaking:
+        leading = h.shape[:-1]
+        if noise is not None and noise.shape != (*leading, 0):
+            raise ValueError(f"noise: expected (..., K - 1) = {(*leading, 0)}, found {tuple(noise.shape)}")
+        weight = h.new_zeros(*leading, 1, dtype=torch.float32)
+        none = h.new_zeros(*leading, 0, dtype=torch.float32)
+        alpha = h.new_full(leading, self.prior_alpha, dtype=torch.float32)
+        return StickBreaking(weight, none, none, none, none, alpha, torch.full_like(alpha, self.prior_beta))
 
     def kl(self, sticks: StickBreaking, *, quadrature: int | None = None) -> Tensor:
         """(...) divergence of the sticks from Beta(1, alpha), averaged over q(alpha), plus that of alpha, in nats.
@@ -128,6 +150,8 @@ class AdaptiveStickBreaking(nn.Module):
             sticks: output of `forward`.
             quadrature: number of nodes to integrate over v instead, for evaluation.
         """
+        if self.max_components == 1:
+            return torch.zeros_like(sticks.concentration)
         if quadrature is None:
             log_q, log_rest = sticks.log_q_v.sum(-1), sticks.log_pi[..., -1]
         else:

@@ -18,6 +18,8 @@ Share = Annotated[float, SHARE]
 class WorldModelConfig:
     """Sizes and switches of :class:`~aime.world_model.DPGMMVariationalRecurrentAutoencoder`.
 
+    ``context_in_posterior`` and ``attention_in_posterior`` are there for two rows of docs/ablations.md alone.
+
     The defaults are those of tier 3. Symbols are those of docs/tensor_shapes.md.
     """
 
@@ -33,8 +35,8 @@ class WorldModelConfig:
     """Hd, size of the recurrent state."""
     context_dim: Count = 256
     """Cc, size of the context vector."""
-    max_components: Annotated[int, Range(2, 1024)] = 15
-    """K, truncation of the Dirichlet process."""
+    max_components: Annotated[int, Range(1, 1024)] = 15
+    """K, truncation of the Dirichlet process; 1 is a single Gaussian."""
     prior_alpha: Annotated[float, Range(above=0, to=1e6)] = 6.0
     """Shape of the Gamma hyper-prior of the concentration."""
     prior_beta: Annotated[float, Range(above=0, to=1e6)] = 2.0
@@ -94,6 +96,8 @@ class WorldModelConfig:
     """Channels of the tokens' decoder."""
     perceiver_share: Annotated[float, Range(above=0, to=1)] = 1.0
     """Share of the sequences of a batch on which tokenizer and Perceiver are trained."""
+    context_in_posterior: bool = True
+    """Whether posterior and slots read c_t, and the prior its forecast; False: no Perceiver and no task of its own."""
     usage_entropy_weight: Annotated[float, Range(0, 1e6)] = 0.0
     """Weight of the bonus on the entropy of code use; dead codes are revived in any case."""
 
@@ -109,6 +113,8 @@ class WorldModelConfig:
     """Channels of the attention prior's ConvGRU."""
     attention_share: Annotated[float, Range(above=0, to=1)] = 1.0
     """Share of the sequences of a batch on which the attention prior is trained."""
+    attention_in_posterior: bool = True
+    """Whether the posterior reads the slots; False: no attention schema, maps of side 0."""
     precision_weighting: bool = False
     """Weight each pixel's likelihood by the (constant) attention map, floor .2, mean 1."""
 
@@ -122,6 +128,10 @@ class WorldModelConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_ranges(self)
+        if self.precision_weighting and not self.attention_in_posterior:
+            raise OptionError(
+                "precision_weighting: expected False without attention_in_posterior, whose map it reads, found True"
+            )
         if self.downsample not in self.strides:
             raise OptionError(
                 f"downsample: expected the stride of a level of the trunk, one of {', '.join(map(str, self.strides))} "
@@ -137,6 +147,16 @@ class WorldModelConfig:
                 f"latent_channels: expected a multiple of perceiver_heads = {self.perceiver_heads}, "
                 f"found {self.latent_channels}"
             )
+
+    @property
+    def context_size(self) -> int:
+        """Cc, or 0 without context."""
+        return self.context_dim if self.context_in_posterior else 0
+
+    @property
+    def map_side(self) -> int:
+        """R, or 0 without attention."""
+        return self.attention_resolution if self.attention_in_posterior else 0
 
     @property
     def strides(self) -> tuple[int, ...]:

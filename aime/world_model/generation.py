@@ -104,15 +104,18 @@ def advance(
     prior, context = parts.prior_at(state.hidden, state.latent, generator=generator)
     if latent is None:
         latent = parts.prior.sample(prior, temperature, generator)  # (B, D)
-    attention = parts.attention.prior_net.step(state.attention_map, state.hidden, state.latent, state.attention_hidden)
+    maps, attention_hidden = state.attention_map, state.attention_hidden
+    if parts.config.attention_in_posterior:
+        attention = parts.attention.prior_net.step(maps, state.hidden, state.latent, attention_hidden)
+        maps, attention_hidden = attention.maps, attention.state
     arrived = WorldModelState(
         hidden=state.hidden,
         lstm_hidden=state.lstm_hidden,
         lstm_cell=state.lstm_cell,
         latent=latent,
         context=context.to(latent.dtype),
-        attention_map=attention.maps,
-        attention_hidden=attention.state,
+        attention_map=maps,
+        attention_hidden=attention_hidden,
     )
     taken = action if isinstance(action, Tensor) else action(arrived)  # (B, A)
     hidden, lstm = parts.dynamics.step(
@@ -215,11 +218,11 @@ def checked_horizon(parts: WorldModelParts, batch: int, actions: Tensor | Policy
 def nothing_imagined(parts: WorldModelParts, batch: int) -> dict[str, Tensor]:
     """The results of zero imagined frames."""
     config = parts.config
-    side = config.attention_resolution
+    side = config.map_side
     shapes: dict[str, tuple[int, ...]] = {
         "latents": (config.latent_dim,),
         "hidden_states": (config.hidden_dim,),
-        "context": (config.context_dim,),
+        "context": (config.context_size,),
         "attention_maps": (side, side),
         "observations": config.image_shape,
         "rewards": (),

@@ -33,9 +33,10 @@ class Perceived:
         frames: (B, T, C, H, W) whitened.
         stacked: (B, T, S C, H, W), what the trunk saw: the frames and their differences to those before.
         features: maps (B * T, F_i, H_i, W_i) of the trunk, finest first.
-        perceiver: tokens and context of the frames; in training the first sequences alone carry gradients.
+        perceiver: tokens and context of the frames; in training the first sequences alone carry gradients. None
+            without context.
         context: (B, T, Cc) c_t, constant.
-        attention: slots and maps, N = B * T.
+        attention: slots and maps, N = B * T; None without attention.
         posterior: q(z_t | ...), (B, T, D).
         last_frames: (B, frame_stack - 1, C, H, W) whitened, to continue with.
     """
@@ -43,15 +44,17 @@ class Perceived:
     frames: Tensor
     stacked: Tensor
     features: tuple[Tensor, ...]
-    perceiver: PerceiverOutput
+    perceiver: PerceiverOutput | None
     context: Tensor
-    attention: AttentionPosteriorOutput
+    attention: AttentionPosteriorOutput | None
     posterior: Posterior
     last_frames: Tensor
 
     @property
     def maps(self) -> Tensor:
-        """(B, T, R, R) A_t."""
+        """(B, T, R, R) A_t; R = 0 without attention."""
+        if self.attention is None:
+            return self.frames.new_zeros(*self.frames.shape[:2], 0, 0)
         return self.attention.map.unflatten(0, self.frames.shape[:2])  # type: ignore[no-any-return]
 
 
@@ -76,24 +79,37 @@ class Inferred:
 
 def perceive(parts: WorldModelParts, observations: Tensor, memory: ObservationMemory | None = None) -> Perceived:
     """Features, tokens, context, slots and posterior of frames (B, T, C, H, W), uint8 or float in [-1, 1]."""
-    config = parts.config
     frames = parts.whiten(observations)  # (B, T, C, H, W)
     batch, length = frames.shape[:2]
     stacked, last_frames = parts.stack(frames, None if memory is None else memory.frames)  # (B, T, S C, H, W)
     features = parts.encoder.features(stacked.flatten(0, 1))  # (B T, F_i, H_i, W_i), finest first
-    tokens = features[parts.token_level].detach().unflatten(0, (batch, length))  # (B, T, F, Ht, Wt)
-    share = config.perceiver_share if parts.training else 1.0
-    kept = None if memory is None else memory.perceiver
-    read = parts.perceiver(tokens, kept, detach_tokens=True, share=share if kept is None else 1.0)
-    context = read.context.detach().to(frames.dtype)  # (B, T, Cc); the Perceiver has its own task to learn from
+    read = read_context(parts, features, (batch, length), memory)
+    context = frames.new_zeros(batch, length, 0)
+    if read is not None:
+        context = read.context.detach().to(frames.dtype)  # (B, T, Cc); the Perceiver has its own task to learn from
     flat_context = context.flatten(0, 1)  # (B T, Cc)
-    attention = parts.attention.posterior_net(
-        features[parts.attention_level], flat_context.new_zeros(batch * length, 0), flat_context
-    )
-    conditions = torch.cat([flat_context, attention.slots.flatten(1), attention.coords], 1)  # (B T, Cc + S d + 2)
+    attention, conditions = None, flat_context
+    if parts.config.attention_in_posterior:
+        level = features[parts.attention_level]
+        attention = parts.attention.posterior_net(level, flat_context.new_zeros(batch * length, 0), flat_context)
+        conditions = torch.cat([flat_context, attention.slots.flatten(1), attention.coords], 1)  # (B T, Cc + S d + 2)
     posterior = parts.encoder.posterior(features, conditions)  # (B T, D)
     posterior = posterior.unflatten(batch, length)  # (B, T, D)
     return Perceived(frames, stacked, features, read, context, attention, posterior, last_frames)
+
+
+def read_context(
+    parts: WorldModelParts, features: tuple[Tensor, ...], shape: tuple[int, int], memory: ObservationMemory | None
+) -> PerceiverOutput | None:
+    """Tokens and context of B * T frames from the trunk's maps; None where the configuration has no context."""
+    config = parts.config
+    if not config.context_in_posterior:
+        return None
+    tokens = features[parts.token_level].detach().unflatten(0, shape)  # (B, T, F, Ht, Wt)
+    share = config.perceiver_share if parts.training else 1.0
+    kept = None if memory is None else memory.perceiver
+    output: PerceiverOutput = parts.perceiver(tokens, kept, detach_tokens=True, share=share if kept is None else 1.0)
+    return output
 
 
 def infer(
@@ -147,9 +163,12 @@ def observe(
     latent = seen.posterior.rsample(noise)  # (B, T, D)
     inferred = infer(parts, latent, actions, state, every_state=True)
     assert inferred.lstm is not None
-    forecast = parts.attention.forecast(
-        seen.maps, inferred.previous_hidden, inferred.previous_latent, state.attention_map, state.attention_hidden
-    )
+    attention_hidden = state.attention_hidden[:, None].expand(-1, latent.shape[1], -1, -1, -1)
+    if parts.config.attention_in_posterior:
+        forecast = parts.attention.forecast(
+            seen.maps, inferred.previous_hidden, inferred.previous_latent, state.attention_map, state.attention_hidden
+        )
+        attention_hidden = forecast.prior.states
     return WorldModelState(
         hidden=inferred.hidden,
         lstm_hidden=inferred.lstm.hidden,
@@ -157,8 +176,8 @@ def observe(
         latent=latent,
         context=seen.context,
         attention_map=seen.maps,
-        attention_hidden=forecast.prior.states,
-        memory=ObservationMemory(seen.perceiver.memory, seen.last_frames),
+        attention_hidden=attention_hidden,
+        memory=ObservationMemory(None if seen.perceiver is None else seen.perceiver.memory, seen.last_frames),
     )
 
 

@@ -28,6 +28,9 @@ class SequenceOutputs(Mapping[str, Any]):
     (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), and the losses that
     :class:`~aime.multi_task_learning.LossAggregator` reads; those with an entry a frame are batch means.
 
+    Without context there are no tokens and no perceiver losses, without attention no maps and slots; ``absent_tasks``
+    names the tasks that lose all their terms so.
+
     An entry is computed when it is first asked for: a training step asks for the losses alone and pays for no other.
     """
 
@@ -61,6 +64,7 @@ def _entries(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) 
     return (
         _states(result)
         | _images(parts, result)
+        | _tokens(result)
         | _attention(result)
         | _losses(parts, result, ranks)
         | {f"perceiver_{name}": (lambda value=value: value) for name, value in result.perceiver_losses.items()}
@@ -79,8 +83,6 @@ def _states(result: SequencePass) -> dict[str, Entry]:
         "context_sequence": lambda: seen.context,
         "predicted_contexts": lambda: foreseen.context,
         "prior_params": lambda: foreseen.prior,
-        "tokens": lambda: seen.perceiver.tokens,
-        "token_ids": lambda: seen.perceiver.tokens.ids,
         "reward_predictions": lambda: heads.rewards,
         "continue_logits": lambda: heads.continue_logits,
     }
@@ -101,11 +103,28 @@ def _images(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
     }
 
 
+def _tokens(result: SequencePass) -> dict[str, Entry]:
+    read, watched = result.perceived.perceiver, result.watched
+    gone = {"perceiver": read is None, "predictive": read is None and watched is None}
+    absent: dict[str, Entry] = {"absent_tasks": lambda: tuple(name for name, missing in gone.items() if missing)}
+    if read is None:
+        return absent
+    return absent | {"tokens": lambda: read.tokens, "token_ids": lambda: read.tokens.ids}
+
+
 def _attention(result: SequencePass) -> dict[str, Entry]:
-    seen, watched = result.perceived, result.watched
+    seen, watched, slots = result.perceived, result.watched, result.perceived.attention
+    if watched is None or slots is None:
+        return {}
     shape = seen.frames.shape[:2]
-    slots = seen.attention
+    kl = watched.kl
     return {
+        # The first frame has no map before it to be predicted from.
+        "attention_losses": lambda: kl[:, 1:].mean(0),
+        "attention_dynamics_loss": lambda: (
+            watched.dynamics_loss[:, 1:].mean() if shape[1] > 1 else torch.zeros_like(kl[0, 0])
+        ),
+        "attention_diversity_losses": lambda: slots.diversity_loss,
         "attention_maps": lambda: seen.maps,
         "prior_attention_maps": lambda: watched.prior.maps,
         "predicted_movements": lambda: watched.prior.movement,
@@ -117,8 +136,7 @@ def _attention(result: SequencePass) -> dict[str, Entry]:
 
 
 def _losses(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
-    foreseen, watched, heads = result.foreseen, result.watched, result.heads
-    frames = result.perceived.frames
+    foreseen, heads = result.foreseen, result.heads
     entries: dict[str, Entry] = {
         "reconstruction_losses": lambda: result.decoded.nll.mean(0),
         "kl_latents": lambda: foreseen.kl.mean(0),
@@ -128,12 +146,6 @@ def _losses(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -
         ),
         "gram_enc": lambda: result.gram_loss,
         "context_prediction_loss": lambda: result.context_loss,
-        # The first frame has no map before it to be predicted from.
-        "attention_losses": lambda: watched.kl[:, 1:].mean(0),
-        "attention_dynamics_loss": lambda: (
-            watched.dynamics_loss[:, 1:].mean() if frames.shape[1] > 1 else torch.zeros_like(watched.kl[0, 0])
-        ),
-        "attention_diversity_losses": lambda: result.perceived.attention.diversity_loss,
         "K_eff": lambda: parts.prior.effective_components(foreseen.prior.log_pi).mean(),
     }
     for name, loss in (("reward_loss", heads.reward_loss), ("continue_loss", heads.continue_loss)):

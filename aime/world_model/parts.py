@@ -27,6 +27,9 @@ CONTRAST = 4.0
 class WorldModelParts(nn.Module):
     """Trunk, tokenizer and Perceiver, posterior, recurrence, prior, attention, decoder, heads, teacher.
 
+    ``perceiver`` and ``context_predictor`` exist with ``config.context_in_posterior`` only, ``attention`` with
+    ``config.attention_in_posterior`` only; without them contexts (..., 0) and maps (..., 0, 0) are empty.
+
     Args:
         config: sizes and switches.
     """
@@ -40,12 +43,13 @@ class WorldModelParts(nn.Module):
         channels, height, width = config.image_shape
         self.register_buffer("mean_image", torch.zeros(channels, height, width))
         self.register_buffer("pixel_spread", torch.ones(1, height, width))
-        slots = config.num_slots * config.attention_channels
+        # slots and the centre of the map, (x, y)
+        slots = config.num_slots * config.attention_channels + 2 if config.attention_in_posterior else 0
         self.encoder = VAEEncoder(
             config.latent_dim,
             height,
             width,
-            context_dim=config.context_dim + slots + 2,
+            context_dim=config.context_size + slots,
             channels=config.encoder_channels,
             cells_per_level=config.cells_per_level,
             mlp_hidden_size=config.mlp_hidden_dim,
@@ -56,19 +60,22 @@ class WorldModelParts(nn.Module):
         trunk = self.encoder.trunk
         self.token_level = config.strides.index(config.downsample)
         self.attention_level = trunk.level_of(config.attention_resolution)
-        self.perceiver = make_perceiver(config, trunk.channels[self.token_level], trunk.sizes[self.token_level])
-        self.attention = make_attention(config, trunk.channels[self.attention_level])
+        if config.context_in_posterior:
+            self.perceiver = make_perceiver(config, trunk.channels[self.token_level], trunk.sizes[self.token_level])
+        if config.attention_in_posterior:
+            self.attention = make_attention(config, trunk.channels[self.attention_level])
         self.dynamics = LSTMLayer(
             config.latent_dim + config.action_size,
             config.hidden_dim,
             config.num_lstm_layers,
             orthogonal=config.orthogonal,
         )
-        self.context_predictor = ContextPredictor(config.hidden_dim, config.context_dim)
+        if config.context_in_posterior:
+            self.context_predictor = ContextPredictor(config.hidden_dim, config.context_dim)
         self.prior = DPGMMPrior(
             config.max_components,
             config.latent_dim,
-            config.hidden_dim + config.context_dim,
+            config.hidden_dim + config.context_size,
             config.prior_alpha,
             config.prior_beta,
             stick_width=config.prior_hidden_dim // 4,
@@ -179,15 +186,17 @@ class WorldModelParts(nn.Module):
         self.expect_float32()
         config = self.config
         recurrent = self.dynamics.initial_state(batch)
+        nothing = self.mean_image.new_zeros(batch, 0, 0)
+        attention = self.attention if config.attention_in_posterior else None
         return WorldModelState(
             hidden=self.dynamics.output(recurrent),
             lstm_hidden=recurrent.hidden,
             lstm_cell=recurrent.cell,
             latent=self.mean_image.new_zeros(batch, config.latent_dim),
-            context=self.mean_image.new_zeros(batch, config.context_dim),
-            attention_map=self.attention.uniform_map(batch),
-            attention_hidden=self.attention.prior_net.initial_state(batch),
-            memory=ObservationMemory(self.perceiver.empty_memory(batch), None),
+            context=self.mean_image.new_zeros(batch, config.context_size),
+            attention_map=nothing if attention is None else attention.uniform_map(batch),
+            attention_hidden=nothing[:, None] if attention is None else attention.prior_net.initial_state(batch),
+            memory=ObservationMemory(self.perceiver.empty_memory(batch) if config.context_in_posterior else None, None),
         )
 
     def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
@@ -211,11 +220,18 @@ class WorldModelParts(nn.Module):
         The context predictor is trained on a constant h, and the prior reads a constant c^: the prior must make do with
         the context it will have in imagination, not bend it to its own ends.
         """
-        predicted: Tensor = self.context_predictor(hidden.detach())  # (..., Cc)
+        predicted = self.foreseen_context(hidden)  # (..., Cc)
         conditions = torch.cat([hidden, predicted.detach()], -1)  # (..., Hd + Cc)
         prior = self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic)
         offset = (self.persistence * previous_latent.to(prior.means.dtype)).unsqueeze(-2)  # (..., 1, D)
         return dataclasses.replace(prior, means=prior.means + offset), predicted
+
+    def foreseen_context(self, hidden: Tensor) -> Tensor:
+        """c^_t (..., Cc) from h_{t-1} (..., Hd), which it leaves alone; (..., 0) without context."""
+        if not self.config.context_in_posterior:
+            return hidden.new_zeros(*hidden.shape[:-1], 0)
+        predicted: Tensor = self.context_predictor(hidden.detach())
+        return predicted
 
     # ------------------------------------------------------------------ from data
 
@@ -239,6 +255,8 @@ class WorldModelParts(nn.Module):
         self.mean_image.copy_(mean)
         # data that never varies has nothing to be whitened by
         self.pixel_spread.copy_(torch.where(variance.sum() > 0, spread * common, torch.ones_like(spread)))
+        if not self.config.context_in_posterior:
+            return
         some = frames[:: max(frames.shape[0] // 256, 1)][:256].to(device)
         stacked, _ = self.stack(self.whiten(some[:, None]))
         features = self.encoder.features(stacked.flatten(0, 1))[self.token_level]
@@ -284,7 +302,7 @@ def make_attention(config: WorldModelConfig, feature_channels: int) -> Attention
         config.attention_resolution,
         config.hidden_dim,
         config.latent_dim,
-        config.context_dim,
+        config.context_size,
         feature_channels=config.attention_channels,
         num_semantic_slots=config.num_slots,
         iters=config.slot_iterations,

@@ -13,7 +13,6 @@ of 16 frames do not do, and what cannot be foreseen has to show as width of the 
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +21,8 @@ from torch import Tensor
 from aime.encoder_decoder import Posterior
 from aime.generative_prior import PriorParameters
 from aime.temporal_dynamics import LSTMState
-from aime.world_model.inference import infer
+from aime.world_model.latent_rollout import RolloutNoise, roll_latents
 from aime.world_model.parts import WorldModelParts
-from aime.world_model.state import WorldModelState
 
 
 @dataclass(frozen=True)
@@ -80,16 +78,17 @@ def rehearsal_loss(
 
 def expect_seen(
     parts: WorldModelParts, posterior: Posterior, actions: Tensor, generator: torch.Generator | None
-) -> tuple[PriorParameters, WorldModelState]:
-    """Prior of every frame (B, T) from the frames before it as they were seen, and the state after the last."""
+) -> tuple[PriorParameters, Tensor, Tensor, LSTMState]:
+    """Prior of every frame (B, T) from the frames before it as they were seen; h, z and raw state after the last."""
     noise = torch.randn(posterior.mean.shape, device=posterior.mean.device, generator=generator)
     latent = posterior.rsample(noise)  # (B, T, D)
     start = parts.initial_state(latent.shape[0])
-    known = infer(parts, latent, actions, start, every_state=True)
-    assert known.lstm is not None
-    prior, _ = parts.prior_at(known.previous_hidden, known.previous_latent, generator=generator)
-    end = start.after(known.hidden[:, -1], known.lstm.hidden[:, -1], known.lstm.cell[:, -1])
-    return prior, dataclasses.replace(end, latent=latent[:, -1])
+    before = LSTMState(start.lstm_hidden, start.lstm_cell)
+    hidden, after = parts.dynamics(parts.recurrent_input(latent, actions), before)  # (B, T, Hd)
+    previous_hidden = torch.cat([start.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], 1)  # (B, T, Hd)
+    previous_latent = torch.cat([start.latent[:, None], latent[:, :-1]], 1)  # (B, T, D)
+    prior, _ = parts.prior_at(previous_hidden, previous_latent, generator=generator)
+    return prior, hidden[:, -1], latent[:, -1], after
 
 
 def expect_rolled(
@@ -97,14 +96,15 @@ def expect_rolled(
 ) -> list[tuple[Posterior, PriorParameters]]:
     """Posterior and prior of the first ``seen`` frames (B, s), and of the rest (B, T - s), which is rolled out."""
     before, after = posterior.split(seen)
-    prior, state = expect_seen(parts, before, actions[:, :seen], generator)
+    prior, hidden, latent, lstm = expect_seen(parts, before, actions[:, :seen], generator)
     pieces = [(before, prior)]
-    hidden, latent, lstm = state.hidden, state.latent, LSTMState(state.lstm_hidden, state.lstm_cell)
-    rows: list[PriorParameters] = []
-    for t in range(seen, actions.shape[1]):
-        prior, _ = parts.prior_at(hidden, latent, generator=generator)
-        rows.append(prior)
-        if t + 1 < actions.shape[1]:
-            latent = parts.prior.sample(prior, generator=generator)  # (B, D)
-            hidden, lstm = parts.dynamics.step(parts.recurrent_input(latent, actions[:, t]), lstm)
-    return [*pieces, (after, PriorParameters.stack(rows))] if rows else pieces
+    batch, length = actions.shape[:2]
+    if seen == length:
+        return pieces
+    hiddens, latents = hidden[:, None], latent[:, None]
+    if seen + 1 < length:  # the last frame is expected, but nothing is expected of it
+        noise = RolloutNoise.draw(parts, length - seen - 1, batch, generator)
+        rolled = roll_latents(parts, hidden, latent, lstm, actions[:, seen:-1], noise)
+        hiddens, latents = torch.cat([hiddens, rolled[0]], 1), torch.cat([latents, rolled[1]], 1)
+    expected, _ = parts.prior_at(hiddens, latents, generator=generator)  # (B, T - s)
+    return [*pieces, (after, expected)]

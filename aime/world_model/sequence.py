@@ -68,15 +68,16 @@ class SequencePass:
     foreseen: Foreseen
     stick_kl: Tensor
     """(B, T) nats."""
-    watched: AttentionForecast
-    """Of the first sequences of the batch (``attention_share`` of them in training)."""
+    watched: AttentionForecast | None
+    """None without attention. Of the first sequences of the batch (``attention_share`` of them in training)."""
     decoded: Decoded
     heads: Heads
     context_loss: Tensor
-    """() mean squared error of c^."""
+    """() mean squared error of c^; 0 without context."""
     gram_loss: Tensor
     """()."""
     perceiver_losses: dict[str, Tensor]
+    """Empty without context."""
 
 
 def forward_sequence(
@@ -126,21 +127,27 @@ def forward_sequence(
         watched=watched,
         decoded=decoded,
         heads=judge(parts, inferred.hidden, rewards, continues),
-        context_loss=F.mse_loss(foreseen.context.float(), seen.context.float()),
+        context_loss=seen.context.new_zeros(())
+        if seen.perceiver is None
+        else F.mse_loss(foreseen.context.float(), seen.context.float()),
         gram_loss=teach(parts, seen),
-        perceiver_losses=parts.perceiver.compute_loss(
+        perceiver_losses={}
+        if seen.perceiver is None
+        else parts.perceiver.compute_loss(
             seen.perceiver, seen.frames, share=parts.config.perceiver_share if parts.training else 1.0
         ),
     )
 
 
-def watch(parts: WorldModelParts, seen: Perceived, inferred: Inferred) -> AttentionForecast:
-    """Predict the maps of a sequence from those before.
+def watch(parts: WorldModelParts, seen: Perceived, inferred: Inferred) -> AttentionForecast | None:
+    """Predict the maps of a sequence from those before; None without attention.
 
     The prediction alone learns from it. Balanced task gradients have equal length, and the predictive task reaches
     little else than the attention: were it to move the maps as well, it would outweigh the likelihood there and flatten
     them (body PSNR of reconstructions after 400 steps: 13.1 dB with it, 18.7 dB for the plain sum of the losses).
     """
+    if not parts.config.attention_in_posterior:
+        return None
     batch = seen.maps.shape[0]
     count = max(round(parts.config.attention_share * batch), 1) if parts.training else batch
     return parts.attention.forecast(

@@ -17,11 +17,11 @@ class ObservationMemory:
     """What is kept of earlier frames to observe further ones.
 
     Attributes:
-        perceiver: memory of the Perceiver.
+        perceiver: memory of the Perceiver; None in a model without context.
         frames: (B, frame_stack - 1, C, H, W) last whitened frames; None before the first frame.
     """
 
-    perceiver: PerceiverMemory
+    perceiver: PerceiverMemory | None
     frames: Tensor | None
 
 

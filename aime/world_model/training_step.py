@@ -144,8 +144,9 @@ def training_step(
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
     for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
-        metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
-    if ranks is not None:
+        if name in result.perceiver_losses:
+            metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
+    if ranks is not None and result.perceived.perceiver is not None:
         ids, codes = result.perceived.perceiver.tokens.ids, parts.perceiver.tokenizer.quantizer.num_codes
         metrics["perceiver_perplexity"], metrics["perceiver_usage"] = codebook_statistics(ids, codes, ranks)
     names = balanced.task_names
@@ -212,11 +213,12 @@ def update_buffers(
     ranks: Ranks | None = None,
 ) -> None:
     """Move codebook and teacher after a step; both stay as they were when it was skipped."""
-    quantizer = parts.perceiver.tokenizer.quantizer
-    before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
-    parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator, ranks)
-    for name, buffer in quantizer.named_buffers():
-        buffer.copy_(torch.where(finite, buffer, before[name]))
+    if result.perceived.perceiver is not None:
+        quantizer = parts.perceiver.tokenizer.quantizer
+        before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
+        parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator, ranks)
+        for name, buffer in quantizer.named_buffers():
+            buffer.copy_(torch.where(finite, buffer, before[name]))
     if parts.teacher_trunk is not None:
         weight = (1.0 - parts.config.teacher_decay) * finite.float()
         for teacher, student in zip(parts.teacher_trunk.parameters(), parts.encoder.trunk.parameters(), strict=True):

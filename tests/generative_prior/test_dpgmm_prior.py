@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
 from aime.generative_prior import (
     DPGMMPrior,
@@ -183,3 +183,22 @@ def test_components_in_use_are_the_modes_of_the_data(count: int) -> None:
         table = torch.zeros(count, 16).index_put((mode, owner), torch.ones(()), accumulate=True) / len(data)
         assert (table.amax(1) > 0.95 / count).all()  # one component owns at least 95 % of each mode
         assert len(set(table.argmax(1).tolist())) == count  # and no two modes share it
+
+
+def test_one_component_is_a_gaussian_without_sticks_whose_kl_is_exact() -> None:
+    torch.manual_seed(0)
+    prior = DPGMMPrior(max_components=1, latent_dim=3, hidden_dim=6)
+    assert not list(prior.stick_breaking.parameters())
+    params = prior(torch.randn(2, 4, 6), deterministic=True)
+    mean, log_scale = torch.randn(2, 4, 3), 0.3 * torch.randn(2, 4, 3)
+    expected = kl_divergence(
+        Normal(mean, log_scale.exp()), Normal(params.means[..., 0, :], params.log_scales[..., 0, :].exp())
+    ).sum(-1)
+    torch.testing.assert_close(prior.kl_divergence(mean, log_scale, params), expected)
+    assert torch.equal(prior.stick_kl(params), torch.zeros(2, 4))
+    assert torch.equal(prior.stick_kl(params, quadrature=8), torch.zeros(2, 4))
+    assert torch.equal(prior.effective_components(params.log_pi), torch.ones(2, 4))
+    torch.testing.assert_close(prior.mean(params), params.means[..., 0, :])
+    draws = torch.stack([prior.sample(params, generator=torch.Generator().manual_seed(i)) for i in range(400)])
+    standardised = (draws.mean(0) - prior.mean(params)) / params.log_scales[..., 0, :].exp()
+    assert float(standardised.detach().abs().max()) < 0.25

@@ -196,7 +196,9 @@ def test_noise_decides_the_sample() -> None:
 
 
 def test_wrong_arguments_are_named() -> None:
-    with pytest.raises(ValueError, match="max_components: expected at least 2, found 1"):
-        AdaptiveStickBreaking(1, 4)
+    with pytest.raises(ValueError, match="max_components: expected at least 1, found 0"):
+        AdaptiveStickBreaking(0, 4)
+    with pytest.raises(ValueError, match=r"noise: expected \(..., K - 1\) = \(2, 0\), found \(2, 1\)"):
+        AdaptiveStickBreaking(1, 4)(torch.zeros(2, 4), noise=torch.rand(2, 1))
     with pytest.raises(ValueError, match="expected positive"):
         AdaptiveStickBreaking(3, 4, prior_alpha=0.0)

@@ -11,7 +11,7 @@ from aime.encoder_decoder import Posterior
 from aime.ranges import OptionError
 from aime.training import TrainConfig, train
 from aime.training.averaging import WeightAverage
-from aime.training.rehearsal import PosteriorMemory
+from aime.training.rehearsal import PosteriorMemory, threads_for
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 from tests.training.toy import ACTION_SIZE, ToySource, make_model
 
@@ -129,3 +129,19 @@ def test_a_run_with_rehearsals_and_averages_continues_exactly(tmp_path) -> None:
 def test_a_model_that_cannot_rehearse_is_refused() -> None:
     with pytest.raises(OptionError, match="rehearsals: expected 0, since ToyModel has no rehearse, found 1"):
         train(make_model(), ToySource(), TrainConfig(steps=1, rehearsals=1, batch_size=2, sequence_length=4))
+
+
+def test_few_sequences_take_one_thread_and_the_others_come_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads_for(96, torch.device("cpu")):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with threads_for(256, torch.device("cpu")):
+            assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), threads_for(1, torch.device("cpu")):
+            1 / 0  # noqa: B018
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -406,7 +406,7 @@ def test_the_trunk_sees_frames_and_the_changes_before_them(stack: int, pieces: t
         ({"encoder_channels": (8,) * 6, "downsample": 8}, "encoder_channels: expected levels that leave a cell"),
         ({"perceiver_heads": 3}, "latent_channels: expected a multiple of perceiver_heads = 3, found 64"),
         ({"spread_floor": 0.0}, "spread_floor: expected a finite number from 0.001"),
-        ({"max_components": 1}, "max_components: expected a whole number from 2"),
+        ({"max_components": 0}, "max_components: expected a whole number from 1"),
     ],
 )
 def test_sizes_that_do_not_fit_each_other_are_refused_where_they_are_given(change: dict, message: str) -> None:

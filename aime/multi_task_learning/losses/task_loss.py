@@ -60,9 +60,12 @@ class TaskLoss(ABC):
     def __call__(self, outputs: Outputs, weights: LossWeights) -> TaskLossValue:
         """Compute the task's loss from the model's outputs."""
 
-    def applies(self, outputs: Outputs) -> bool:  # noqa: ARG002
-        """Whether the outputs hold this task at all; a task that does not apply is left out of the step."""
-        return True
+    def applies(self, outputs: Outputs) -> bool:
+        """Whether the outputs hold this task at all; a task that does not apply is left out of the step.
+
+        A model that lacks a part names the tasks that it cannot do in the entry ``absent_tasks``.
+        """
+        return self.name not in outputs.get("absent_tasks", ())
 
 
 LOSSES: dict[str, TaskLoss] = {}

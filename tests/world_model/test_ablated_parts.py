@@ -1,0 +1,79 @@
+"""A model without one of its parts is a whole model: it trains, observes, imagines, is stored and is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from aime.ranges import OptionError
+from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise, WorldModelConfig
+from tests.world_model.conftest import sequences, small_model
+from tests.world_model.test_model import remembered
+
+ARMS = [
+    {"max_components": 1},
+    {"context_in_posterior": False},
+    {"attention_in_posterior": False},
+    {"max_components": 1, "context_in_posterior": False, "attention_in_posterior": False},
+]
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_it_trains_on_frames_and_on_memories_and_moves_all_it_has(arm: dict[str, object]) -> None:
+    model, batch = small_model(**arm).train(), sequences(6, batch=4)
+    model.initialise_from_data(batch.observations.flatten(0, 1), torch.Generator().manual_seed(0))
+    model.configure_optimizer(learning_rate=3e-3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    history = [model.training_step_sequence(*batch.all, generator=generator) for _ in range(12)]
+    assert all(float(step["finite"]) == 1.0 for step in history)
+    assert float(history[-1]["recon_loss"]) < float(history[0]["recon_loss"])
+    assert float(model.rehearse(remembered(4), 2, generator=generator)["rehearsal_finite"]) == 1.0
+    same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+    assert same <= {"mean_image", "pixel_spread"}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_steps_equal_observe_and_imagination_equals_the_sequence_pass(arm: dict[str, object], tmp_path: Path) -> None:
+    small_model(**arm).save_pretrained(tmp_path)
+    model = DPGMMVariationalRecurrentAutoencoder.from_pretrained(tmp_path)
+    batch = sequences(6)
+    noise = SequenceNoise.draw(model.config, 2, 6, model.mean_image, torch.Generator().manual_seed(3))
+    outputs = model.forward_sequence(*batch.all, noise=noise)
+    states = model.observe(batch.observations, batch.actions, noise=noise)
+    torch.testing.assert_close(states.latent, outputs["latents"], rtol=0, atol=1e-5)
+    state = model.initial_state(2)
+    for t in range(6):
+        state = model.step(state, batch.observations[:, t], batch.actions[:, t], noise=noise.at(t, t + 1))
+        for name in ("hidden", "latent", "context", "attention_map", "attention_hidden"):
+            torch.testing.assert_close(getattr(state, name), getattr(states, name)[:, t], rtol=0, atol=1e-5)
+    imagined = model.imagine(states.at(2), batch.actions[:, 3:], forced_latents=states.latent[:, 3:])
+    torch.testing.assert_close(imagined["observations"], outputs["reconstructions"][:, 3:], rtol=0, atol=1e-5)
+    nothing = model.imagine(states.at(2), batch.actions[:, 3:], horizon=0)
+    assert {n: v.shape[2:] for n, v in nothing.items()} == {n: v.shape[2:] for n, v in imagined.items()}
+
+
+def test_what_is_left_out_costs_neither_parameters_nor_a_task() -> None:
+    whole, batch = small_model(), sequences(3)
+    names = {name.partition(".")[0] for name, _ in whole.named_parameters()}
+    found = {}
+    for part in ("context_in_posterior", "attention_in_posterior"):
+        model = small_model(**{part: False})
+        outputs = model.forward_sequence(*batch.all)
+        _, tasks = model.loss_aggregator.compute_losses(outputs)
+        missing = names - {name.partition(".")[0] for name, _ in model.named_parameters()}
+        found[part] = (missing, list(tasks), "token_ids" in outputs, "attention_maps" in outputs)
+    assert found == {
+        "context_in_posterior": ({"perceiver", "context_predictor"}, ["elbo", "predictive"], False, True),
+        "attention_in_posterior": ({"attention"}, ["elbo", "perceiver", "predictive"], True, False),
+    }
+    neither = small_model(context_in_posterior=False, attention_in_posterior=False)
+    _, tasks = neither.loss_aggregator.compute_losses(neither.forward_sequence(*batch.all))
+    assert list(tasks) == ["elbo"]
+
+
+def test_precision_weights_need_the_map() -> None:
+    with pytest.raises(OptionError, match="precision_weighting: expected False without attention_in_posterior"):
+        WorldModelConfig(precision_weighting=True, attention_in_posterior=False)
