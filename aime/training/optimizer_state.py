@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from aime.files import DamagedFileError
+from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.tensor_files import check_finite, check_tensor_like
 from aime.terminal import printable
 
-COUNT_IN_TENSORS = (torch.optim.Adam, torch.optim.AdamW)
+COUNT_IN_TENSORS = (torch.optim.Adam, torch.optim.AdamW, OrthogonalAdamW)
 Plain = dict[str, dict[str, int | float]]
 
 
@@ -120,9 +121,10 @@ def _expected_names(optimizer: torch.optim.Optimizer, parameter: Tensor) -> set[
     """Entries of a parameter that was stepped; None for an optimizer of a family not known here."""
     if not isinstance(optimizer, torch.optim.Adam):  # AdamW and geoopt's RiemannianAdam are of this family
         return None
-    amsgrad = any(
-        group["amsgrad"] for group in optimizer.param_groups if any(parameter is entry for entry in group["params"])
-    )
+    group = next(group for group in optimizer.param_groups if any(parameter is entry for entry in group["params"]))
+    if group.get("orthogonal"):  # aime.multi_task_learning.orthogonal_step
+        return {"step", "momentum_buffer"}
+    amsgrad = bool(group["amsgrad"])
     return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if amsgrad else set())
 
 

@@ -115,13 +115,12 @@ def _maps(frames: np.ndarray, outputs: Any) -> str:
     """Attention and slots over some of the frames (T, H, W, 3)."""
     times = np.linspace(0, len(frames) - 1, MAP_COLUMNS).round().astype(int).tolist()
     height, width = frames.shape[1:3]
-    attention = resize_maps(outputs["attention_maps"][0], height, width)  # (T, H, W)
-    slots = resize_maps(outputs["slot_attention_maps"][0], height, width)  # (T, S, H, W)
-    rows = [
-        ("frame", [frames[t] for t in times]),
-        ("attention", [attention_overlay(frames[t], attention[t]) for t in times]),
-        ("slots", [slot_overlay(frames[t], slots[t]) for t in times]),
-    ]
+    rows = [("frame", [frames[t] for t in times])]
+    if "attention_maps" in outputs:  # a model may be without
+        attention = resize_maps(outputs["attention_maps"][0], height, width)  # (T, H, W)
+        slots = resize_maps(outputs["slot_attention_maps"][0], height, width)  # (T, S, H, W)
+        rows.append(("attention", [attention_overlay(frames[t], attention[t]) for t in times]))
+        rows.append(("slots", [slot_overlay(frames[t], slots[t]) for t in times]))
     head = "".join(f"<th>{t}</th>" for t in times)
     body = "".join(
         f"<tr><th>{name}</th>"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from aime.multi_task_learning import make_balancer
 from aime.multi_task_learning.balancer import GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
+from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.ranks import Ranks
 from aime.world_model.outputs import SequenceOutputs
@@ -25,13 +26,21 @@ RATE_MULTIPLIERS = {
     "continue_head": 1.2,
 }
 """Learning rate of a part over that of the trunk."""
+ORTHOGONAL_PARTS = ("dynamics", "prior")
+"""Parts whose matrices step along the orthogonal factor of their momentum. Recurrence and prior have to keep up with
+latents that move under them; the image networks are better off without (docs/ablations.md)."""
+SMALLEST_MATRIX = 16
+"""Rows and columns from which on a matrix of those parts is large enough for it."""
 REHEARSAL_CLIP = 100.0
 """Largest norm of a rehearsal's gradient: a guard against single steps, far above the usual norm of 1 to 10."""
 
 
 def parameter_groups(parts: WorldModelParts, learning_rate: float, weight_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups: perceiver 1.5x, heads and attention 1.2x, learned initial states .1x; no decay on vectors."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    """Optimizer groups: perceiver 1.5x, heads and attention 1.2x, learned initial states .1x; no decay on vectors.
+
+    Large matrices of recurrence and prior are in groups of their own, marked ``orthogonal``.
+    """
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in parts.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -41,10 +50,18 @@ def parameter_groups(parts: WorldModelParts, learning_rate: float, weight_decay:
         decay = 0.0 if parameter.dim() < 2 or initial_state or hasattr(parameter, "manifold") else weight_decay
         # Perceiver and heads decay half as much: their rate, which multiplies the decay, is higher.
         decay = decay * 0.5 if multiplier > 1.0 else decay
-        groups.setdefault((multiplier, decay), []).append(parameter)
+        matrix = parameter.dim() == 2 and min(parameter.shape) >= SMALLEST_MATRIX
+        orthogonal = matrix and part in ORTHOGONAL_PARTS and not initial_state
+        groups.setdefault((multiplier, decay, orthogonal), []).append(parameter)
     return [
-        {"params": parameters, "lr": multiplier * learning_rate, "weight_decay": decay, "rate_multiplier": multiplier}
-        for (multiplier, decay), parameters in groups.items()
+        {
+            "params": parameters,
+            "lr": multiplier * learning_rate,
+            "weight_decay": decay,
+            "rate_multiplier": multiplier,
+            "orthogonal": orthogonal,
+        }
+        for (multiplier, decay, orthogonal), parameters in groups.items()
     ]
 
 
@@ -56,7 +73,10 @@ def make_optimizer(
     get_share_params: Callable[[], list[nn.Parameter]],
     **options: Any,
 ) -> tuple[torch.optim.Optimizer, GradientBalancer]:
-    """Fused AdamW (RiemannianAdam for ``orthogonal="manifold"``) and the balancer, which takes the options."""
+    """AdamW with orthogonal steps for recurrence and prior, and the balancer, which takes the options.
+
+    For ``orthogonal="manifold"`` it is RiemannianAdam.
+    """
     groups = parameter_groups(parts, learning_rate, weight_decay)
     optimizer: torch.optim.Optimizer
     if parts.config.orthogonal == "manifold":
@@ -64,7 +84,7 @@ def make_optimizer(
 
         optimizer = riemannian_adam(groups, lr=learning_rate)
     else:
-        optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
+        optimizer = OrthogonalAdamW(groups, lr=learning_rate, betas=(0.9, 0.999), fused=True)
     device = parts.mean_image.device
     return optimizer, make_balancer(balancer, device=device, get_share_params=get_share_params, **options)
 
