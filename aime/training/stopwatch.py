@@ -47,7 +47,7 @@ class Stopwatch:
     def step(self) -> None:
         """After a step: in a large world only every few steps, since a message to all takes as long as they are many.
 
-        A collective of W hosts takes some 60 us a rank through gloo; with 1,000 ranks it is asked for every 62 steps.
+        Through gloo it took .12 ms with 2 ranks and .38 ms with 4; with 1,000 ranks it is asked for every 62 steps.
         """
         if self.counters.step % self._every == 0:
             self.read()
