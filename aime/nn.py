@@ -67,6 +67,20 @@ def normalisation(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels)
 
 
+def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
+    """Step unless a gradient is not finite; fused AdamW takes the decision on the device, without a host sync."""
+    if not isinstance(optimizer, torch.optim.AdamW):
+        if bool(finite):
+            optimizer.step()
+        return
+    optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
+
+
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """Replicate the bottom and right edge until height and width are multiples of ``multiple``. (N, C, H, W)."""
     height, width = images.shape[-2:]

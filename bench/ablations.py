@@ -29,6 +29,7 @@ from aime.evaluation.protocol import EvaluationConfig
 from aime.evaluation.record import write_json
 from aime.training import TrainConfig, train
 from aime.training.batches import TrainingData
+from aime.training.config import PRESETS
 from aime.training.experiment import build_model
 from aime.training.loop import autocast_dtype
 from aime.world_model import RememberedSequences
@@ -54,9 +55,15 @@ ARMS: dict[str, Change] = {
     "windows-of-8": {"train": {"batch_size": 32, "sequence_length": 8}},
     "float32": {"train": {"precision": "float32"}},
     "one-frame": {"model": {"frame_stack": 1}},
+    "adversarial": {"model": {"adversarial": True}},
+    # RGB's default gives the critics' gradient the length of the likelihood's; here each task keeps its own.
+    "adversarial-sum-norm": {
+        "model": {"adversarial": True},
+        "train": {"balancer_options": {**PRESETS["laptop"]["balancer_options"], "rescale": "sum_norm"}},
+    },
 }
 """Changes of the laptop preset by name."""
-FIGURES = ("psnr_body", "spread_ratio")
+FIGURES = ("psnr_body", "ssim", "spread_ratio")
 
 
 @dataclass

@@ -18,6 +18,7 @@ PILLARS = {
     "temporal_dynamics",
     "attention_schema",
     "multi_task_learning",
+    "adversarial",
 }
 #: at the bottom of the house, known to every room
 BOTTOM = {"command", "devices", "files", "locking", "ranges", "ranks", "tensor_files", "terminal"}

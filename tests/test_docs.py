@@ -240,7 +240,14 @@ def run() -> dict[str, Any]:
         "remembered": remembered,
         "step": step,
         "rehearsal": model.rehearse(remembered, 2, 1),
+        "step_with_critics": step_with_critics(model.config, (observations, actions, ones, ones)),
     }
+
+
+def step_with_critics(config: WorldModelConfig, batch: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    model = DPGMMVariationalRecurrentAutoencoder(dataclasses.replace(config, adversarial=True, critic_channels=2))
+    model.configure_optimizer()
+    return model.training_step_sequence(*batch)
 
 
 def shape_of(text: str) -> tuple[int, ...]:
@@ -288,6 +295,8 @@ def test_losses_are_those_of_the_model(run: dict[str, Any]) -> None:
     besides = names_under("docs/losses.md", "What a training step reports besides")
     assert terms | sums | besides == set(run["step"])
     assert names_under("docs/losses.md", "What a rehearsal reports") == set(run["rehearsal"])
+    more = names_under("docs/losses.md", "The adversarial task")
+    assert terms | sums | besides | more == set(run["step_with_critics"]) and not more & set(run["step"])
 
 
 def test_keys_of_metrics_json_are_those_of_the_record() -> None:

@@ -69,7 +69,7 @@ def test_metadata(wheel: Path) -> None:
     assert f"Version: {aime.__version__}\n" in metadata
     assert "License-Expression: Apache-2.0\n" in metadata
     assert "Requires-Python: >=3.11\n" in metadata
-    for extra in ("test", "dev", "tracking"):
+    for extra in ("test", "dev", "tracking", "torchjd"):
         assert f"Provides-Extra: {extra}\n" in metadata
     (points,) = (name for name in archive.namelist() if name.endswith("entry_points.txt"))
     assert "aime = aime.cli:main" in archive.read(points).decode()

@@ -21,6 +21,7 @@ from aime.terminal import printable
 if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
     from aime.evaluation.forecasters import Forecaster
+    from aime.evaluation.learned_metrics import LearnedMetrics
     from aime.evaluation.record import RunFacts
 
 
@@ -54,6 +55,10 @@ class Evaluate:
     """Where the model runs: auto, cpu, cuda, cuda:1, ..."""
     report: bool = True
     """Write report.html as well."""
+    lpips_weights: tuple[Path, Path] | None = None
+    """Weights of AlexNet (torchvision's) and of LPIPS on it (v0.1/alex), as .safetensors. Nothing is downloaded."""
+    fvd_weights: Path | None = None
+    """I3D as TorchScript, for the Fréchet video distance."""
     protocol: EvaluationConfig = field(default_factory=EvaluationConfig)
     """How much is evaluated."""
 
@@ -65,6 +70,7 @@ class Evaluate:
 
         check_ranges(self)
         device = choose_device(self.device)
+        learned = self._learned_metrics(device)
         run = RunDirectory.find(self.run_path)
         out = self.out or run.root
         require_writable(out)
@@ -78,7 +84,9 @@ class Evaluate:
             from aime.evaluation.forecasters import RSSMForecaster
 
             extra |= {name: RSSMForecaster(baseline.model) for name, baseline in trained.items()}
-        evaluation = evaluate_model(model, source, self.protocol, extra=extra, device=device, progress=_say)
+        evaluation = evaluate_model(
+            model, source, self.protocol, extra=extra, device=device, progress=_say, learned=learned
+        )
         if evaluation.reconstruction["psnr"].mean is None and "reconstruction" not in evaluation.not_computed:
             raise ValueError(f"{run.weights}: what the model reconstructs is NaN on every held-out episode: no figures")
         summaries = {name: baseline.summary() for name, baseline in trained.items()}
@@ -95,6 +103,12 @@ class Evaluate:
         if self.report:
             print(f"report   {printable(out / 'report.html')}")
         return 0
+
+    def _learned_metrics(self, device: torch.device) -> LearnedMetrics:
+        from aime.evaluation.learned_metrics import LPIPS, LearnedMetrics, VideoFeatures
+
+        lpips = None if self.lpips_weights is None else LPIPS(*self.lpips_weights).to(device)
+        return LearnedMetrics(lpips, None if self.fvd_weights is None else VideoFeatures(self.fvd_weights))
 
     def _train_baselines(self, run: RunDirectory, source: EpisodeSource) -> dict[str, TrainedRSSM]:
         """The wanted rows of the table that are trained here, each for the CPU seconds that the model had."""

@@ -17,6 +17,7 @@ from aime.data import EpisodeSource, splits_for
 from aime.evaluation.bodies import fit_body_finder
 from aime.evaluation.filtering import ErrorSums, Filtered, filter_clips, score_one_step
 from aime.evaluation.forecasters import CopyLast, Forecaster, MeanImage, WorldModelForecaster
+from aime.evaluation.learned_metrics import LearnedMetrics
 from aime.evaluation.metrics import Estimate, average_per_episode, mean_over_episodes, psnr_per_episode
 from aime.evaluation.mixture import components_used
 from aime.evaluation.nonlinear_probe import fit_network
@@ -157,6 +158,7 @@ def evaluate_model(
     extra: Mapping[str, Forecaster] | None = None,
     device: torch.device | str = "cpu",
     progress: Callable[[str], None] | None = None,
+    learned: LearnedMetrics | None = None,
 ) -> Evaluation:
     """Evaluate a world model on the held-out split of a source.
 
@@ -167,6 +169,7 @@ def evaluate_model(
         extra: further forecasters by name, scored like the model.
         device: where the model is.
         progress: called with the name of each stage as it begins.
+        learned: networks of LPIPS and FVD.
 
     Raises:
         ValueError: when the held-out episodes are too short for the context and the shortest horizon.
@@ -182,7 +185,7 @@ def evaluate_model(
     clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
     mean_image = training_mean_image(source, training, config.mean_image_frames)
     bodies = fit_body_finder(source, training)
-    reasons = _reasons(source, clips, config)
+    reasons = _reasons(source, clips, config) | _not_learned(learned or LearnedMetrics())
     if bodies is not None and not bodies.trusted:
         reasons["psnr_union"] = (
             f"bodies cannot be told from the background in a picture alone (intersection over union with the masks "
@@ -201,7 +204,9 @@ def evaluate_model(
             "mean_image": MeanImage(mean_image),
         }
         forecasters |= extra or {}
-        open_loop = score_open_loop(forecasters, clips, config, ssim="ssim" not in reasons, bodies=bodies)
+        open_loop = score_open_loop(
+            forecasters, clips, config, ssim="ssim" not in reasons, bodies=bodies, learned=learned
+        )
         say("probes")
         probed = None
         if "probe" not in reasons:
@@ -211,6 +216,12 @@ def evaluate_model(
     return _collect(
         config, clips, held_out, filtered, one_step, open_loop, probed, accuracies, reasons, shown, begin, model
     )
+
+
+def _not_learned(learned: LearnedMetrics) -> dict[str, str]:
+    """Which figures of trained networks are not computed, and why."""
+    absent = {"lpips": learned.lpips is None, "fvd": learned.video is None}
+    return {name: f"no weights were given (--{name}-weights)" for name, missing in absent.items() if missing}
 
 
 def _quiet(stage: str) -> None:

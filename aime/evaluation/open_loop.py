@@ -12,6 +12,7 @@ from torch import Tensor
 from aime.evaluation.bodies import BodyFinder
 from aime.evaluation.ensemble import fair_crps, spread_and_error
 from aime.evaluation.forecasters import Forecast, Forecaster, ForecastTask
+from aime.evaluation.learned_metrics import LearnedMetrics, frechet_distance
 from aime.evaluation.metrics import (
     Estimate,
     average_per_episode,
@@ -23,7 +24,7 @@ from aime.evaluation.metrics import (
 )
 from aime.evaluation.protocol import Clips, EvaluationConfig
 
-METRICS = ("psnr", "psnr_body", "psnr_union", "ssim", "crps_body", "spread_ratio", "action_shuffle")
+METRICS = ("psnr", "psnr_body", "psnr_union", "ssim", "lpips", "crps_body", "spread_ratio", "action_shuffle")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class OpenLoopScore:
     """Horizon -> metric of ``METRICS`` -> estimate; a horizon that did not fit has ``Estimate.missing()``."""
     curve: dict[str, list[float]]
     """Mean PSNR over episodes at every frame 1 .. Hz: keys psnr and, with masks, psnr_body and psnr_union."""
+    fvd: float | None = None
+    """Fréchet video distance of the forecast frames from the true ones; None without its network."""
 
 
 class _Errors:
@@ -46,7 +49,8 @@ class _Errors:
         names = ("psnr", *(("psnr_body",) if masks else ()), *(("psnr_union",) if drawn else ()))
         self.squares = {name: torch.zeros(2, clips, horizon, dtype=torch.float64) for name in names}
         nothing = torch.full((clips, len(horizons)), float("nan"), dtype=torch.float64)
-        self.ssim, self.crps = nothing.clone(), nothing.clone()
+        self.ssim, self.lpips, self.crps = nothing.clone(), nothing.clone(), nothing.clone()
+        self.features: list[Tensor] = []  # (2, n, F) of forecasts and of the truth, in the order of the batches
         self.spread = torch.stack([nothing, nothing])  # (2, N, horizons): squared spread, squared error
 
     def add(self, index: slice, prediction: Tensor, target: Tensor, mask: Tensor | None, ssim: bool) -> None:
@@ -61,6 +65,15 @@ class _Errors:
             steps = [horizon - 1 for horizon in self.horizons]
             scores = structural_similarity(prediction[:, steps].flatten(0, 1), target[:, steps].flatten(0, 1))
             self.ssim[index] = scores.reshape(-1, len(steps)).double().cpu()
+
+    def add_learned(self, index: slice, prediction: Tensor, target: Tensor, learned: LearnedMetrics) -> None:
+        """What trained networks say of predictions (n, Hz, C, H, W): LPIPS at the horizons, features of the videos."""
+        steps = [horizon - 1 for horizon in self.horizons]
+        if learned.lpips is not None:
+            scores = learned.lpips(prediction[:, steps].flatten(0, 1), target[:, steps].flatten(0, 1))
+            self.lpips[index] = scores.reshape(-1, len(steps)).double().cpu()
+        if learned.video is not None:
+            self.features.append(torch.stack([learned.video(prediction), learned.video(target.to(prediction))]))
 
     def add_samples(self, index: slice, samples: Tensor, target: Tensor) -> None:
         """Scores of the ensemble (n, M, Hz, C, H, W) at the horizons, on the pixels that bodies reach."""
@@ -84,7 +97,7 @@ class _Errors:
                 values = psnr_per_episode(sums[:, horizon - 1], counts[:, horizon - 1], episodes)
                 figures[horizon][name] = mean_over_episodes(values)
             column = self.horizons.index(horizon)
-            for name, scores in (("ssim", self.ssim), ("crps_body", self.crps)):
+            for name, scores in (("ssim", self.ssim), ("lpips", self.lpips), ("crps_body", self.crps)):
                 figures[horizon][name] = mean_over_episodes(average_per_episode(scores[:, column], episodes))
             spread, error = (average_per_episode(part[:, column], episodes) for part in self.spread)
             ratio = np.sqrt(np.divide(spread, error, out=np.full_like(spread, np.nan), where=error > 0))
@@ -96,7 +109,7 @@ class _Errors:
             ]
             for name, (sums, counts) in self.squares.items()
         }
-        return OpenLoopScore(figures, curve)
+        return OpenLoopScore(figures, curve, frechet_distance(*torch.cat(self.features, 1)) if self.features else None)
 
 
 @dataclass(frozen=True)
@@ -127,6 +140,7 @@ def score_open_loop(
     ssim: bool = True,
     bodies: BodyFinder | None = None,
     shuffle: bool = True,
+    learned: LearnedMetrics | None = None,
 ) -> OpenLoop:
     """Forecast every clip with every forecaster and score it.
 
@@ -137,6 +151,7 @@ def score_open_loop(
         ssim: ``False`` leaves SSIM out (torchmetrics is not installed).
         bodies: where a picture shows a body and which pixels bodies reach; without it the figures that need it are
             missing (psnr_union, crps_body, spread_ratio).
+        learned: networks of LPIPS and FVD; without them these are missing.
         shuffle: ``False`` leaves action_shuffle and its second round of forecasts out.
 
     Every forecaster starts from the same seed, so adding one to the table changes no other row.
@@ -161,6 +176,7 @@ def score_open_loop(
                 if label not in errors:
                     errors[label] = _Errors(len(clips), reach, mask is not None, horizons, bodies)
                 errors[label].add(index, prediction, target, mask, ssim)
+                errors[label].add_learned(index, prediction, target, learned or LearnedMetrics())
             samples = forecast.mean[:, None] if forecast.rollouts is None else forecast.rollouts
             errors[name].add_samples(index, samples, target)
             if forecast.single is not None:

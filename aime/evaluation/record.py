@@ -58,6 +58,7 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
             str(horizon): {metric: {name: at(name, horizon, metric) for name in SERIES} for metric in METRICS}
             for horizon in horizons
         },
+        "fvd": {name: _fvd(evaluation, name) for name in SERIES},
         "reconstruction": evaluation.reconstruction,
         "one_step_prior": evaluation.one_step_prior,
         "probe": evaluation.probe,
@@ -69,6 +70,12 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
         },
         "slots": {"fg_ari": evaluation.foreground_ari},
     }
+
+
+def _fvd(evaluation: Evaluation, name: str) -> Estimate:
+    """Of one series; a distance of distributions has no standard error over episodes."""
+    score = evaluation.open_loop.scores.get(name)
+    return Estimate(None if score is None else score.fvd, None)
 
 
 def probe_columns(evaluation: Evaluation) -> dict[str, dict[str, Any]]:

@@ -95,4 +95,6 @@ def print_summary(evaluation: Evaluation, record: Mapping[str, Any], console: Co
     for table in summary_tables(evaluation, record):
         console.print(table)
     for name, reason in evaluation.not_computed.items():
+        if name in ("lpips", "fvd"):  # nobody who did not ask for them wants to be told; evaluation.json says it
+            continue
         console.print(f"[dim]not computed: {name}: {reason}[/dim]")

@@ -75,6 +75,7 @@ class GradientBalancer(ABC):
         self.get_share_params = get_share_params
         self.task_name = tuple(task_name) if task_name is not None else None
         self.matrix: GradientMatrix | None = None
+        self.task_names: tuple[str, ...] = ()  # of the last call, in the order of the matrix's rows
 
     @abstractmethod
     def weigh(self, gram: Tensor, losses: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:
@@ -170,7 +171,7 @@ class GradientBalancer(ABC):
         loss_scale: float | Tensor,
         ranks: Ranks | None,
     ) -> BalancedStep:
-        task_num = len(names)
+        task_num, self.task_names = len(names), names
         gram = matrix.gram()  # (T + 1, T + 1)
         if ranks is not None and self.rep_grad:
             # The representation's rows are those of each rank's samples: inner products add up over the ranks.

@@ -120,6 +120,22 @@ class GradientMatrix:
             gram[group.index[:, None], group.index[None, :]] += _chunked_gram(group.rows)
         return gram
 
+    def gram_of(self, members: Sequence[int]) -> Tensor:
+        """Inner products (T, T), float64, of the task gradients over some of the parameters, given by index.
+
+        Valid after the tasks were written, before and after `combine`.
+        """
+        gram = torch.zeros(self.task_num, self.task_num, dtype=torch.float64, device=self.parameters[0].device)
+        chosen = set(members)
+        for group in self._groups:
+            sizes = [self.parameters[index].numel() for index in group.parameters]
+            pieces = torch.split(group.rows[1:], sizes, dim=1)  # (m, P_i) each
+            kept = [piece for index, piece in zip(group.parameters, pieces, strict=True) if index in chosen]
+            if kept and group.tasks:
+                place = group.index[1:]
+                gram[place[:, None], place[None, :]] += _chunked_gram(torch.cat(kept, 1))
+        return gram
+
     def combine(self, gradient: Tensor, direction: Tensor, replace: Tensor) -> None:
         """Write `.grad` and replace the kept direction by linear combinations of the rows.
 

@@ -46,6 +46,7 @@ class LossAggregator:
         lambda_context: float | Tensor = 1.0,
         lambda_reward: float | Tensor = 1.0,
         lambda_continue: float | Tensor = 1.0,
+        lambda_img: float | Tensor = 1.0,
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Average the outputs' losses over time, weigh them and sum them by task.
 
@@ -61,12 +62,14 @@ class LossAggregator:
             lambda_context: weight of the context prediction loss.
             lambda_reward: weight of the reward loss.
             lambda_continue: weight of the continue loss.
+            lambda_img: weight of the adversarial task.
 
         Returns:
             All losses by name, each a 0-d tensor: the terms (recon_loss, kl_z, hierarchical_kl, attention_kl,
             cluster_entropy, gram_enc_loss, attention_diversity, perceiver_loss, attention_dynamics_loss,
-            context_prediction_loss, reward_loss, continue_loss), total_vae_loss, total_elbo (with the attention's KL),
-            total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by name.
+            context_prediction_loss, reward_loss, continue_loss; with critics img_adv_loss, temporal_adv_loss,
+            feat_match_loss and their weighted sum adversarial_loss), total_vae_loss, total_elbo (with the attention's
+            KL), total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by name.
         """
         weights = LossWeights(
             beta=beta,
@@ -78,6 +81,7 @@ class LossAggregator:
             lambda_context=lambda_context,
             lambda_reward=lambda_reward,
             lambda_continue=lambda_continue,
+            lambda_img=lambda_img,
         )
         losses: dict[str, Tensor] = {}
         task_losses: dict[str, Tensor] = {}

@@ -3,6 +3,7 @@
 from aime.training.checkpoint import Checkpoint, CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.dataset import DMCVBDataset
+from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import NonFiniteError
 from aime.training.loop import TrainResult, train
 from aime.training.protocol import SequenceModel, parameter_count
@@ -13,6 +14,7 @@ __all__ = [
     "CheckpointDirectory",
     "DMCVBDataset",
     "DMCVBTrainer",
+    "GradientMonitor",
     "NonFiniteError",
     "SequenceModel",
     "TrainConfig",

@@ -14,6 +14,8 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Export = Literal["best", "last"]
 WEIGHT = Range(0, 1e6)  # of a loss
 
+RGB_OPTIONS: dict[str, Any] = {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -75,14 +77,18 @@ class TrainConfig:
     """Weight of the Gram loss against the teacher."""
     lambda_diversity: Annotated[float, WEIGHT] = 0.01
     """Weight of the slots' diversity."""
+    lambda_img: Annotated[float, WEIGHT] = 1.0
+    """Weight of the adversarial task, where the model has critics. RGB gives every task's gradient the same length:
+    with it, this says only whether there is such a task."""
 
     balancer: str = "rgb"
-    """Gradient balancer over the tasks: "rgb" or "sum"."""
-    balancer_options: dict[str, Any] = field(
-        default_factory=lambda: {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
-    )
-    """Options of the balancer, by name; those of another balancer than RGB have to be given with it."""
+    """Gradient balancer over the tasks: "rgb" or "sum", or with the extra torchjd "upgrad", "mgda", "pcgrad",
+    "aligned_mtl", "imtl_g" or "config"."""
+    balancer_options: dict[str, Any] = field(default_factory=lambda: dict(RGB_OPTIONS))
+    """Options of the balancer, by name; none where another balancer than RGB is named without any."""
 
+    gradients_every: Annotated[int, Range(0, 10**9)] = 0
+    """Steps between two reports of each task's gradient in each part of the model, norms and cosines; 0: none."""
     log_every: Annotated[int, Range(1, 10**9)] = 10
     """Steps between two lines of metrics.jsonl."""
     validate_every: Annotated[int, Range(0, 10**9)] = 200
@@ -93,6 +99,11 @@ class TrainConfig:
     """Steps between two checkpoints; 0 saves only at the end."""
     keep_checkpoints: Annotated[int, Range(1, 10**6)] = 2
     """Latest checkpoints to keep; the best one by validation is kept besides."""
+    validation_films: Annotated[int, Range(0, 64)] = 2
+    """Held-out windows that each validation draws for TensorBoard and W&B: truth, reconstruction, open loop, map."""
+    wandb_project: str | None = None
+    """Send metrics and films to this project of Weights & Biases, with the extra tracking; under `WANDB_MODE=offline`
+    they stay in the run directory."""
     best_metric: str = "total_loss"
     """Validation loss that decides which checkpoint is the best."""
     export: Export = "best"
@@ -112,6 +123,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.balancer != "rgb" and self.balancer_options == RGB_OPTIONS:  # the default is of RGB alone
+            object.__setattr__(self, "balancer_options", {})
         if self.epochs is None and self.steps is None and self.seconds is None:
             raise OptionError("expected an end of the run (epochs, steps or seconds), found none of them")
         if self.beta_min > self.beta_max:
@@ -133,6 +146,8 @@ class TrainConfig:
             raise OptionError(f"preset: expected one of {', '.join(PRESETS)}, found {name!r}{hint}")
         values = dict(PRESETS[name])
         overrides = resolve_aliases(overrides)
+        if overrides.get("balancer", "rgb") != "rgb":  # the presets' options are RGB's
+            values.pop("balancer_options", None)
         if any(overrides.get(limit) is not None for limit in ("epochs", "steps", "seconds")):
             for limit in ("epochs", "steps", "seconds"):
                 values.pop(limit, None)
@@ -149,7 +164,7 @@ class TrainConfig:
 
     def loss_weights(self) -> dict[str, float]:
         """The weights that the model's losses take, beta aside."""
-        names = ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram", "lambda_diversity")
+        names = ("entropy_weight", "lambda_recon", "lambda_att_dyn", "lambda_gram", "lambda_diversity", "lambda_img")
         return {name: getattr(self, name) for name in names}
 
 

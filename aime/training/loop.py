@@ -23,11 +23,12 @@ from aime.ranks import Ranks
 from aime.training import schedule
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
+from aime.training.experiment_tracking import WeightsAndBiases, load_wandb
 from aime.training.guard import NonFiniteError, check_parameters
 from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
-from aime.training.protocol import SequenceModel, optimizers_of
+from aime.training.protocol import SequenceModel
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
@@ -103,6 +104,8 @@ def train(
     if device.type == "cpu":
         keep_freed_memory()
     check_fit(model, source)
+    if config.wandb_project is not None:
+        load_wandb()  # its absence is said before a run directory is begun
     with contextlib.ExitStack() as held:
         run = None if run_directory is None else RunDirectory(run_directory)
         if run is not None and (ranks is None or ranks.leads):
@@ -128,7 +131,9 @@ def train(
         if run is not None and session.leads:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
-            session.sinks = open_sinks(run.path, tensorboard=tensorboard, resume_step=step)
+            project = config.wandb_project
+            tracked = [] if project is None else [WeightsAndBiases(project, run.path, step)]
+            session.sinks = [*open_sinks(run.path, tensorboard=tensorboard, resume_step=step), *tracked]
             for sink in session.sinks:
                 held.callback(sink.close)
         session.progress = make_progress(show_progress and session.leads)
@@ -158,7 +163,8 @@ def loop(session: Session, watch: Stopwatch) -> None:
         improved = False
         if logs:
             check_parameters(session.model, step, config.learning_rate)
-            record = session.means.read()  # waits for the device: only now is the time that of these steps
+            # Reading waits for the device: only now is the time that of these steps.
+            record = session.means.read() | session.gradients.read()
             watch.read()
             record |= window.rates(session)
             if validates:
@@ -187,11 +193,10 @@ def due(step: int, every: int) -> bool:
 def step_once(session: Session, batch: Batch) -> None:
     """One optimizer step at the scheduled learning rate and beta."""
     config = session.config
-    optimizer, _ = optimizers_of(session.model)
     fraction = session.fraction
     if config.steps is not None:  # a step has the rate of its end, so that the first of few is not idle
         fraction = min(1.0, fraction + 0.5 / config.steps)
-    schedule.set_learning_rate(optimizer, session.peaks, schedule.learning_rate_factor(config, fraction))
+    session.set_learning_rates(schedule.learning_rate_factor(config, fraction))
     autocast = autocast_dtype(config, session.device)
     metrics = session.model.training_step_sequence(
         batch.observations,
@@ -207,6 +212,8 @@ def step_once(session: Session, batch: Batch) -> None:
         **session.together,
     )
     session.guard.update(metrics["finite"])
+    if due(session.counters.step + 1, config.gradients_every):
+        session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
     if session.memory is not None and isinstance(session.model, RehearsingModel):
         step, generator = session.counters.step, session.generator
         metrics |= rehearse(session.model, session.memory, config, step, generator, autocast, session.ranks)
@@ -237,6 +244,7 @@ def validate(session: Session) -> dict[str, float]:
     session.validated = session.counters.step
     with session.averaged():
         losses = held_out_losses(session.model, session.data.validation, session.config, session.device, session.ranks)
+        session.show_pictures()
     return {f"validation/{name}": value for name, value in losses.items()}
 
 

@@ -8,15 +8,16 @@ import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from aime.files import naming, write_text
+from aime.training.pictures import Pictures, encode_gif
 
 Record = Mapping[str, float]
 
 
 class MetricSink(Protocol):
-    """A destination of metrics. W&B and others are one class with these two methods."""
+    """A destination of metrics: one class with these two methods."""
 
     def write(self, step: int, record: Record) -> None:
         """Take one step's metrics."""
@@ -24,6 +25,15 @@ class MetricSink(Protocol):
 
     def close(self) -> None:
         """Flush and release."""
+        ...
+
+
+@runtime_checkable
+class FilmSink(Protocol):
+    """A destination that shows films, too."""
+
+    def show(self, step: int, pictures: Pictures) -> None:
+        """Take what validation drew."""
         ...
 
 
@@ -92,6 +102,19 @@ class TensorBoard:
         """Add scalars."""
         for name, value in record.items():
             self._writer.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+    def show(self, step: int, pictures: Pictures) -> None:
+        """Add films, as the animated images that TensorBoard plays: validation/<name>/<window>."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        for name, films in pictures.films.items():
+            for index, film in enumerate(films):
+                _, channels, height, width = film.shape
+                image = Summary.Image(
+                    height=height, width=width, colorspace=channels, encoded_image_string=encode_gif(film)
+                )
+                value = Summary.Value(tag=f"validation/{name}/{index}", image=image)
+                self._writer._get_file_writer().add_summary(Summary(value=[value]), step)
 
     def close(self) -> None:
         """Flush and close the event file."""

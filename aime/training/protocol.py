@@ -79,6 +79,22 @@ class SequenceModel(Protocol):
         ...
 
 
+class SecondPlayer(Protocol):
+    """Who learns against the model, with an optimizer of its own, over parameters that the model holds.
+
+    The model steps it within `training_step_sequence`; the loop gives it the schedule of the learning rate and keeps
+    the optimizer's state in checkpoints, as it does for the model's own.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+
+def second_player_of(model: SequenceModel) -> SecondPlayer | None:
+    """The model's `opponent`, if it has one."""
+    player: SecondPlayer | None = getattr(model, "opponent", None)
+    return player
+
+
 def optimizers_of(model: SequenceModel) -> tuple[torch.optim.Optimizer, GradientBalancer]:
     """The model's optimizer and balancer; RuntimeError before `configure_optimizer`."""
     if model.optimizer is None or model.rgb_optimizer is None:

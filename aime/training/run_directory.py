@@ -6,6 +6,7 @@ runs/<name>/
     metrics.jsonl    one line per logged step
     timing.json      seconds of training, frames trained; other commands add their own keys
     tensorboard/     event files
+    wandb/           those of W&B, where it is asked for
     checkpoints/     step_*/ and best.json
     weights/         what save_pretrained exported at the end
     .trainer.lock    while a trainer writes here
@@ -31,7 +32,7 @@ from aime.locking import hold
 from aime.ranges import show
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-OWN_ENTRIES = ("config.json", "run.json", "metrics.jsonl", "tensorboard", "checkpoints", "weights")
+OWN_ENTRIES = ("config.json", "run.json", "metrics.jsonl", "tensorboard", "wandb", "checkpoints", "weights")
 
 
 class RunDirectory:

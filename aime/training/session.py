@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from aime.training.batches import TrainingData
 from aime.training.checkpoint import Checkpoint, CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.distributed import check_world
+from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
-from aime.training.metric_log import MetricSink
+from aime.training.metric_log import FilmSink, MetricSink
+from aime.training.pictures import draw
 from aime.training.progress import Progress, Silent
-from aime.training.protocol import SequenceModel, optimizers_of, parameter_count
+from aime.training.protocol import SequenceModel, optimizers_of, parameter_count, second_player_of
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel
 from aime.training.run_directory import RunDirectory
 from aime.training.training_state import Counters, TensorHolder, capture, restore
@@ -37,10 +40,11 @@ class Session:
     data: TrainingData
     device: torch.device
     generator: torch.Generator
-    peaks: list[float]
+    peaks: list[list[float]]  # of each parameter group of each of `optimizers`
     guard: FiniteGuard
     counters: Counters = field(default_factory=Counters)
     means: RunningMeans = field(default_factory=RunningMeans)
+    gradients: RunningMeans = field(default_factory=RunningMeans)
     sinks: list[MetricSink] = field(default_factory=list)
     checkpoints: CheckpointDirectory | None = None
     run: RunDirectory | None = None
@@ -70,6 +74,31 @@ class Session:
     def averaged(self) -> AbstractContextManager[None]:
         """The model with its averaged weights, where they are averaged."""
         return nullcontext() if self.average is None else self.average.in_place()
+
+    def show_pictures(self) -> None:
+        """Draw held-out windows for those sinks that show films; nothing of the run changes by it."""
+        sinks = [sink for sink in self.sinks if isinstance(sink, FilmSink)]
+        if not sinks or not self.config.validation_films:
+            return
+        pictures = draw(self.model, self.data.validation[0], self.config.validation_films, self.config.seed)
+        for sink in sinks:
+            sink.show(self.counters.step, pictures)
+
+    @cached_property
+    def monitor(self) -> GradientMonitor:
+        """What tasks do to parts of the model."""
+        return GradientMonitor(self.model)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The model's and, where it has one, the second player's."""
+        player = second_player_of(self.model)
+        return [optimizers_of(self.model)[0], *([] if player is None else [player.optimizer])]
+
+    def set_learning_rates(self, factor: float) -> None:
+        """Every group of every player to its peak rate times the factor."""
+        for optimizer, peaks in zip(self.optimizers, self.peaks, strict=True):
+            schedule.set_learning_rate(optimizer, peaks, factor)
 
     @property
     def epochs(self) -> float:
@@ -110,11 +139,15 @@ def start_session(
     generator = torch.Generator(device).manual_seed(config.seed)
     model.to(device)
     model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
-    optimizer, _ = optimizers_of(model)
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    if ranks is not None and second_player_of(model) is not None:
+        raise OptionError(
+            f"model: expected one without critics in a run of {ranks.size} processes, which would each train critics of "
+            "their own, found one with them"
+        )
     data = TrainingData.open(source, config, device, ranks)
-    session = Session(model, config, data, device, generator, peaks, FiniteGuard(config.bad_steps_allowed, device))
+    session = Session(model, config, data, device, generator, [], FiniteGuard(config.bad_steps_allowed, device))
     session.ranks, session.means = ranks, RunningMeans(ranks)
+    session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
     session.memory = make_memory(model, data, config, device) if config.rehearsals else None
     return session

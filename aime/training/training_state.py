@@ -21,7 +21,7 @@ from aime.tensor_files import check_finite, check_tensor_like, check_tensors, fi
 from aime.training.checkpoint import Checkpoint
 from aime.training.guard import FiniteGuard
 from aime.training.optimizer_state import check_optimizer, optimizer_tensors, optimizer_values, restore_optimizer
-from aime.training.protocol import SequenceModel, optimizers_of
+from aime.training.protocol import SequenceModel, optimizers_of, second_player_of
 
 SECTIONS = ("counters", "sampler", "random", "config")
 
@@ -66,7 +66,9 @@ def capture(
     optimizer, balancer = optimizers_of(model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors.update({f"optimizer/{name}": tensor for name, tensor in optimizer_tensors(optimizer, names).items()})
+    players = _players(model, optimizer)
+    for prefix, player in players.items():
+        tensors.update({f"{prefix}/{name}": tensor for name, tensor in optimizer_tensors(player, names).items()})
     tensors.update({f"balancer/{name}": tensor for name, tensor in balancer.state_dict().items()})
     tensors.update(_random_tensors(generator))
     tensors.update({f"guard/{name}": tensor for name, tensor in guard.tensors().items()})
@@ -77,7 +79,7 @@ def capture(
     values = {
         "counters": vars(counters).copy(),
         "sampler": loader.state_dict(),
-        "optimizer": optimizer_values(optimizer, names),
+        **{prefix: optimizer_values(player, names) for prefix, player in players.items()},
         "random": {
             "python": [python_version, list(python_words), python_gauss],
             "numpy": [name, np.asarray(words).tolist(), *rest],
@@ -108,14 +110,15 @@ def restore(
             raise DamagedFileError(place, expected=f"a checkpoint of a run, with {section}", found="none")
     _check_config(place, values["config"], model.config.to_dict())
     kept = kept or {}
-    known = ("model/", "optimizer/", "balancer/", "random/", "guard/", *(f"{prefix}/" for prefix in kept))
+    players = _players(model, optimizer)
+    known = ("model/", "balancer/", "random/", "guard/", *(f"{prefix}/" for prefix in (*players, *kept)))
     surplus = [name for name in tensors if not name.startswith(known)]
     if surplus:
         raise DamagedFileError(place, expected=f"names that begin with {', '.join(known)}", found=repr(surplus[0]))
-    weights, moments, plain = _under(tensors, "model/"), _under(tensors, "optimizer/"), values.get("optimizer", {})
-    parameters = dict(model.named_parameters())
+    weights, parameters = _under(tensors, "model/"), dict(model.named_parameters())
     check_weights(place, weights, model)
-    check_optimizer(place, optimizer, parameters, moments, plain)
+    for prefix, player in players.items():
+        check_optimizer(place, player, parameters, _under(tensors, f"{prefix}/"), values.get(prefix, {}))
     state = _under(tensors, "balancer/")
     try:
         balancer.check_state_dict(state)
@@ -130,7 +133,8 @@ def restore(
     counters = _counters(place, values["counters"])
 
     model.load_state_dict(weights)
-    restore_optimizer(optimizer, parameters, moments, plain)
+    for prefix, player in players.items():
+        restore_optimizer(player, parameters, _under(tensors, f"{prefix}/"), values.get(prefix, {}))
     balancer.load_state_dict(state)
     guard.load_tensors(_under(tensors, "guard/"))
     for prefix, holder in kept.items():
@@ -163,6 +167,12 @@ def check_weights(place: str, weights: Mapping[str, Tensor], model: SequenceMode
     buffer = first_non_finite(weights, infinity_counts=False)
     if buffer is not None:
         raise ValueError(f"{place}: model: {buffer}: expected no NaN, found some")
+
+
+def _players(model: SequenceModel, optimizer: torch.optim.Optimizer) -> dict[str, torch.optim.Optimizer]:
+    """Optimizers by their prefix in a checkpoint: the model's, and the second player's where there is one."""
+    player = second_player_of(model)
+    return {"optimizer": optimizer} | ({} if player is None else {"opponent": player.optimizer})
 
 
 def _place(checkpoint: Checkpoint) -> str:

@@ -123,6 +123,26 @@ class WorldModelConfig:
     gram_frames: Annotated[int, Range(0, 4096)] = 0
     """Frames a sequence on which the Gram loss is evaluated; 0: no Gram loss and no teacher."""
 
+    adversarial: bool = False
+    """A fourth task: critics of images and videos (see `aime.adversarial`); off, since at equal CPU time it did not pay
+    (docs/ablations.md)."""
+    critic_channels: Count = 32
+    """Channels of the first level of either critic's trunk."""
+    critic_dim: Annotated[int, Range(2, 65536)] = 128
+    """Width of the video critic's transformer."""
+    critic_layers: Annotated[int, Range(1, 64)] = 2
+    """Layers of that transformer."""
+    critic_heads: Annotated[int, Range(1, 64)] = 4
+    """Attention heads of that transformer."""
+    critic_share: Annotated[float, Range(above=0, to=1)] = 0.25
+    """Share of the sequences of a batch that critics see, and that the fourth task is computed on."""
+    critic_steps: Annotated[int, Range(1, 100)] = 1
+    """n_critic, steps of the critics for one of the model, on the same frames."""
+    critic_rate: Annotated[float, Range(above=0, to=100)] = 0.1
+    """Learning rate of the critics over that of the model."""
+    gradient_penalty: Annotated[float, Range(0, 1e6)] = 10.0
+    """Weight of the critics' gradient penalty."""
+
     def __post_init__(self) -> None:
         for name in ("encoder_channels", "decoder_channels"):
             value = getattr(self, name)
@@ -146,6 +166,11 @@ class WorldModelConfig:
             raise OptionError(
                 f"latent_channels: expected a multiple of perceiver_heads = {self.perceiver_heads}, "
                 f"found {self.latent_channels}"
+            )
+
+        if self.critic_dim % self.critic_heads or self.critic_dim % 2:
+            raise OptionError(
+                f"critic_dim: expected an even multiple of critic_heads = {self.critic_heads}, found {self.critic_dim}"
             )
 
     @property
@@ -220,6 +245,9 @@ ALIASES: dict[str, str] = {
     "perceiver_code_dim": "code_dim",
     "downsample_perceiver": "downsample",
     "context_window_size": "context_window",
+    "img_disc_layers": "critic_layers",
+    "disc_num_heads": "critic_heads",
+    "n_critic": "critic_steps",
 }
 """Constructor names of the older documents, and the fields they mean."""
 
@@ -282,6 +310,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "attention_channels": 32,
         "attention_prior_channels": 16,
         "attention_share": 0.25,
+        "critic_channels": 16,
+        "critic_dim": 64,
+        "critic_layers": 1,
     },
     "tier1": {
         "image_size": 64,

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from aime.adversarial import CriticPlayer
 from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
@@ -53,6 +54,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         self.loss_aggregator = LossAggregator()
         self.optimizer: torch.optim.Optimizer | None = None
         self.rgb_optimizer: GradientBalancer | None = None
+        self.opponent: CriticPlayer | None = None
 
     # ------------------------------------------------------------------ training
 
@@ -90,6 +92,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         lambda_att_dyn: float = 0.1,
         lambda_gram: float = 0.05,
         lambda_diversity: float = 0.01,
+        lambda_img: float = 1.0,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
         ranks: Ranks | None = None,
@@ -106,16 +109,18 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
             lambda_att_dyn=lambda_att_dyn,
             lambda_gram=lambda_gram,
             lambda_diversity=lambda_diversity,
+            lambda_img=lambda_img,
         )
         return losses, outputs
 
     def configure_optimizer(
         self, learning_rate: float = 3e-4, weight_decay: float = 1e-5, balancer: str = "rgb", **options: Any
     ) -> None:
-        """Give the model its AdamW optimizer and gradient balancer; options go to the balancer."""
+        """Give the model its AdamW optimizer and gradient balancer (which takes the options), the critics theirs."""
         self.optimizer, self.rgb_optimizer = training_step.make_optimizer(
             self, learning_rate, weight_decay, balancer, self.get_share_params, **options
         )
+        self.opponent = training_step.make_opponent(self, learning_rate)
 
     def get_share_params(self) -> list[nn.Parameter]:
         """What the balancer moves: all that is trainable."""
@@ -139,6 +144,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
             RuntimeError: ``configure_optimizer`` was not called.
         """
         optimizer, balancer = self._configured()
+        options = {"opponent": self.opponent, **options}
         return training_step.training_step(
             self, optimizer, balancer, self.loss_aggregator, observations, actions, rewards, continues, **options
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -148,6 +149,11 @@ def _losses(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -
         "context_prediction_loss": lambda: result.context_loss,
         "K_eff": lambda: parts.prior.effective_components(foreseen.prior.log_pi).mean(),
     }
+    if parts.critics is not None and result.contest is not None:
+        told = functools.cache(functools.partial(parts.critics.generator_losses, result.contest))
+        entries["img_adv_loss"] = lambda: told().image
+        entries["temporal_adv_loss"] = lambda: told().temporal
+        entries["feat_match_loss"] = lambda: told().features
     for name, loss in (("reward_loss", heads.reward_loss), ("continue_loss", heads.continue_loss)):
         if loss is not None:
             entries[name] = lambda loss=loss: loss  # type: ignore[misc]

@@ -11,6 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
+from aime.adversarial import Critics
 from aime.attention_schema import AttentionSchema
 from aime.encoder_decoder import GramLoss, PixelStatistics, VAEDecoder, VAEEncoder, make_likelihood
 from aime.generative_prior import DPGMMPrior, PriorParameters
@@ -102,6 +103,7 @@ class WorldModelParts(nn.Module):
         self.continue_head = mlp((config.hidden_dim, config.hidden_dim // 2, 1))
         self.gram_loss = GramLoss()
         self.teacher_trunk = copy.deepcopy(trunk).requires_grad_(False) if config.gram_frames else None
+        self.critics = make_critics(config) if config.adversarial else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     # ------------------------------------------------------------------ pixels
@@ -264,8 +266,12 @@ class WorldModelParts(nn.Module):
 
     @property
     def trainable(self) -> list[nn.Parameter]:
-        """Parameters that the optimizer moves (the teacher's are not among them), always in the same order."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+        """Parameters that the optimizer moves (neither the teacher's nor the critics'), always in the same order."""
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not name.startswith("critics.")
+        ]
 
 
 def channels_last(image: Tensor) -> Tensor:
@@ -309,4 +315,18 @@ def make_attention(config: WorldModelConfig, feature_channels: int) -> Attention
         state_channels=config.attention_prior_channels,
         trunk_channels=feature_channels,
         posterior_hidden_dim=0,
+    )
+
+
+def make_critics(config: WorldModelConfig) -> Critics:
+    """The fourth task's critics of images (C, H, W) and of videos of them."""
+    return Critics(
+        config.image_channels,
+        config.image_size,
+        config.latent_dim,
+        channels=config.critic_channels,
+        hidden_dim=config.critic_dim,
+        n_layers=config.critic_layers,
+        n_heads=config.critic_heads,
+        penalty=config.gradient_penalty,
     )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime.adversarial import Contest
 from aime.attention_schema import AttentionForecast, precision_weights
 from aime.encoder_decoder import GaussianLikelihood
 from aime.nn import expect_shape
@@ -78,6 +79,8 @@ class SequencePass:
     """()."""
     perceiver_losses: dict[str, Tensor]
     """Empty without context."""
+    contest: Contest | None
+    """Frames and their reconstructions for the critics; None without critics, and in evaluation."""
 
 
 def forward_sequence(
@@ -136,6 +139,7 @@ def forward_sequence(
         else parts.perceiver.compute_loss(
             seen.perceiver, seen.frames, share=parts.config.perceiver_share if parts.training else 1.0
         ),
+        contest=oppose(parts, seen, inferred, decoded),
     )
 
 
@@ -163,7 +167,10 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
     length = inferred.latent.shape[1]
     count = max(round(parts.config.decoded_share * length), 1)
     times = torch.arange(length, device=inferred.latent.device)
-    if parts.training and count < length:
+    if parts.training and count < length and parts.critics is not None:  # a critic of motion wants neighbours
+        first = torch.randint(length - count + 1, (1,), device=times.device, generator=generator)
+        times = first + times[:count]
+    elif parts.training and count < length:
         times = torch.randperm(length, device=times.device, generator=generator)[:count].sort().values
     latent, hidden = inferred.latent[:, times].flatten(0, 1), inferred.previous_hidden[:, times].flatten(0, 1)
     parameters = parts.decoder(latent, hidden)  # (B n, channels, H, W)
@@ -177,6 +184,24 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
     else:
         nll = parts.likelihood.nll(parameters, pixels, target * pixels.spread + pixels.mean, weights)
     return Decoded(times, parameters, nll.unflatten(0, (-1, len(times))))
+
+
+def oppose(parts: WorldModelParts, seen: Perceived, inferred: Inferred, decoded: Decoded) -> Contest | None:
+    """What the critics are shown: frames and mean reconstructions of ``critic_share`` of the sequences, whitened.
+
+    Whitened, since a pole of two pixels is little of an image otherwise. The mean of the likelihood is differentiable,
+    where samples of it are not. In training alone: a critic's score has no scale that held-out losses could be compared
+    on.
+    """
+    if parts.critics is None or not parts.training:
+        return None
+    batch, frames = seen.frames.shape[0], len(decoded.times)
+    count = max(round(parts.config.critic_share * batch), 1)
+    pixels = parts.pixels
+    images = parts.likelihood.mean(decoded.parameters[: count * frames], pixels).float()  # (b n, C, H, W)
+    fake = ((images - pixels.mean) * (CONTRAST / pixels.spread)).unflatten(0, (count, frames))  # (b, n, C, H, W)
+    real = seen.frames[:count, decoded.times]  # (b, n, C, H, W)
+    return Contest(real.float(), fake, inferred.latent[:count, decoded.times].detach().float())
 
 
 def judge(parts: WorldModelParts, hidden: Tensor, rewards: Tensor | None, continues: Tensor | None) -> Heads:

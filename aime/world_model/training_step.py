@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
 from aime.multi_task_learning.balancer import GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
+from aime.nn import apply_step
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.ranks import Ranks
 from aime.world_model.outputs import SequenceOutputs
@@ -41,8 +43,9 @@ def parameter_groups(parts: WorldModelParts, learning_rate: float, weight_decay:
     Large matrices of recurrence and prior are in groups of their own, marked ``orthogonal``.
     """
     groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    moved = {id(parameter) for parameter in parts.trainable}
     for name, parameter in parts.named_parameters():
-        if not parameter.requires_grad:
+        if id(parameter) not in moved:
             continue
         part = name.partition(".")[0]
         initial_state = part == "dynamics" and ".initial_" in name
@@ -89,6 +92,13 @@ def make_optimizer(
     return optimizer, make_balancer(balancer, device=device, get_share_params=get_share_params, **options)
 
 
+def make_opponent(parts: WorldModelParts, learning_rate: float) -> CriticPlayer | None:
+    """The critics' own optimizer, at ``critic_rate`` times the model's rate; None without critics."""
+    if parts.critics is None:
+        return None
+    return CriticPlayer(parts.critics, parts.config.critic_rate * learning_rate, parts.config.critic_steps)
+
+
 def training_step(
     parts: WorldModelParts,
     optimizer: torch.optim.Optimizer,
@@ -105,9 +115,11 @@ def training_step(
     lambda_att_dyn: float = 0.1,
     lambda_gram: float = 0.05,
     lambda_diversity: float = 0.01,
+    lambda_img: float = 1.0,
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
+    opponent: CriticPlayer | None = None,
     after_pass: Callable[[SequencePass], None] | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
@@ -128,9 +140,11 @@ def training_step(
         lambda_att_dyn: weight of the attention's motion loss.
         lambda_gram: weight of the Gram loss.
         lambda_diversity: weight of the slots' diversity.
+        lambda_img: weight of the adversarial task, where there are critics.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
+        opponent: steps the critics on this step's frames and reconstructions, after the model's own step.
         after_pass: called with the pass when the step is done, for those who keep something of it.
         ranks: the processes of a distributed step, each with its rows of the batch; gradients, codebook and teacher
             become those of one process with the whole batch. Losses and metrics that are no gradients' are of this
@@ -152,6 +166,7 @@ def training_step(
         lambda_att_dyn=lambda_att_dyn,
         lambda_gram=lambda_gram,
         lambda_diversity=lambda_diversity,
+        lambda_img=lambda_img,
     )
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
@@ -161,6 +176,8 @@ def training_step(
     if after_pass is not None:
         after_pass(result)
     metrics = {name: value.detach() for name, value in losses.items()}
+    if opponent is not None and result.contest is not None:
+        metrics |= opponent.step(result.contest, generator)
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
     for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
@@ -208,20 +225,6 @@ def rehearsal_step(
     finite = torch.isfinite(norm) & torch.isfinite(loss)
     apply_step(optimizer, finite)
     return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
-
-
-def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Step unless a gradient is not finite; fused AdamW takes the decision on the device, without a host sync."""
-    if not isinstance(optimizer, torch.optim.AdamW):
-        if bool(finite):
-            optimizer.step()
-        return
-    optimizer.found_inf = 1.0 - finite.float()  # type: ignore[attr-defined]
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
-    try:
-        optimizer.step()
-    finally:
-        del optimizer.found_inf, optimizer.grad_scale  # type: ignore[attr-defined]
 
 
 @torch.no_grad()

@@ -92,7 +92,17 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
     path = tmp_path / "metrics.json"
     write_json(path, metrics_record(evaluation, FACTS))
     record = json.loads(path.read_text())
-    measured = {"open_loop", "reconstruction", "one_step_prior", "probe", "codebook", "mixture", "tokens", "slots"}
+    measured = {
+        "open_loop",
+        "fvd",
+        "reconstruction",
+        "one_step_prior",
+        "probe",
+        "codebook",
+        "mixture",
+        "tokens",
+        "slots",
+    }
     about = {
         "schema",
         "task",
@@ -123,10 +133,11 @@ def test_metrics_json_has_exactly_the_keys_of_the_schema(evaluation: Evaluation,
         assert list(tree["open_loop"]) == ["1", "5", "15", "45"]
         for horizon in tree["open_loop"].values():
             assert set(horizon) == {
-                *("psnr", "psnr_body", "psnr_union", "ssim"),
+                *("psnr", "psnr_body", "psnr_union", "ssim", "lpips"),
                 *("crps_body", "spread_ratio", "action_shuffle"),
             }
             assert all(set(row) == SERIES for row in horizon.values())
+        assert set(tree["fvd"]) == SERIES
         assert set(tree["reconstruction"]) == set(tree["one_step_prior"]) == {"psnr", "psnr_body"}
         assert set(tree["probe"]) == {
             f"{name}_r2{kind}" for name in ("qpos", "qvel", "reward") for kind in ("", "_nonlinear")

@@ -11,12 +11,15 @@ from aime.multi_task_learning.losses.task_loss import (
 
 # isort: split
 # The order of these imports is the order of the tasks.
+# ruff: isort: off
 from aime.multi_task_learning.losses.elbo import ELBOLoss
 from aime.multi_task_learning.losses.perceiver import PerceiverLoss
 from aime.multi_task_learning.losses.predictive import PredictiveLoss
+from aime.multi_task_learning.losses.adversarial import AdversarialLoss
 
 __all__ = [
     "LOSSES",
+    "AdversarialLoss",
     "ELBOLoss",
     "LossWeights",
     "PerceiverLoss",

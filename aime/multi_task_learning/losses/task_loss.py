@@ -27,6 +27,7 @@ class LossWeights:
         lambda_context: weight of the context prediction loss.
         lambda_reward: weight of the reward loss.
         lambda_continue: weight of the continue loss.
+        lambda_img: weight of the adversarial task.
     """
 
     beta: float | Tensor = 1.0
@@ -38,6 +39,7 @@ class LossWeights:
     lambda_context: float | Tensor = 1.0
     lambda_reward: float | Tensor = 1.0
     lambda_continue: float | Tensor = 1.0
+    lambda_img: float | Tensor = 1.0
 
 
 @dataclass(frozen=True)
