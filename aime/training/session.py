@@ -141,8 +141,8 @@ def start_session(
     model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
     if ranks is not None and second_player_of(model) is not None:
         raise OptionError(
-            f"model: expected one without critics in a run of {ranks.size} processes, which would each train critics of "
-            "their own, found one with them"
+            f"model: expected one without critics in a run of {ranks.size} processes, since each would train critics "
+            "of its own; found one with them"
         )
     data = TrainingData.open(source, config, device, ranks)
     session = Session(model, config, data, device, generator, [], FiniteGuard(config.bad_steps_allowed, device))
