@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from aime import cli
+from aime.documented_names import Becomes, Entry, Kept, Only, Retired
+from aime.documented_tables import TABLES
 from aime.evaluation.protocol import EvaluationConfig
+from aime.legacy.names import MODULES
 from aime.training import TrainConfig
 from aime.training.cli import field_docs
 from aime.training.config import PRESETS as TRAIN_PRESETS
@@ -95,6 +98,39 @@ def presets_table(config: type[Any], presets: dict[str, dict[str, Any]], unset: 
 def aliases_table() -> str:
     """The older constructor names, and the fields they mean."""
     return table(("older name", "field"), [(f"`{old}`", f"`{new}`") for old, new in ALIASES.items()], first_right=2)
+
+
+def arguments_table() -> str:
+    """The documented constructor arguments of every class, and what becomes of each."""
+    rows = [
+        (f"`{cls}`", f"`{name}`", fate(entry)) for cls, made in TABLES.items() for name, entry in made.entries.items()
+    ]
+    return table(("class", "argument", "here"), rows, first_right=3)
+
+
+def fate(entry: Entry) -> str:
+    """What becomes of a documented argument, in words."""
+    if isinstance(entry, str):
+        return f"`{entry}`"
+    if isinstance(entry, Becomes):
+        return entry.says
+    if isinstance(entry, Kept):
+        return f"for the trainer and `optimizer`: `{entry.option}`"
+    if isinstance(entry, Only):
+        return f"{plain(entry.value)} is what happens; anything else warns: {entry.advice}"
+    if isinstance(entry, Retired):
+        return f"warns: {entry.advice}"
+    return "the module is moved there"
+
+
+def old_paths_table() -> str:
+    """The import paths of the older documents, and what they lead to."""
+    rows = []
+    for name, names in MODULES.items():
+        targets = {names} if isinstance(names, str) else {target.partition(":")[0] for target in names.values()}
+        what = "the whole of it" if isinstance(names, str) else ", ".join(f"`{entry}`" for entry in names)
+        rows.append((f"`{name}`", what, ", ".join(sorted(targets))))
+    return table(("module", "names", "from"), rows, first_right=3)
 
 
 def commands_table() -> str:
@@ -432,6 +468,8 @@ FROM_CODE: dict[str, Callable[[], str]] = {
     "world-model-config": lambda: fields_table(WorldModelConfig),
     "world-model-presets": lambda: presets_table(WorldModelConfig, PRESETS, ""),
     "world-model-aliases": aliases_table,
+    "documented-arguments": arguments_table,
+    "old-paths": old_paths_table,
     "train-config": lambda: fields_table(TrainConfig),
     "train-presets": lambda: presets_table(TrainConfig, TRAIN_PRESETS, "-"),
     "evaluation-config": lambda: fields_table(EvaluationConfig),

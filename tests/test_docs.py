@@ -231,8 +231,8 @@ def run() -> dict[str, Any]:
     return {
         "losses": losses,
         "outputs": outputs,
-        "prior_params": outputs["prior_params"],
-        "tokens": outputs["tokens"],
+        "prior_params": outputs.result.foreseen.prior,
+        "tokens": outputs.result.perceived.perceiver.tokens,
         "stages": outputs.result,
         "states": states,
         "imagined": imagined,

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
+from aime.generative_prior.documented import DocumentedMixture, DocumentedPrior
 from aime.generative_prior.networks import ComponentNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
 from aime.generative_prior.usage import effective_components, log_responsibilities
@@ -13,7 +15,7 @@ from aime.kernels import mixture_kl, mixture_log_prob
 
 
 @dataclass(frozen=True)
-class PriorParameters(StickBreaking):
+class PriorParameters(DocumentedMixture, StickBreaking):
     """A mixture for every state; leading axes (...) as in h.
 
     Attributes:
@@ -41,7 +43,8 @@ def gaussian_kl(mean_q: Tensor, log_scale_q: Tensor, mean_p: Tensor, log_scale_p
     return 0.5 * (torch.exp(2 * ratio) - 1 - 2 * ratio + moved.square()).sum(-1)
 
 
-class DPGMMPrior(nn.Module):
+@accepts_documented_names()
+class DPGMMPrior(DocumentedPrior, nn.Module):
     """Truncated Dirichlet-process mixture of diagonal Gaussians whose parameters depend on the state.
 
     Its networks may run under autocast; sticks, samples and densities are float32 always: log densities of narrow

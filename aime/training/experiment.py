@@ -36,6 +36,7 @@ def run_experiment(
     preset: str = "laptop",
     seed: int = 1,
     device: str = "auto",
+    model: Any = None,
     model_overrides: Mapping[str, Any] | None = None,
     train_overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -51,6 +52,7 @@ def run_experiment(
         preset: laptop, tier1, tier2 or tier3.
         seed: of weights, windows and noise.
         device: auto, cpu, cuda, cuda:1, ...
+        model: trained already, to be trained further; one of the preset when absent.
         model_overrides: fields of `WorldModelConfig`.
         train_overrides: fields of `TrainConfig`.
         resume: continue the run in `out` if there is one.
@@ -76,7 +78,9 @@ def run_experiment(
                 f"{run.path} holds an earlier run: continue it with --resume, replace it with --overwrite, or choose "
                 "another --out"
             )
-        model = build_model(preset, source, seed, model_overrides or {})
+        initialise = model is None
+        if initialise:
+            model = build_model(preset, source, seed, model_overrides or {})
         if speaks:
             processes = "" if ranks is None else f" x {ranks.size} processes"
             print(
@@ -92,6 +96,7 @@ def run_experiment(
             device=place,
             resume=resume,
             overwrite=overwrite,
+            initialise=initialise,
             provenance={"preset": preset, "seed": seed, "data": str(data)},
             tensorboard=tensorboard,
             show_progress=progress,

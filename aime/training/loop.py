@@ -65,6 +65,7 @@ def train(
     device: torch.device | str = "cpu",
     resume: bool = False,
     overwrite: bool = False,
+    initialise: bool = True,
     provenance: dict[str, Any] | None = None,
     tensorboard: bool = True,
     show_progress: bool = True,
@@ -84,6 +85,7 @@ def train(
         device: where to train.
         resume: continue from the run directory's newest whole checkpoint, if there is one.
         overwrite: replace the run in the run directory.
+        initialise: let the model see frames of the data once, before training; False for one that was trained before.
         provenance: entries of run.json (preset, task, ...).
         tensorboard: write event files too, where tensorboard is installed.
         show_progress: a bar on a terminal, lines elsewhere.
@@ -123,7 +125,7 @@ def train(
             session.run = run
             session.checkpoints = CheckpointDirectory(run.checkpoints, config.keep_checkpoints)
             step = resume_session(session) if resume else None
-        if step is None:
+        if step is None and initialise:
             frames = session.data.initial_frames(config.initial_frames, config.seed)
             model.initialise_from_data(frames, generator=session.generator)
         if ranks is not None:

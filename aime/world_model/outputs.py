@@ -12,6 +12,7 @@ from torch import Tensor
 
 from aime.generative_prior.usage import usage_entropy
 from aime.ranks import Ranks
+from aime.world_model.documented_outputs import GONE, documented_views
 from aime.world_model.parts import CONTRAST, WorldModelParts
 from aime.world_model.sequence import SequencePass
 
@@ -29,6 +30,8 @@ class SequenceOutputs(Mapping[str, Any]):
     (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), and the losses that
     :class:`~aime.multi_task_learning.LossAggregator` reads; those with an entry a frame are batch means.
 
+    The keys of older documents are views of these, see :mod:`aime.world_model.documented_outputs`.
+
     Without context there are no tokens and no perceiver losses, without attention no maps and slots; ``absent_tasks``
     names the tasks that lose all their terms so.
 
@@ -39,9 +42,12 @@ class SequenceOutputs(Mapping[str, Any]):
         self.result = result
         self._made: dict[str, Any] = {}
         self._entries = _entries(parts, result, ranks)
+        self._entries |= documented_views(parts, self)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
+            if name in GONE and name not in self._entries:
+                raise KeyError(f"outputs of forward_sequence: {name!r} is gone: {GONE[name]}")
             if name not in self._entries:
                 near = difflib.get_close_matches(name, self._entries, n=3)
                 raise KeyError(

@@ -298,6 +298,11 @@ def make_perceiver(config: WorldModelConfig, feature_channels: int, grid: tuple[
         entropy_weight=config.usage_entropy_weight,
         feature_channels=feature_channels,
         grid=grid,
+        num_quantizers=config.num_codebooks,
+        gradient="rotation" if config.rotation_trick else "straight_through",
+        action_dim=config.action_size,
+        reads_latents=config.readout_of_latents,
+        masked_share=0.0,
     )
 
 

@@ -137,7 +137,10 @@ def forward_sequence(
         perceiver_losses={}
         if seen.perceiver is None
         else parts.perceiver.compute_loss(
-            seen.perceiver, seen.frames, share=parts.config.perceiver_share if parts.training else 1.0
+            seen.perceiver,
+            seen.frames,
+            actions=actions,
+            share=parts.config.perceiver_share if parts.training else 1.0,
         ),
         contest=oppose(parts, seen, inferred, decoded),
     )

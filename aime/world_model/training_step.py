@@ -184,8 +184,9 @@ def training_step(
         if name in result.perceiver_losses:
             metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
     if ranks is not None and result.perceived.perceiver is not None:
-        ids, codes = result.perceived.perceiver.tokens.ids, parts.perceiver.tokenizer.quantizer.num_codes
-        metrics["perceiver_perplexity"], metrics["perceiver_usage"] = codebook_statistics(ids, codes, ranks)
+        ids, book = result.perceived.perceiver.tokens.ids, parts.perceiver.tokenizer.quantizer
+        statistics = codebook_statistics(ids, book.num_codes, book.heads, ranks)
+        metrics["perceiver_perplexity"], metrics["perceiver_usage"] = statistics
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]

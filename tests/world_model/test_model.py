@@ -307,8 +307,6 @@ def test_clear_errors(model: Model, tmp_path: Path) -> None:
         model.imagine(model.initial_state(2), batch.actions, horizon=9)
     with pytest.raises(ValueError, match="a number of frames together with a policy"):
         model.imagine(model.initial_state(2), lambda state: state.latent)
-    with pytest.raises(RuntimeError, match="call configure_optimizer before"):
-        model.training_step_sequence(*batch.all)
     with pytest.raises(FileNotFoundError, match=r"expected a directory with config\.json"):
         Model.from_pretrained(tmp_path)
     with pytest.raises(TypeError, match="either a config or names"):
