@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("aime.data.convert", "Info", "show what an episode file holds: `aime data info FILE`"),
     "train": ("aime.training.cli", "Train", "train a world model on episodes"),
     "evaluate": ("aime.evaluation.cli", "Evaluate", "score a trained model on held-out episodes and write the report"),
+    "watch": ("aime.watch.cli", "Watch", "follow a run in the browser: live curves, films and attention maps"),
     "imagine": ("aime.evaluation.cli", "Imagine", "roll a model out open loop and draw it beside the truth"),
     "play": ("aime.control.play", "Play", "play episodes with a trained agent, or by planning with a world model"),
     "bench": ("aime.bench", "Bench", "measure environments, kernels or the training step (from a source checkout)"),

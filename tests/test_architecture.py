@@ -29,6 +29,7 @@ BOTTOM = {
     "files",
     "locking",
     "ranges",
+    "ranks",
     "tensor_files",
     "terminal",
 }
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "allocator": set(),
     "kernels": set(),
     "ranges": set(),
+    "ranks": set(),
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
     "envs": {"documented_tables"},
@@ -55,11 +57,12 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "control": {"evaluation", "world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "watch": {"training", "evaluation", "world_model", "data", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
     "models": {"adversarial", "nn"},
     "legacy": {*PILLARS, "world_model", "training", "control", "envs", "models", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
-    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
+    "cli": {"training", "evaluation", "watch", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
 }
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {
@@ -75,7 +78,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "bench", "data", "training", "evaluation", "control", "world_model"},
+    "tyro": {"cli", "bench", "data", "training", "evaluation", "control", "watch", "world_model"},
     "h5py": {"data", "doctor"},
 }
 

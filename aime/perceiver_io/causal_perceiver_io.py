@@ -15,6 +15,7 @@ from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory
 from aime.perceiver_io.quantizer import Gradient, codebook_statistics
 from aime.perceiver_io.token_loss import TokenScores, score_next_tokens
 from aime.perceiver_io.tokenizer import Tokens, VQPTTokenizer
+from aime.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -343,9 +344,11 @@ class CausalPerceiverIO(nn.Module):
         shares = torch.softmax(-torch.cdist(parts, books).square(), -1).mean(1)  # (Q, V)
         return -(shares * shares.clamp_min(1e-12).log()).sum(-1).mean()
 
-    def update_codebook(self, tokens: Tokens, generator: torch.Generator | None = None) -> None:
-        """Move the codebook after an optimizer step."""
-        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator)
+    def update_codebook(
+        self, tokens: Tokens, generator: torch.Generator | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """Move the codebook after an optimizer step, by the tokens of all ranks where there are several."""
+        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator, ranks)
 
     @torch.no_grad()
     def initialise_codebook(self, videos: Tensor, generator: torch.Generator | None = None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime import kernels
+from aime.ranks import Ranks
 
 Gradient = Literal["straight_through", "rotation"]
 SHORTEST = 1e-6  # below it an encoding has no direction that could be rotated
@@ -116,18 +117,34 @@ class VectorQuantizer(nn.Module):
         return flat[order.to(flat.device)].transpose(0, 1)
 
     @torch.no_grad()
-    def update(self, encodings: Tensor, indices: Tensor, generator: torch.Generator | None = None) -> None:
-        """Move the codebooks towards the encodings (..., D) assigned to each code and revive unused codes."""
+    def update(
+        self,
+        encodings: Tensor,
+        indices: Tensor,
+        generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Move the codebooks towards the encodings (B, ..., D) assigned to each code and revive unused codes.
+
+        With ``ranks`` the encodings are this rank's rows of the batch; every rank gets the codebook of the whole batch.
+        """
         flat = self._flat(encodings)
         counts, sums = kernels.vq_statistics(flat, indices.reshape(-1, self.heads), self.num_codes)
+        if ranks is not None:
+            counts, sums = ranks.sum_(counts), ranks.sum_(sums)
         self.counts.lerp_(counts.view_as(self.counts), 1.0 - self.decay)
         self.sums.lerp_(sums.view_as(self.sums), 1.0 - self.decay)
+        total = flat.shape[0] * (1 if ranks is None else ranks.size)
         picks = torch.randint(
-            flat.shape[0], (self.num_codes,), device=generator.device if generator else flat.device, generator=generator
-        )
+            total, (self.num_codes,), device=generator.device if generator else flat.device, generator=generator
+        ).to(flat.device)
+        if ranks is None:
+            fresh = self._drawn(flat, picks)  # (Q, V, D / Q)
+        else:
+            own = _own_picks(flat.flatten(1), picks, flat.shape[0] // encodings.shape[0], ranks)  # (V, D)
+            fresh = ranks.sum_(own).unflatten(1, (self.heads, -1)).transpose(0, 1)
         dead = self.counts < self.revival_threshold
-        fresh = self._drawn(flat, picks).reshape_as(self.sums)
-        self.sums.copy_(torch.where(dead[..., None], fresh, self.sums))
+        self.sums.copy_(torch.where(dead[..., None], fresh.reshape_as(self.sums), self.sums))
         self.counts.copy_(torch.where(dead, torch.ones_like(self.counts), self.counts))
         self.codebook.copy_(self.sums / self.counts.clamp_min(self.revival_threshold)[..., None])
 
@@ -150,6 +167,21 @@ class VectorQuantizer(nn.Module):
         self.sums.copy_(self.codebook * self.counts[..., None])
 
 
+def _own_picks(flat: Tensor, picks: Tensor, rows: int, ranks: Ranks) -> Tensor:
+    """(V, D): the encodings that numbers (V,) of the global batch pick among this rank's (N, D), zeros for the others.
+
+    Args:
+        flat: encodings of this rank, ``rows`` of each sequence.
+        picks: numbers of encodings in the order of the global batch, whose sequence b belongs to rank b mod W.
+        rows: encodings of one sequence.
+        ranks: the processes.
+    """
+    sequence, row = picks // rows, picks % rows
+    own = sequence % ranks.size == ranks.rank
+    local = torch.where(own, sequence // ranks.size * rows + row, torch.zeros_like(row))
+    return torch.where(own[:, None], flat[local], torch.zeros_like(flat[local]))
+
+
 def rotate_onto(encodings: Tensor, codes: Tensor) -> Tensor:
     """Codes (..., D) whose gradient reaches the encodings (..., D) through a constant rotation and rescaling.
 
@@ -168,14 +200,19 @@ def rotate_onto(encodings: Tensor, codes: Tensor) -> Tensor:
     return moved + (codes - moved).detach()  # the codes themselves, to the last bit as far as a sum allows
 
 
-def codebook_statistics(indices: Tensor, num_codes: int, heads: int = 1) -> tuple[Tensor, Tensor]:
+def codebook_statistics(
+    indices: Tensor, num_codes: int, heads: int = 1, ranks: Ranks | None = None
+) -> tuple[Tensor, Tensor]:
     """Perplexity (exponential of the entropy of code use, in codes) and usage (share of codes seen) of ids (...).
 
-    With several heads the ids are (..., Q), and both are means over the heads.
+    With several heads the ids are (..., Q), and both are means over the heads. With ``ranks``, of the ids
+    of all ranks together.
     """
     flat = indices.reshape(-1, heads).long() + num_codes * torch.arange(heads, device=indices.device)  # (N, Q)
     counts = torch.zeros(heads * num_codes, device=indices.device)
     counts.index_add_(0, flat.flatten(), torch.ones(flat.numel(), device=indices.device))
+    if ranks is not None:
+        ranks.sum_(counts)
     counts = counts.view(heads, num_codes)
     shares = counts / counts.sum(-1, keepdim=True).clamp_min(1.0)
     entropy = -(shares * torch.where(shares > 0, shares, torch.ones_like(shares)).log()).sum(-1)  # (Q,)

@@ -16,6 +16,7 @@ from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.nn import expect_shape
+from aime.ranks import Ranks
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
 from aime.world_model.config import ALIASES, DOCUMENTED_SIZES, WorldModelConfig, resolve_aliases
@@ -72,6 +73,7 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         *,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> SequenceOutputs:
         """Run the model over whole sequences in parallel over time.
 
@@ -80,11 +82,11 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         Perceiver's loss moves the codebook (and the teacher), as :meth:`training_step_sequence` does after its step.
         """
         result = sequence.forward_sequence(
-            self, observations, actions, rewards, continues, noise=noise, generator=generator
+            self, observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
         )
         if self.training and torch.is_grad_enabled():
             move_buffers_after_backward(self, result)
-        return SequenceOutputs(self, result)
+        return SequenceOutputs(self, result, ranks)
 
     def compute_total_loss(
         self,
@@ -102,9 +104,12 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         lambda_img: float = 1.0,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> tuple[dict[str, Tensor], SequenceOutputs]:
         """Losses by name (those of docs/losses, ``total_loss`` among them) and the outputs they came from."""
-        outputs = self.forward_sequence(observations, actions, rewards, continues, noise=noise, generator=generator)
+        outputs = self.forward_sequence(
+            observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
+        )
         losses, _ = self.loss_aggregator.compute_losses(
             outputs,
             beta=beta,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aime.generative_prior.usage import usage_entropy
+from aime.ranks import Ranks
 from aime.world_model.documented_outputs import GONE, documented_views
 from aime.world_model.parts import CONTRAST, WorldModelParts
 from aime.world_model.sequence import SequencePass
@@ -40,10 +41,10 @@ class SequenceOutputs(Mapping[str, Any]):
     An entry is computed when it is first asked for: a training step asks for the losses alone and pays for no other.
     """
 
-    def __init__(self, parts: WorldModelParts, result: SequencePass) -> None:
+    def __init__(self, parts: WorldModelParts, result: SequencePass, ranks: Ranks | None = None) -> None:
         self.result = result
         self._made: dict[str, Any] = {}
-        self._entries = _entries(parts, result)
+        self._entries = _entries(parts, result, ranks)
         self._entries |= documented_views(parts, self)
 
     def __getitem__(self, name: str) -> Any:
@@ -69,13 +70,13 @@ class SequenceOutputs(Mapping[str, Any]):
         return len(self._entries)
 
 
-def _entries(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+def _entries(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
     return (
         _states(result)
         | _images(parts, result)
         | _tokens(result)
         | _attention(result)
-        | _losses(parts, result)
+        | _losses(parts, result, ranks)
         | {f"perceiver_{name}": (lambda value=value: value) for name, value in result.perceiver_losses.items()}
     )
 
@@ -144,7 +145,7 @@ def _attention(result: SequencePass) -> dict[str, Entry]:
     }
 
 
-def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+def _losses(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
     foreseen, heads = result.foreseen, result.heads
     entries: dict[str, Entry] = {
         "reconstruction_losses": lambda: result.decoded.nll.mean(0),
@@ -152,7 +153,7 @@ def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
         "kl_latent_groups": lambda: foreseen.group_kl.mean((0, 1)),
         "kumaraswamy_kl_losses": lambda: result.stick_kl.mean(0),
         "cluster_entropies": lambda: usage_entropy(
-            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior)
+            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior), ranks
         ),
         "gram_enc": lambda: result.gram_loss,
         "context_prediction_loss": lambda: result.context_loss,

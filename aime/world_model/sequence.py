@@ -22,6 +22,7 @@ from aime.adversarial import Contest
 from aime.attention_schema import AttentionForecast, precision_weights
 from aime.encoder_decoder import GaussianLikelihood
 from aime.nn import expect_shape
+from aime.ranks import Ranks
 from aime.world_model.generation import Foreseen, foresee
 from aime.world_model.inference import Inferred, Perceived, infer, perceive, teach
 from aime.world_model.noise import SequenceNoise
@@ -91,6 +92,7 @@ def forward_sequence(
     *,
     noise: SequenceNoise | None = None,
     generator: torch.Generator | None = None,
+    ranks: Ranks | None = None,
 ) -> SequencePass:
     """Run the model over sequences.
 
@@ -102,10 +104,11 @@ def forward_sequence(
         continues: (B, T), 0 where the episode ended.
         noise: all random numbers; drawn from ``generator`` when absent.
         generator: source of randomness.
+        ranks: of a distributed step, whose global batch these are rows of.
     """
     actions = checked_actions(parts, observations, actions, rewards, continues)
     batch, length = actions.shape[:2]
-    noise = noise or SequenceNoise.draw(parts.config, batch, length, parts.mean_image, generator)
+    noise = noise or SequenceNoise.draw(parts.config, batch, length, parts.mean_image, generator, ranks)
 
     seen = perceive(parts, observations)
     inferred = infer(parts, parts.draw(seen.posterior, noise.latent), actions)
