@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test faults sanitize lint bench gpu clean
+.PHONY: help train test faults sanitize lint bench gpu wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -40,6 +40,9 @@ bench: $(VENV)/.installed-dev ## benchmarks of kernels and environments, into be
 
 gpu: ## for a CUDA machine: CUDA tests, kernel benchmarks, a short training; system python, no network, no MuJoCo
 	@PYTHON="$(PYTHON)" scripts/gpu.sh
+
+wheel: ## source distribution and manylinux wheels for Python 3.11, 3.12 and 3.13, those that are here, into dist/
+	@scripts/wheel.sh $(CURDIR)/build/wheel-tools $(PYTHON)
 
 clean: ## remove the environment and everything built; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -2,7 +2,7 @@
 
 Every extension is compiled by ninja, all files in parallel, with warnings as errors in this project's code (headers of
 others are system headers). AIME_SKIP_EXTENSIONS=1 installs the Python part alone: training from files works without
-the environments. CXX chooses the compiler.
+the environments. CXX chooses the compiler; CXXFLAGS and LDFLAGS are added to its own options.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class NinjaBuild(build_ext):
             "  depfile = $out.d",
             "  deps = gcc",
             "rule link",
-            "  command = $cxx -shared $in $extra -o $out",
+            f"  command = $cxx -shared $in $extra {os.environ.get('LDFLAGS', '')} -o $out",
         ]
         for extension in self.extensions:
             lines += self.rules(extension, directory)

@@ -21,6 +21,10 @@ FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 LONGEST = 600  # characters of a message
 
 
+class SaidElsewhereError(Exception):
+    """What went wrong is reported by another process of the job: this one ends with status 1 and says nothing."""
+
+
 def wants_traceback(arguments: Sequence[str] = ()) -> bool:
     """Whether `--traceback` is given or AIME_TRACEBACK is 1."""
     return TRACEBACK in arguments or os.environ.get("AIME_TRACEBACK") == "1"
@@ -45,6 +49,8 @@ def guarded(run: Callable[[], int | None], *, with_traceback: bool | None = None
         except KeyboardInterrupt:
             say("interrupted")
             return INTERRUPTED
+        except SaidElsewhereError:
+            return FAILED
         except Exception as error:
             settle_output()
             if with_traceback:

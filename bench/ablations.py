@@ -47,6 +47,7 @@ ARMS: dict[str, Change] = {
     "one-component": {"model": {"max_components": 1}},
     "no-context": {"model": {"context_in_posterior": False}},
     "no-attention": {"model": {"attention_in_posterior": False}},
+    "two-groups": {"model": {"latent_groups": 2}},
     "two-components": {"model": {"max_components": 2}},
     "sum-of-losses": {"train": {"balancer": "sum", "balancer_options": {}}},
     "precision-weights": {"model": {"precision_weighting": True}},

@@ -1,10 +1,14 @@
 #!/bin/sh
 # Tier 3, days: humanoid walk, 50 frames of 84x84. The benchmark.
 # The episodes are collected first where their file is missing; further arguments go to `aime train`.
-# Settings from the environment: AIME_DOMAIN, AIME_TASK, AIME_SEED, AIME_NUM_EPISODES, AIME_DATA_PATH.
+# Settings from the environment: AIME_DOMAIN, AIME_TASK, AIME_SEED, AIME_NUM_EPISODES, AIME_DATA_PATH; AIME_VENV and
+# AIME_DEBUG as in environment.sh. Checkpoints are in runs/tier3-DOMAIN-TASK-seedSEED/checkpoints (older scripts had them in
+# checkpoints/TASK-tier3-seedSEED).
 set -eu
+. "$(dirname "$0")/environment.sh"
 domain=${AIME_DOMAIN:-humanoid} task=${AIME_TASK:-walk} seed=${AIME_SEED:-1}
 data=${AIME_DATA_PATH:-data/tier3_${domain}_$task.h5} run=runs/tier3-$domain-$task-seed$seed
 [ -f "$data" ] || AIME_DATA_PATH=$data "$(dirname "$0")/collect_tier3_data.sh"
 aime train --preset tier3 --data "$data" --out "$run" --seed "$seed" "$@"
 aime evaluate "$run" --data "$data" --out "$run"
+echo "checkpoints  $run/checkpoints"

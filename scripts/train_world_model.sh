@@ -1,8 +1,9 @@
 #!/bin/bash
 # Train one world model under SLURM:
 #   AIME_DOMAIN=walker AIME_TASK=walk AIME_SEED=1 sbatch scripts/train_world_model.sh [options of aime train]
-# Submit from the repository. The virtual environment of `make train` is used where there is one (AIME_VENV names
-# another). A job that is preempted (SIGUSR1, sent two minutes before its end) saves, and continues when requeued.
+# Submit from the repository, with a directory logs/ in it. The environment of `make train` is used where there is one;
+# AIME_VENV or AIME_ENV_NAME names another, see environment.sh. A job that is preempted (SIGUSR1, sent two minutes before
+# its end) saves, and continues when requeued. Checkpoints are in runs/DOMAIN-TASK-PRESET-seedSEED/checkpoints.
 #SBATCH --job-name=aime-train
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -16,8 +17,8 @@
 set -eu
 cd "${SLURM_SUBMIT_DIR:-$(dirname "$0")/..}"
 mkdir -p logs
-venv=${AIME_VENV:-.venv}
-[ ! -f "$venv/bin/activate" ] || . "$venv/bin/activate"
+AIME_ROOT=$PWD
+. scripts/environment.sh
 
 domain=${AIME_DOMAIN:-walker} task=${AIME_TASK:-walk} seed=${AIME_SEED:-1} preset=${AIME_PRESET:-tier2}
 data=${AIME_DATA_PATH:-data/${domain}_$task.h5} run=${AIME_RUN:-runs/$domain-$task-$preset-seed$seed}

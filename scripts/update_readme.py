@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from aime import cli
+from aime.documented_names import Becomes, Entry, Kept, Only, Retired
+from aime.documented_tables import TABLES
 from aime.evaluation.protocol import EvaluationConfig
+from aime.legacy.names import MODULES
 from aime.training import TrainConfig
 from aime.training.cli import field_docs
 from aime.training.config import PRESETS as TRAIN_PRESETS
@@ -95,6 +98,39 @@ def presets_table(config: type[Any], presets: dict[str, dict[str, Any]], unset: 
 def aliases_table() -> str:
     """The older constructor names, and the fields they mean."""
     return table(("older name", "field"), [(f"`{old}`", f"`{new}`") for old, new in ALIASES.items()], first_right=2)
+
+
+def arguments_table() -> str:
+    """The documented constructor arguments of every class, and what becomes of each."""
+    rows = [
+        (f"`{cls}`", f"`{name}`", fate(entry)) for cls, made in TABLES.items() for name, entry in made.entries.items()
+    ]
+    return table(("class", "argument", "here"), rows, first_right=3)
+
+
+def fate(entry: Entry) -> str:
+    """What becomes of a documented argument, in words."""
+    if isinstance(entry, str):
+        return f"`{entry}`"
+    if isinstance(entry, Becomes):
+        return entry.says
+    if isinstance(entry, Kept):
+        return f"for the trainer and `optimizer`: `{entry.option}`"
+    if isinstance(entry, Only):
+        return f"{plain(entry.value)} is what happens; anything else warns: {entry.advice}"
+    if isinstance(entry, Retired):
+        return f"warns: {entry.advice}"
+    return "the module is moved there"
+
+
+def old_paths_table() -> str:
+    """The import paths of the older documents, and what they lead to."""
+    rows = []
+    for name, names in MODULES.items():
+        targets = {names} if isinstance(names, str) else {target.partition(":")[0] for target in names.values()}
+        what = "the whole of it" if isinstance(names, str) else ", ".join(f"`{entry}`" for entry in names)
+        rows.append((f"`{name}`", what, ", ".join(sorted(targets))))
+    return table(("module", "names", "from"), rows, first_right=3)
 
 
 def commands_table() -> str:
@@ -178,6 +214,74 @@ def runs_text() -> str:
     if not runs:
         return missing("a trained model on held-out episodes", "make train && python scripts/update_readme.py runs/*")
     return "\n\n".join(run_section(json.loads(path.read_text())) for path in runs)
+
+
+OPEN_LOOP_TASKS = ("cartpole-swingup", "reacher-easy", "cheetah-run", "walker-walk")
+OPEN_LOOP_METRICS = {
+    "psnr_body": "psnr_body, dB: pixels of the true bodies",
+    "psnr_union": "psnr_union, dB: pixels of the true and of the drawn bodies",
+    "crps_body": "crps_body, grey levels (low is good): the samples as a distribution",
+    "action_shuffle": "action_shuffle: error under another episode's actions over that under the true ones",
+}
+
+
+def open_loop_section(record: dict[str, Any]) -> str:
+    """One task of the open-loop benchmark: every series, figure and horizon, and the probes of the model's state."""
+    errors, horizons = record["stderr"], list(record["open_loop"])
+    costs = record["training"]["cpu_seconds"]
+    lines = [f"**{record['task']}**"]
+    for metric, title in OPEN_LOOP_METRICS.items():
+        rows = []
+        for name, label in SERIES.items():
+            values = [record["open_loop"][horizon].get(metric, {}).get(name) for horizon in horizons]
+            if name == "model_single" or all(value is None for value in values):
+                continue
+            bars = [errors["open_loop"][horizon][metric].get(name) for horizon in horizons]
+            spent = costs.get(name)
+            cells = (estimate(*pair) for pair in zip(values, bars, strict=True))
+            rows.append((label, *cells, "-" if spent is None else f"{spent:,.0f}"))
+        lines += ["", table((title, *(f"{horizon} ahead" for horizon in horizons), "CPU s"), rows)]
+    names = {"qpos_r2": "positions", "qvel_r2": "velocities", "reward_r2": "reward"}
+    probes = [f"{title} {estimate(record['probe'][name], errors['probe'][name])}" for name, title in names.items()]
+    return "\n".join([*lines, "", f"Linear probes of AIME's state, R²: {', '.join(probes)}."])
+
+
+def open_loop_text() -> str:
+    """The open-loop benchmark: four tasks, those without a file named."""
+    sections = []
+    for task in OPEN_LOOP_TASKS:
+        files = sorted(RESULTS.glob(f"run-{task}-laptop-seed1.json"))
+        if files:
+            sections.append(open_loop_section(json.loads(files[0].read_text())))
+        else:
+            sections.append(f"**{task}**: not measured yet.")
+    return "\n\n".join(sections)
+
+
+def planners_text() -> str:
+    """Planners with the exact simulator as their model."""
+    found = stored("planners")
+    if not found:
+        return missing("planning with the exact simulator", "python -m bench.planners")
+    name, record = found[-1]
+    rows = []
+    for row in record["rows"]:
+        settings, decision = row["settings"], row["decision"]
+        size = f"{settings['iterations']} x {settings['samples']} x {settings['horizon']}"
+        returns = ", ".join(f"{value:.0f}" for value in row["returns"])
+        each = decision["cpu_ms_median"] / len(row["returns"])
+        rows.append(
+            (
+                f"{row['domain']} {row['task']}",
+                row["planner"],
+                size,
+                str(row["action_repeat"]),
+                returns,
+                f"{each:.0f} ms",
+            )
+        )
+    head = ("task", "planner", "rounds x samples x horizon", "action repeat", "returns", "CPU time a decision")
+    return f"Seed {record['rows'][0]['seed']}, {record['device']} (`{name}`).\n\n{table(head, rows, first_right=4)}"
 
 
 def environment_section(name: str, record: dict[str, Any]) -> str:
@@ -418,6 +522,8 @@ def roofline(name: str, record: Mapping[str, Any]) -> list[str]:
 
 FROM_MEASUREMENTS: dict[str, Callable[[], str]] = {
     "runs": runs_text,
+    "open-loop": open_loop_text,
+    "planners": planners_text,
     "environments": environments_text,
     "raycast-fidelity": raycast_fidelity_text,
     "raycast-speed": raycast_speed_text,
@@ -432,6 +538,8 @@ FROM_CODE: dict[str, Callable[[], str]] = {
     "world-model-config": lambda: fields_table(WorldModelConfig),
     "world-model-presets": lambda: presets_table(WorldModelConfig, PRESETS, ""),
     "world-model-aliases": aliases_table,
+    "documented-arguments": arguments_table,
+    "old-paths": old_paths_table,
     "train-config": lambda: fields_table(TrainConfig),
     "train-presets": lambda: presets_table(TrainConfig, TRAIN_PRESETS, "-"),
     "evaluation-config": lambda: fields_table(EvaluationConfig),

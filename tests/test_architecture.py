@@ -21,7 +21,18 @@ PILLARS = {
     "adversarial",
 }
 #: at the bottom of the house, known to every room
-BOTTOM = {"command", "devices", "files", "locking", "ranges", "tensor_files", "terminal"}
+BOTTOM = {
+    "command",
+    "devices",
+    "documented_names",
+    "documented_tables",
+    "files",
+    "locking",
+    "ranges",
+    "ranks",
+    "tensor_files",
+    "terminal",
+}
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
     "__init__": set(),
@@ -32,25 +43,31 @@ ALLOWED: dict[str, set[str]] = {
     "tensor_files": {"files", "terminal"},
     "devices": {"ranges"},
     "command": {"files", "ranges", "terminal"},
+    "documented_names": set(),
+    "documented_tables": {"documented_names"},
     "nn": {"kernels"},
     "allocator": set(),
     "kernels": set(),
     "ranges": set(),
+    "ranks": set(),
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
-    "envs": set(),
+    "envs": {"documented_tables"},
     "data": {"envs", *BOTTOM},
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "control": {"training", "evaluation", "world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "watch": {"training", "evaluation", "world_model", "data", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
+    "models": {"adversarial", "nn"},
+    "legacy": {*PILLARS, "world_model", "training", "control", "envs", "models", *BOTTOM},
     "bench": set(),  # the benchmarks themselves are not part of the package
-    "cli": {"training", "evaluation", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
+    "cli": {"training", "evaluation", "watch", "control", "world_model", "data", "envs", "doctor", "bench", *BOTTOM},
 }
 #: `python -m aime.world_model.train` and `.evaluate` are entry points that live in the room they are named after
 ENTRY_POINTS = {
     "world_model.train": {"training", "data", "envs"},
-    "world_model.evaluate": {"evaluation", "data", "envs"},
+    "world_model.evaluate": {"evaluation", "training", "data", "envs"},
 }
 #: third parties that only the named rooms may import; data and envs hold no model, kernels nothing but torch
 HEAVY = {
@@ -61,7 +78,7 @@ HEAVY = {
     "triton": {"kernels", "doctor"},
     "matplotlib": {"evaluation", "training"},
     "tensorboard": {"training"},
-    "tyro": {"cli", "bench", "training", "evaluation", "control", "world_model"},
+    "tyro": {"cli", "bench", "data", "training", "evaluation", "control", "watch", "world_model"},
     "h5py": {"data", "doctor"},
 }
 

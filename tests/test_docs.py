@@ -40,7 +40,7 @@ EXECUTABLES = ("aime", "python -m aime")
 
 # Sizes that all differ, so that two axes cannot be mistaken for each other.
 SIZES = {"B": 2, "T": 5, "Hz": 6, "C": 3, "H": 32, "W": 32, "A": 7, "D": 9, "Hd": 24, "L": 1, "Cc": 14, "K": 4, "S": 10}
-SIZES |= {"d": 16, "R": 8, "G": 11, "E": 12, "Ht": 4, "Wt": 4, "n_f": 2}
+SIZES |= {"d": 16, "R": 8, "G": 11, "E": 12, "Ht": 4, "Wt": 4, "n_f": 2, "n_g": 1}
 CONFIG = {
     "image_size": SIZES["H"],
     "image_channels": SIZES["C"],
@@ -231,8 +231,8 @@ def run() -> dict[str, Any]:
     return {
         "losses": losses,
         "outputs": outputs,
-        "prior_params": outputs["prior_params"],
-        "tokens": outputs["tokens"],
+        "prior_params": outputs.result.foreseen.prior,
+        "tokens": outputs.result.perceived.perceiver.tokens,
         "stages": outputs.result,
         "states": states,
         "imagined": imagined,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from aime.attention_schema.maps import center_of_mass, slot_diversity_loss, to_unit_square
 from aime.attention_schema.slot_attention import SlotAttention
+from aime.documented_tables import accepts_documented_names
 from aime.nn import expect_shape, images_to_float, mlp, normalisation, pad_to_multiple
 
 MAP_EPS = 1e-8
@@ -104,6 +105,7 @@ class TrunkFeatures(nn.Module):
         return features
 
 
+@accepts_documented_names()
 class AttentionPosterior(nn.Module):
     """(x_t, h_{t-1}, c_t) -> attention map A_t through slots.
 

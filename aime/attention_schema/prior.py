@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
 from aime.nn import expect_shape, mlp
 
 # Share of the map that is spread evenly: bounds the divergence from a posterior that jumps by log(R^2 / share).
@@ -33,6 +34,7 @@ class AttentionPriorOutput:
     state: Tensor
 
 
+@accepts_documented_names()
 class ConvGRUCell(nn.Module):
     """Convolutional GRU (Ballas et al. 2016) whose input part can be computed for all steps at once.
 
@@ -68,6 +70,7 @@ class ConvGRUCell(nn.Module):
         return self.advance(self.input_conv(x), hidden)
 
 
+@accepts_documented_names()
 class AttentionPrior(nn.Module):
     """(A_{t-1}, h_{t-1}, z_{t-1}) -> distribution of A_t, with a convolutional recurrent state carried over t.
 

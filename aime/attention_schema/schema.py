@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from aime.attention_schema.maps import attention_dynamics_loss, categorical_kl
 from aime.attention_schema.posterior import AttentionPosterior, AttentionPosteriorOutput
 from aime.attention_schema.prior import AttentionPrior, AttentionPriorOutput
+from aime.documented_tables import accepts_documented_names
 from aime.nn import expect_shape
 
 
@@ -46,6 +47,7 @@ class AttentionSchemaOutput:
     dynamics_loss: Tensor
 
 
+@accepts_documented_names()
 class AttentionSchema(nn.Module):
     """Posterior and prior of the attention map.
 

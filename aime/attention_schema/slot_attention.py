@@ -3,9 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
 from aime.kernels import SlotAttentionWeights, slot_attention
 
 
+@accepts_documented_names()
 class SlotAttention(nn.Module):
     """Parameters of slot attention and one call of the fused op.
 

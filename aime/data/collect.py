@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import aime
+from aime.data.collect_parts import Plan, join_parts, play, prepare
 from aime.data.hdf5_writer import EpisodeWriter, hold_output
 from aime.data.policies import Policy, make_policy
 from aime.data.recording import Recorder
@@ -31,6 +33,12 @@ if TYPE_CHECKING:
 FULL_EPISODE = 1000  # control steps in an episode of the Control Suite
 LONGEST_EPISODE = 1_000_000  # steps; an episode is held in memory until it ends
 LARGEST_SIZE = 4096  # pixels
+ENVIRONMENTS_OF_A_PART = 4  # on every machine: the seeds of the parts follow from it
+#: what decides which episodes are played: a collection in parts goes on with the same alone
+SETTINGS_OF_EPISODES = (
+    "domain", "task", "episodes", "steps", "action_repeat", "size", "camera", "policy", "renderer", "quality",
+    "samples", "seed", "split_seed", "masks", "part_episodes",
+)  # fmt: skip
 
 
 @dataclass
@@ -39,6 +47,10 @@ class Collect:
 
     Each episode is stored when it ends, in the directory with the suffix .partial, and all are joined to one file in
     the end: a collection that is killed leaves every episode it finished, readable under that name.
+
+    With --workers the episodes are played in parts by so many processes, each part into a file of its own in the
+    directory with the suffix .parts; --resume plays what is missing there. On a cluster every task plays its share with
+    --worker, and --resume without it joins them.
     """
 
     domain: str = "cartpole"
@@ -73,6 +85,14 @@ class Collect:
     """Threads of the environments; 0 takes one per CPU core."""
     masks: bool = True
     """Store which pixels show a moving body, and which one (needed for the metrics that look at bodies)."""
+    workers: Annotated[int, Range(1, 65536)] = 1
+    """Processes; above 1 the collection is one in parts, whose episodes do not depend on how many there are."""
+    worker: Annotated[int, Range(0, 65535)] | None = None
+    """Play the parts of this one of the workers alone, from 0, and join nothing: a task of a cluster's array."""
+    part_episodes: Annotated[int, Range(1, 10**6)] = 20
+    """Episodes of a part at most: what a killed worker loses at most."""
+    resume: bool = False
+    """Continue a collection in parts."""
     out: Path | None = None
     """The file to write; data/DOMAIN_TASK.h5 by default."""
     overwrite: bool = False
@@ -95,6 +115,8 @@ class Collect:
         from aime.envs import ParallelEnvironment
 
         steps = self._checked_steps()  # nothing that is wrong may cost the start of the environments
+        if self.workers > 1 or self.worker is not None or self.resume:
+            return self._collect_parts()
         threads = self.threads or len(os.sched_getaffinity(0))
         with (
             hold_output(self.path, overwrite=self.overwrite) as lock,
@@ -125,7 +147,57 @@ class Collect:
             make_policy(self.policy)
         except ValueError as error:
             raise OptionError(str(error)) from error
+        if self.worker is not None and self.worker >= self.workers:
+            raise OptionError(f"worker: expected 0..{self.workers - 1} of --workers, found {self.worker}")
+        if self.overwrite and (self.resume or self.worker is not None):
+            raise OptionError("overwrite: expected it without --resume and --worker, found both")
         return self.steps or FULL_EPISODE // self.action_repeat
+
+    def _collect_parts(self) -> int:
+        from rich.console import Console
+
+        envs = min(self.num_envs or ENVIRONMENTS_OF_A_PART, self.part_episodes)
+        plan = Plan(self.path.absolute(), self.episodes, self.part_episodes, self.workers)
+        settings = {name: getattr(self, name) for name in SETTINGS_OF_EPISODES} | {"num_envs": envs}
+        # the tasks of an array run side by side: whichever comes first makes the directory
+        with contextlib.nullcontext() if self.worker is not None else hold_output(self.path, overwrite=True):
+            if self.path.exists() and not self.overwrite:
+                raise FileExistsError(f"{printable(self.path)} exists already; remove it or ask to overwrite")
+            prepare(plan, settings, resume=self.resume or self.worker is not None, overwrite=self.overwrite)
+            mine = range(plan.parts) if self.worker is None else plan.of_worker(self.worker)
+            console, begin, before, missing = Console(), time.perf_counter(), plan.played(mine), plan.unfinished(mine)
+            kept, progress = sum(map(plan.size, mine)) - sum(map(plan.size, missing)), _progress_bar(console)
+            bar = progress.add_task(f"{self.domain} {self.task}", total=sum(map(plan.size, mine)), episodes=0)
+            with progress:
+                at_once = self.workers if self.worker is None else 1
+                for stored in play(plan, missing, lambda part: self._part(plan, part, envs), at_once=at_once):
+                    progress.update(bar, completed=stored + kept, episodes=stored + kept)
+            seconds = time.perf_counter() - begin
+            played = f"{plan.played(mine) - before} episodes played in {seconds:.1f} s"
+            if self.worker is None:
+                join_parts(plan, body_masks=self.masks, split_seed=self.split_seed)
+                text = f"{printable(self.path)}: {self.episodes} episodes of {plan.parts} parts joined, {played}"
+            else:
+                text = f"{printable(plan.directory)}: parts {', '.join(map(str, mine)) or 'none'}, {played}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+        return 0
+
+    def _part(self, plan: Plan, part: int, envs: int) -> list[str]:
+        """Arguments of the collection that is a part of this one; its environments' seeds follow the part before."""
+        threads = self.threads or max(
+            1, len(os.sched_getaffinity(0)) // (1 if self.worker is not None else self.workers)
+        )
+        given = {name: getattr(self, name) for name in SETTINGS_OF_EPISODES if name != "part_episodes"}
+        given |= {"episodes": plan.size(part), "seed": self.seed + part * envs, "num_envs": min(envs, plan.size(part))}
+        given |= {"threads": threads, "out": plan.file(part), "overwrite": True}
+        arguments = ["collect"]
+        for name, value in given.items():
+            flag = name.replace("_", "-")
+            if isinstance(value, bool):
+                arguments.append(f"--{flag}" if value else f"--no-{flag}")
+            elif value is not None:
+                arguments += [f"--{flag}", str(value)]
+        return arguments
 
     def _record(self, environment: ParallelEnvironment, policy: Policy, steps: int, lock: Lock) -> None:
         from rich.console import Console

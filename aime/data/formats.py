@@ -12,13 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aime.data.checked_hdf5 import attribute, open_file, reading
+from aime.data.dmc_vb import DMCVBSource, tfrecord_files
 from aime.data.errors import DataError
 from aime.data.group_hdf5 import GroupHDF5Source, is_episode_name
 from aime.data.hdf5 import HDF5Source
 from aime.data.layout import FORMAT
+from aime.data.nested_hdf5 import NestedHDF5Source, is_robomimic, minari_file
 from aime.data.segments import SUFFIX, SegmentSource, is_segment
 from aime.data.source import EpisodeSource
 from aime.data.splits import splits_for, splits_from_json
+from aime.data.v_d4rl import FRAME_KEYS, VD4RLHDF5Source, VD4RLNpzSource, npz_files, npz_names
 from aime.terminal import printable
 
 
@@ -50,7 +53,25 @@ def _holds_groups(path: Path) -> bool:
         return any(is_episode_name(name) for name in file)
 
 
-#: in the order in which they are tried
+def _holds_flat(path: Path) -> bool:
+    """Whether the HDF5 file is V-D4RL's: all steps in a row, with their types."""
+    if not path.is_file():
+        return False
+    with open_file(path) as file, reading(path):
+        return {"observation", "action", "reward", "step_type"} <= set(file)
+
+
+def _holds_frames(path: Path) -> bool:
+    files = npz_files(path)
+    return bool(files) and bool(npz_names(files[0]) & set(FRAME_KEYS)) and "physics" not in npz_names(files[0])
+
+
+def _holds_hdf5(check: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    """The check, of files that are not npz alone: what is not HDF5 is refused when it is opened as such."""
+    return lambda path: path.is_file() and path.suffix != ".npz" and check(path)
+
+
+#: in the order in which they are tried; those told by names come before those whose file is opened
 FORMATS: tuple[Format, ...] = (
     Format(
         f"a directory NAME{SUFFIX} of a collection that has not finished",
@@ -59,15 +80,44 @@ FORMATS: tuple[Format, ...] = (
         ("h5py",),
     ),
     Format(
+        "TFRecord files of DMC-VB or another RLDS data set",
+        lambda path: bool(tfrecord_files(path)),
+        lambda path, _body_masks, _physics: DMCVBSource(path),
+        ("PIL",),
+    ),
+    Format(
+        "V-D4RL's npz episodes {image, action, reward}",
+        _holds_frames,
+        lambda path, _body_masks, _physics: VD4RLNpzSource(path),
+    ),
+    Format(
+        "a Minari data set with data/main_data.hdf5",
+        lambda path: minari_file(path) is not None,
+        lambda path, _body_masks, _physics: NestedHDF5Source(minari_file(path) or path),
+        ("h5py",),
+    ),
+    Format(
         f"attribute format = {FORMAT!r}",
-        _holds_attribute,
+        _holds_hdf5(_holds_attribute),
         lambda path, body_masks, physics: HDF5Source(path, body_masks=body_masks, physics=physics),
         ("h5py",),
     ),
     Format(
         "groups episode_0, episode_1, ...",
-        _holds_groups,
+        _holds_hdf5(_holds_groups),
         lambda path, _body_masks, _physics: GroupHDF5Source(path),
+        ("h5py",),
+    ),
+    Format(
+        "robomimic's groups data/demo_0, data/demo_1, ...",
+        _holds_hdf5(is_robomimic),
+        lambda path, _body_masks, _physics: NestedHDF5Source(path),
+        ("h5py",),
+    ),
+    Format(
+        "V-D4RL's datasets observation, action, reward, step_type",
+        _holds_hdf5(_holds_flat),
+        lambda path, _body_masks, _physics: VD4RLHDF5Source(path),
         ("h5py",),
     ),
 )
@@ -82,7 +132,7 @@ def detect_format(path: Path) -> Format:
         ImportError: of one whose package is not installed; the message names it.
     """
     try:
-        there = path.exists() and not (path.is_dir() and not FORMATS[0].holds(path))
+        there = path.exists() and not (path.is_dir() and not any(known.holds(path) for known in FORMATS))
         missing = "" if there else printable(_missing(path))
     except OSError as error:
         raise DataError(path, expected="a readable path", found=error.strerror or str(error)) from error
@@ -105,7 +155,8 @@ def open_source(path: str | Path, *, body_masks: bool = True, physics: bool = Tr
 
     Args:
         path: an HDF5 file of `aime collect`, the directory ``NAME.h5.partial`` of a collection that goes on or was
-            interrupted, or an HDF5 file with groups ``episode_i`` {observations, actions, rewards, dones}.
+            interrupted, an HDF5 file with groups ``episode_i`` {observations, actions, rewards, dones}, or what others
+            have: DMC-VB, V-D4RL, Minari, robomimic (`FORMATS`).
         body_masks: read masks and ids of bodies where they are stored; False saves their cost.
         physics: read the physics state where it is stored.
 
@@ -133,6 +184,8 @@ def read_splits(place: str | Path | EpisodeSource) -> dict[str, NDArray[np.int64
 
 
 def _contents(path: Path) -> str:
+    if path.suffix == ".npz":
+        return ", ".join(sorted(npz_names(path))[:8]) or "an empty file"
     with open_file(path) as file, reading(path):
         return ", ".join(sorted(file)[:8]) or "an empty file"
 
@@ -147,7 +200,9 @@ def _missing(path: Path) -> str:
     if final != path and final.is_file():
         return f"{path}: no such directory; the collection has finished: open {final}"
     if path.is_dir():
-        return f"{path}: expected an episode file, found a directory"
+        known = " or ".join(known.name for known in FORMATS)
+        names = sorted(entry.name for entry in path.iterdir())[:8]
+        return f"{path}: expected an episode file or {known}, found a directory of {', '.join(names) or 'nothing'}"
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3)
     return f"{path}: no such file" + (f"; near names there: {', '.join(near)}" if near else "")

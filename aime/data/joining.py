@@ -1,4 +1,4 @@
-"""Joins the files of single episodes into one."""
+"""Joins files of episodes, of single ones or of many, into one."""
 
 from __future__ import annotations
 
@@ -108,15 +108,12 @@ def _reserve(descriptor: int, size: int) -> None:
 
 def _fill(file: h5py.File, segments: Sequence[Path], spec: EpisodeSpec, *, body_masks: bool, split_seed: int) -> None:
     arrays = _arrays(spec, body_masks=body_masks)
-    file["episodes"].resize(len(segments), axis=0)
-    if spec.policy_parameters:
-        file["policy_parameters"].resize(len(segments), axis=0)
-    steps = 0
-    for episode, path in enumerate(segments):
+    episodes = steps = 0
+    for path in segments:
         source = HDF5Source(path)  # checks everything but the pictures, whose checksums go over as they are
-        row = source.rows[0].copy()
-        row["offset"] = offset = next_offset(steps)
-        steps = offset + int(row["length"])
+        rows, first, offset = np.array(source.rows, EPISODE_ROW), episodes, next_offset(steps)
+        rows["offset"] += offset
+        episodes, steps = first + len(rows), int(rows["offset"][-1] + rows["length"][-1])
         with h5py.File(path, "r") as segment:
             for name, array in arrays.items():
                 file[name].resize(steps, axis=0)
@@ -125,11 +122,13 @@ def _fill(file: h5py.File, segments: Sequence[Path], spec: EpisodeSpec, *, body_
                 else:
                     file[name][offset:steps] = segment[name][:]
             if spec.policy_parameters:
-                file["policy_parameters"][episode] = segment["policy_parameters"][0]
+                file["policy_parameters"].resize(episodes, axis=0)
+                file["policy_parameters"][first:episodes] = segment["policy_parameters"][:]
         source.close()
-        file["episodes"][episode] = np.array(row, EPISODE_ROW)
-    if len(segments) >= 3:
-        for name, ids in split_episodes(len(segments), split_seed).items():
+        file["episodes"].resize(episodes, axis=0)
+        file["episodes"][first:episodes] = rows
+    if episodes >= 3:
+        for name, ids in split_episodes(episodes, split_seed).items():
             file.create_dataset(f"splits/{name}", data=ids, chunks=ids.shape, fletcher32=True)
         file["splits"].attrs["seed"] = split_seed
     write_spec(file, spec)

@@ -26,7 +26,8 @@ class WindowSampler:
         length: T, steps in a window.
         episodes: episode numbers to draw from (a split); all by default.
         seed: of the order.
-        rank, world_size: of this process; each rank yields its ``B / world_size`` windows of the global batch.
+        rank, world_size: of this process, which yields windows rank, rank + world_size, ... of the global batch. That
+            batch is the same for any number of processes.
 
     Raises:
         DataError: an episode is shorter than the window.
@@ -66,8 +67,7 @@ class WindowSampler:
         """(B / world_size, 2): episode and start of each window of batch k."""
         generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, k]))
         windows = generator.integers(self.window_count, size=self.batch_size)
-        share = self.batch_size // self.world_size
-        windows = windows[self.rank * share : (self.rank + 1) * share]
+        windows = windows[self.rank :: self.world_size]
         which = np.searchsorted(self._edges, windows, side="right")
         starts = windows - np.where(which > 0, self._edges[which - 1], 0)
         return np.stack([self.episodes[which], starts], axis=1)

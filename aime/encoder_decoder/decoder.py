@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
 from aime.nn import PatchesToImage, ResidualCell, expect_shape, mlp
 
 
@@ -30,6 +31,7 @@ class AttentionModulation(nn.Module):
         return torch.addcmul(x, torch.addcmul(self.shift[:, None, None], x, self.gain[:, None, None]), resized)
 
 
+@accepts_documented_names()
 class VAEDecoder(nn.Module):
     """Decoder of single frames, the trunk's mirror image: stem, transposed convolutions, patches.
 

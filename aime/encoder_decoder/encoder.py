@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
 from aime.encoder_decoder.trunk import ImageTrunk
 from aime.nn import expect_shape, mlp
 
@@ -39,6 +40,7 @@ class Posterior:
         return Posterior(self.mean.unflatten(0, (batch, length)), self.log_scale.unflatten(0, (batch, length)))
 
 
+@accepts_documented_names()
 class VAEEncoder(nn.Module):
     """A convolutional trunk and a head that reads its coarsest map beside a vector of conditions.
 

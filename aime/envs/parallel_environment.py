@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from aime.documented_tables import accepts_documented_names
 from aime.envs import tasks
 from aime.envs.arguments import Ids, environment_ids, real_actions
 from aime.envs.batch_engine import BatchEngine
@@ -20,6 +21,7 @@ from aime.envs.settings import Autoreset, Quality, Renderer, Settings, checked
 from aime.envs.time_step import EnvironmentState, TimeStep
 
 
+@accepts_documented_names()
 class ParallelEnvironment:
     """N environments of one DeepMind Control Suite task, stepped by C++ threads with the GIL released.
 

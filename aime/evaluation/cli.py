@@ -13,13 +13,14 @@ import tyro
 from aime.data import EpisodeSource, open_source, splits_for
 from aime.devices import choose_device
 from aime.evaluation.protocol import EvaluationConfig
-from aime.evaluation.run_directory import RunDirectory
+from aime.evaluation.run_directory import RunDirectory, device_name, installed_versions
 from aime.files import require_writable
 from aime.ranges import SEED, OptionError, Range, check_ranges
 from aime.terminal import printable
 
 if TYPE_CHECKING:
     from aime.evaluation.baselines import TrainedRSSM
+    from aime.evaluation.evaluate import Evaluation
     from aime.evaluation.forecasters import Forecaster
     from aime.evaluation.learned_metrics import LearnedMetrics
     from aime.evaluation.record import RunFacts
@@ -39,8 +40,10 @@ VIDEO_SUFFIXES = (".gif", ".mp4")
 class Evaluate:
     """Evaluate a trained world model on held-out episodes: a table, metrics.json and report.html."""
 
-    run_path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run_path: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = None
     """Run directory, or a directory of exported weights."""
+    model: str | None = None
+    """Instead of RUN, MODULE:FUNCTION that makes your own world model of the data's spec; with --data and --out."""
     data: Path | None = None
     """Episode file (HDF5). Default: data.h5 in the run directory."""
     out: Path | None = None
@@ -63,12 +66,18 @@ class Evaluate:
     """How much is evaluated."""
 
     def run(self) -> int:
-        """Evaluate, write the files, print the table and where the report is."""
-        from aime.evaluation.evaluate import evaluate_model
-        from aime.evaluation.record import metrics_record, protocol_record, write_json
-        from aime.evaluation.table import print_summary
+        """Evaluate, write the files, print the table and where the report is.
 
+        Raises:
+            OptionError: neither or both of RUN and --model, or --model without --data and --out.
+        """
         check_ranges(self)
+        if self.model is not None:
+            return self._run_foreign(self.model)
+        if self.run_path is None:
+            raise OptionError("expected RUN, a run directory, or --model, a world model of your own; found neither")
+        from aime.evaluation.evaluate import evaluate_model
+
         device = choose_device(self.device)
         learned = self._learned_metrics(device)
         run = RunDirectory.find(self.run_path)
@@ -79,16 +88,68 @@ class Evaluate:
         _check_fit(model, source)
         facts, history = _facts(run, model, source, device), run.history()  # a damaged run.json shows before the work
         trained = self._train_baselines(run, source)
-        extra: dict[str, Forecaster] = {}
-        if trained:
-            from aime.evaluation.forecasters import RSSMForecaster
-
-            extra |= {name: RSSMForecaster(baseline.model) for name, baseline in trained.items()}
         evaluation = evaluate_model(
-            model, source, self.protocol, extra=extra, device=device, progress=_say, learned=learned
+            model,
+            source,
+            self.protocol,
+            extra=_forecasters(trained),
+            device=device,
+            progress=_say,
+            learned=learned,
         )
         if evaluation.reconstruction["psnr"].mean is None and "reconstruction" not in evaluation.not_computed:
             raise ValueError(f"{run.weights}: what the model reconstructs is NaN on every held-out episode: no figures")
+        self._write(evaluation, facts, history, out, trained)
+        return 0
+
+    def _run_foreign(self, place: str) -> int:
+        """The same for a model of `aime.world_model.imaginable.Imaginable`."""
+        from aime.evaluation.foreign import evaluate_imaginable, load_imaginable
+        from aime.evaluation.record import RunFacts
+
+        if self.run_path is not None:
+            raise OptionError(f"expected one of RUN and --model, found both: {self.run_path} and {place}")
+        if self.data is None or self.out is None:
+            raise OptionError("model: expected --data, the episodes, and --out, where the results go, with it")
+        require_writable(self.out)
+        learned = self._learned_metrics(torch.device("cpu"))
+        source = open_source(self.data)
+        model = load_imaginable(place, source.spec)
+        spec, parameters = source.spec, None
+        if isinstance(model, torch.nn.Module):
+            parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        facts = RunFacts(
+            task=f"{spec.domain}-{spec.task}" if spec.domain and spec.task else None,
+            device=device_name(torch.device("cpu")),
+            parameters=parameters,
+            evaluation_renderer=spec.drawn_by or None,
+            versions=installed_versions(spec.versions),
+        )
+        trained = self._train_baselines(None, source)
+        evaluation = evaluate_imaginable(
+            model,
+            source,
+            self.protocol,
+            name=printable(place),
+            extra=_forecasters(trained),
+            progress=_say,
+            learned=learned,
+        )
+        self._write(evaluation, facts, [], self.out, trained)
+        return 0
+
+    def _write(
+        self,
+        evaluation: Evaluation,
+        facts: RunFacts,
+        history: list[dict[str, float]],
+        out: Path,
+        trained: dict[str, TrainedRSSM],
+    ) -> None:
+        """metrics.json, evaluation.json, the report and the table."""
+        from aime.evaluation.record import metrics_record, protocol_record, write_json
+        from aime.evaluation.table import print_summary
+
         summaries = {name: baseline.summary() for name, baseline in trained.items()}
         record = metrics_record(evaluation, facts, summaries)
         write_json(out / "metrics.json", record)
@@ -102,7 +163,6 @@ class Evaluate:
         print(f"metrics  {printable(out / 'metrics.json')}")
         if self.report:
             print(f"report   {printable(out / 'report.html')}")
-        return 0
 
     def _learned_metrics(self, device: torch.device) -> LearnedMetrics:
         from aime.evaluation.learned_metrics import LPIPS, LearnedMetrics, VideoFeatures
@@ -110,7 +170,7 @@ class Evaluate:
         lpips = None if self.lpips_weights is None else LPIPS(*self.lpips_weights).to(device)
         return LearnedMetrics(lpips, None if self.fvd_weights is None else VideoFeatures(self.fvd_weights))
 
-    def _train_baselines(self, run: RunDirectory, source: EpisodeSource) -> dict[str, TrainedRSSM]:
+    def _train_baselines(self, run: RunDirectory | None, source: EpisodeSource) -> dict[str, TrainedRSSM]:
         """The wanted rows of the table that are trained here, each for the CPU seconds that the model had."""
         from aime.evaluation.baselines import baseline_settings, train_rssm
         from aime.evaluation.protocol import training_statistics
@@ -118,11 +178,11 @@ class Evaluate:
         names = [name for name, wanted in (("rssm", self.rssm), ("rssm_tuned", self.rssm_tuned)) if wanted]
         if not names:
             return {}
-        seconds = self.rssm_seconds or run.training_cpu_seconds()
+        seconds = self.rssm_seconds or (None if run is None else run.training_cpu_seconds())
         if seconds is None:
+            place = "a model of your own" if run is None else run.root / "timing.json"
             raise ValueError(
-                f"{run.root / 'timing.json'}: expected train_cpu, the CPU seconds of the training, found none: "
-                "give --rssm-seconds"
+                f"{place}: expected train_cpu, the CPU seconds of the training, found none: give --rssm-seconds"
             )
         episodes = [int(episode) for episode in splits_for(source)["train"]]
         statistics = training_statistics(source, episodes, self.protocol.mean_image_frames)
@@ -222,6 +282,15 @@ class Imagine:
             f"start {self.start} + context {self.context} + horizon {self.horizon} need {needed} frames; "
             f"the longest episode to choose from has {longest}"
         )
+
+
+def _forecasters(trained: dict[str, TrainedRSSM]) -> dict[str, Forecaster]:
+    """The baselines as rows of the table."""
+    if not trained:
+        return {}
+    from aime.evaluation.forecasters import RSSMForecaster
+
+    return {name: RSSMForecaster(baseline.model) for name, baseline in trained.items()}
 
 
 def _facts(run: RunDirectory, model: Any, source: EpisodeSource, device: torch.device) -> RunFacts:

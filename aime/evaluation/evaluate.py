@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aime.data import EpisodeSource, splits_for
-from aime.evaluation.bodies import fit_body_finder
+from aime.evaluation.bodies import BodyFinder, fit_body_finder
 from aime.evaluation.filtering import ErrorSums, Filtered, filter_clips, score_one_step
 from aime.evaluation.forecasters import CopyLast, Forecaster, MeanImage, WorldModelForecaster
 from aime.evaluation.learned_metrics import LearnedMetrics
@@ -59,6 +59,8 @@ class Evaluation:
     """(films, L') rows of the probes' predictions that belong to the shown clips."""
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     """codebook: (V,) use of each code; pit: counts; responsibilities: (K,) mean share of each component."""
+    name: str = "AIME"
+    """What the report calls the model."""
 
 
 @contextmanager
@@ -113,6 +115,18 @@ def evaluate_probe(
     """Fit on training clips of the same length, score on the held-out ones; rows of each held-out clip (N, L')."""
     fitting = cut_clips(source, spread(training, config.probe_episodes), clips.length, config.starts)
     fitted = filter_clips(model, fitting, mean_image, config, [], device)
+    return fit_and_score_probes(source, fitting, fitted.features, clips, filtered.features, config)
+
+
+def fit_and_score_probes(
+    source: EpisodeSource,
+    fitting: Clips,
+    fitting_features: np.ndarray,
+    clips: Clips,
+    clips_features: np.ndarray,
+    config: EvaluationConfig,
+) -> tuple[Probes, np.ndarray]:
+    """Probes from features (N, L, F) of ``fitting``, scored on those of ``clips``; rows of each clip (N, L')."""
     settled = min(config.burn_in, clips.length - 1)
 
     def samples(part: Clips, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -125,12 +139,12 @@ def evaluate_probe(
             part.episodes.repeat_interleave(kept).numpy(),
         )
 
-    features, physics, rewards, owners = samples(fitting, fitted.features)
+    features, physics, rewards, owners = samples(fitting, fitting_features)
     targets = physics_targets(physics, rewards, source.spec)
     linear = fit_probe(features, targets.values, owners)
     network = fit_network(features, targets.values, owners, config.seed)
     exact = fit_probe(targets.exact_state(), targets.values, owners)
-    features, physics, rewards, owners = samples(clips, filtered.features)
+    features, physics, rewards, owners = samples(clips, clips_features)
     held = physics_targets(physics, rewards, source.spec)
     probes = Probes(
         score_probe(linear, features, held, owners),
@@ -185,12 +199,7 @@ def evaluate_model(
     clips = cut_clips(source, held_out, clip_length(source, held_out, config), config.starts)
     mean_image = training_mean_image(source, training, config.mean_image_frames)
     bodies = fit_body_finder(source, training)
-    reasons = _reasons(source, clips, config) | _not_learned(learned or LearnedMetrics())
-    if bodies is not None and not bodies.trusted:
-        reasons["psnr_union"] = (
-            f"bodies cannot be told from the background in a picture alone (intersection over union with the masks "
-            f"{bodies.agreement:.2f})"
-        )
+    reasons = ruled_out(source, clips, config, bodies) | not_learned(learned or LearnedMetrics())
     shown = film_order(clips, config.films)
     with evaluating(model), torch.no_grad():
         say("filtering")
@@ -218,7 +227,7 @@ def evaluate_model(
     )
 
 
-def _not_learned(learned: LearnedMetrics) -> dict[str, str]:
+def not_learned(learned: LearnedMetrics) -> dict[str, str]:
     """Which figures of trained networks are not computed, and why."""
     absent = {"lpips": learned.lpips is None, "fvd": learned.video is None}
     return {name: f"no weights were given (--{name}-weights)" for name, missing in absent.items() if missing}
@@ -228,9 +237,16 @@ def _quiet(stage: str) -> None:
     """No progress is wanted."""
 
 
-def _reasons(source: EpisodeSource, clips: Clips, config: EvaluationConfig) -> dict[str, str]:
+def ruled_out(
+    source: EpisodeSource, clips: Clips, config: EvaluationConfig, bodies: BodyFinder | None
+) -> dict[str, str]:
     """What the data or the installation rules out, and why."""
     reasons: dict[str, str] = {}
+    if bodies is not None and not bodies.trusted:
+        reasons["psnr_union"] = (
+            f"bodies cannot be told from the background in a picture alone (intersection over union with the masks "
+            f"{bodies.agreement:.2f})"
+        )
     if clips.body_masks is None:
         need_masks = ("psnr_body", "psnr_union", "crps_body", "spread_ratio")
         reasons |= dict.fromkeys(need_masks, "the data has no body masks")

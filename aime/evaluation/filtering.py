@@ -136,7 +136,8 @@ def filter_clips(
             settled_mixture = GaussianMixture(
                 on_cpu.log_pi[:, settled], on_cpu.means[:, settled], on_cpu.log_scales[:, settled]
             )
-            mixtures.append(mixture_figures(settled_mixture, latents[:, settled]))
+            coarsest = latents[:, settled, : on_cpu.means.shape[-1]]  # of latent groups, the one under the mixture
+            mixtures.append(mixture_figures(settled_mixture, coarsest))
             display["weights"] = on_cpu.log_pi.exp()
         if outputs.get("token_ids") is not None:
             tokens.append(_flat_tokens(outputs["token_ids"].cpu()))

@@ -15,6 +15,7 @@ from aime.evaluation.metrics import (
     mean_over_episodes,
 )
 from aime.evaluation.protocol import Clips, EvaluationConfig
+from aime.perceiver_io import TokenFrames
 
 TOKEN_HORIZONS = (1, 5)
 
@@ -54,7 +55,8 @@ def token_accuracy(
 ) -> tuple[dict[int, Estimate], dict[int, Estimate]] | None:
     """Greedy autoregressive next-token accuracy after the context, at ``TOKEN_HORIZONS``.
 
-    The token model reads the context's tokens, then its own predictions; horizon 1 is thus the teacher-forced figure.
+    The token model reads the context's tokens and every action, then its own predictions; horizon 1 is thus the
+    teacher-forced figure.
     Most tokens of a still camera never change, so the second result, repeating the last context frame's tokens, is the
     figure to compare with.
 
@@ -71,13 +73,16 @@ def token_accuracy(
     copies: dict[int, list[Tensor]] = {horizon: [] for horizon in horizons}
     for _, batch in clips.batches(config.clips_at_once):
         tokens = model.perceive(batch.observations[:, :length].to(device)).perceiver.tokens
-        truth = tokens.ids  # (B, T, Ht, Wt)
+        truth = tokens.ids  # (B, T, Ht, Wt), or (B, T, Ht, Wt, Q)
+        actions = batch.actions[:, :length].to(device)
         codes, ids = tokens.quantized[:, : config.context], truth[:, config.context - 1 : config.context]
         memory = None
         for horizon in range(1, max(horizons, default=0) + 1):
             latents, embedded, memory = perceiver.model(codes, memory)
             context = perceiver.model.context(latents[:, -1:])
-            logits = perceiver.model.predict(context, embedded[:, -1:], ids)
+            now = TokenFrames(context, latents[:, -1:], embedded[:, -1:], ids)
+            taken = config.context + horizon - 2  # the action after the frame that is read last
+            logits = perceiver.model.predict(now, actions[:, taken : taken + 1])
             ids = logits.argmax(-1).reshape(truth[:, :1].shape)
             codes = perceiver.tokenizer.quantizer.lookup(ids)
             if horizon in hits:

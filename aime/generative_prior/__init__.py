@@ -2,6 +2,7 @@
 
 from aime.generative_prior.distributions import KumaraswamyStable
 from aime.generative_prior.dpgmm_prior import DPGMMPrior, PriorParameters
+from aime.generative_prior.hierarchical_prior import HierarchicalPrior, HierarchicalPriorParameters, group_sizes
 from aime.generative_prior.networks import GammaPosterior, KumaraswamyNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
 from aime.generative_prior.usage import (
@@ -16,6 +17,8 @@ __all__ = [
     "AdaptiveStickBreaking",
     "DPGMMPrior",
     "GammaPosterior",
+    "HierarchicalPrior",
+    "HierarchicalPriorParameters",
     "KumaraswamyNetwork",
     "KumaraswamyStable",
     "PriorParameters",
@@ -23,6 +26,7 @@ __all__ = [
     "ambiguity",
     "components_in_use",
     "effective_components",
+    "group_sizes",
     "log_responsibilities",
     "usage_entropy",
 ]

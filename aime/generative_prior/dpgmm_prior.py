@@ -1,11 +1,14 @@
 """Dirichlet-process Gaussian-mixture prior p(z_t | h_{t-1}, c^_t)."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
+from aime.generative_prior.documented import DocumentedMixture, DocumentedPrior
 from aime.generative_prior.networks import ComponentNetwork
 from aime.generative_prior.stick_breaking import AdaptiveStickBreaking, StickBreaking
 from aime.generative_prior.usage import effective_components, log_responsibilities
@@ -13,7 +16,7 @@ from aime.kernels import mixture_kl, mixture_log_prob
 
 
 @dataclass(frozen=True)
-class PriorParameters(StickBreaking):
+class PriorParameters(DocumentedMixture, StickBreaking):
     """A mixture for every state; leading axes (...) as in h.
 
     Attributes:
@@ -25,13 +28,17 @@ class PriorParameters(StickBreaking):
 
     def detach(self) -> "PriorParameters":
         """The same values without gradient history."""
-        return PriorParameters(**{name: value.detach() for name, value in vars(self).items()})
+        return type(self)(**{name: value.detach() for name, value in vars(self).items()})
+
+    def moved(self, offset: Tensor) -> "PriorParameters":
+        """The same mixture with its means moved by (..., D)."""
+        return dataclasses.replace(self, means=self.means + offset.to(self.means.dtype).unsqueeze(-2))
 
     @staticmethod
     def stack(parameters: Sequence["PriorParameters"]) -> "PriorParameters":
         """Mixtures of successive frames, leading axis (B), as those of a sequence, leading axes (B, T)."""
         rows = [vars(item) for item in parameters]
-        return PriorParameters(**{name: torch.stack([row[name] for row in rows], 1) for name in rows[0]})
+        return type(parameters[0])(**{name: torch.stack([row[name] for row in rows], 1) for name in rows[0]})
 
 
 def gaussian_kl(mean_q: Tensor, log_scale_q: Tensor, mean_p: Tensor, log_scale_p: Tensor) -> Tensor:
@@ -41,7 +48,8 @@ def gaussian_kl(mean_q: Tensor, log_scale_q: Tensor, mean_p: Tensor, log_scale_p
     return 0.5 * (torch.exp(2 * ratio) - 1 - 2 * ratio + moved.square()).sum(-1)
 
 
-class DPGMMPrior(nn.Module):
+@accepts_documented_names()
+class DPGMMPrior(DocumentedPrior, nn.Module):
     """Truncated Dirichlet-process mixture of diagonal Gaussians whose parameters depend on the state.
 
     Its networks may run under autocast; sticks, samples and densities are float32 always: log densities of narrow
@@ -115,6 +123,26 @@ class DPGMMPrior(nn.Module):
         sticks = self.stick_breaking(h, noise=noise, generator=generator, deterministic=deterministic)
         means, log_scales = self.component_net(h)
         return PriorParameters(**vars(sticks), means=means.float(), log_scales=log_scales.float())
+
+    def sample_posterior(self, mean: Tensor, log_scale: Tensor, noise: Tensor) -> Tensor:
+        """z (..., D) of a posterior with these means and log scales (..., D), from standard normal noise (..., D)."""
+        return mean + noise * log_scale.exp()
+
+    def group_kl(
+        self,
+        mean_q: Tensor,
+        log_scale_q: Tensor,
+        params: PriorParameters,
+        eps: Tensor | None = None,
+        *,
+        num_samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """KL(q(z) || mixture) of each latent group in nats (..., 1): here there is one, that of `kl_divergence`."""
+        kl = DPGMMPrior.kl_divergence(
+            self, mean_q, log_scale_q, params, eps, num_samples=num_samples, generator=generator
+        )
+        return kl.unsqueeze(-1)
 
     def kl_divergence(
         self,

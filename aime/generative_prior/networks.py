@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
 from aime.nn import mlp
 
 LOG_LIMIT = 5.0
@@ -48,6 +49,7 @@ def network_with_initial_output(sizes: tuple[int, ...], initial: Tensor) -> nn.S
     return network
 
 
+@accepts_documented_names()
 class KumaraswamyNetwork(nn.Module):
     """h (..., hidden_dim) -> log a, log b, each (..., K - 1), inside (-5, 5).
 
@@ -73,6 +75,7 @@ class KumaraswamyNetwork(nn.Module):
         return log_a, log_b
 
 
+@accepts_documented_names()
 class GammaPosterior(nn.Module):
     """h (..., hidden_dim) -> q(alpha | h) = Gamma(concentration, rate), each (...). Starts at the prior.
 

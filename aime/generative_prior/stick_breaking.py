@@ -7,13 +7,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
 from aime.generative_prior.distributions import KumaraswamyStable, gamma_kl, log1mexp, open_uniform
+from aime.generative_prior.documented import DocumentedSticks
 from aime.generative_prior.networks import GammaPosterior, KumaraswamyNetwork
 from aime.kernels import stick_log_weights
 
 
 @dataclass(frozen=True)
-class StickBreaking:
+class StickBreaking(DocumentedSticks):
     """Weights and everything their divergence from the prior needs; leading axes as in h.
 
     Attributes:
@@ -53,6 +55,7 @@ def unit_interval_quadrature(nodes: int) -> tuple[tuple[float, ...], tuple[float
     return tuple(u.tolist()), tuple((weights * 30 * t**2 * (1 - t) ** 2).tolist())
 
 
+@accepts_documented_names()
 class AdaptiveStickBreaking(nn.Module):
     """pi_k = v_k prod_{j<k} (1 - v_j) with q(v_k | h) Kumaraswamy, p(v_k | alpha) = Beta(1, alpha), alpha ~ Gamma.
 

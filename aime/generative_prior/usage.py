@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from aime.ranks import Ranks
+
 
 def effective_components(log_pi: Tensor) -> Tensor:
     """exp of the entropy of the weights: K for equal weights, 1 when one takes all. (..., K) -> (...)."""
@@ -43,13 +45,15 @@ def ambiguity(log_responsibilities: Tensor) -> Tensor:
     return -(torch.exp(log_responsibilities) * log_responsibilities).sum(-1)
 
 
-def usage_entropy(log_responsibilities: Tensor) -> Tensor:
+def usage_entropy(log_responsibilities: Tensor, ranks: Ranks | None = None) -> Tensor:
     """Entropy in nats of p(k | z) averaged over all leading axes: (..., K) -> ().
 
     A bonus on it asks that the data set as a whole use its components; unlike the entropy of the weights of one sample
     it does not ask every single sample to be ambiguous. usage_entropy - mean ambiguity is the mutual information of
-    component and z.
+    component and z. With ``ranks`` the average is over all of them.
     """
     rows = log_responsibilities.flatten(0, -2)
     log_mean = torch.logsumexp(rows, 0) - math.log(len(rows))
+    if ranks is not None:
+        log_mean = ranks.mean_through(log_mean.exp()).clamp_min(torch.finfo(rows.dtype).tiny).log()
     return ambiguity(log_mean)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from aime.multi_task_learning.gradient_matrix import GradientMatrix
+from aime.ranks import Ranks
 
 Losses = Mapping[str, Tensor] | Sequence[Tensor]
 
@@ -110,6 +111,7 @@ class GradientBalancer(ABC):
         representation: tuple[Tensor, Tensor] | None = None,
         max_norm: float | None = None,
         loss_scale: float | Tensor = 1.0,
+        ranks: Ranks | None = None,
     ) -> BalancedStep:
         """Write the balanced gradient to `.grad` of every parameter that some task reaches.
 
@@ -126,6 +128,11 @@ class GradientBalancer(ABC):
             max_norm: clip the balanced gradient to this norm. Free here: the norm follows from the Gram matrix, so
                 that clipping is a factor of the combination rather than two more passes over the parameters.
             loss_scale: factor already multiplied into the losses (fp16 loss scaling); gradients are divided by it.
+            ranks: the processes of a distributed step, each with the means of its own part of the batch as losses. What
+                is balanced are the tasks' gradients of the whole batch: they are summed over the ranks before anything
+                is computed from them (the T x P matrix, or for a representation the T x T Gram matrix), so that every
+                rank finds the same weights, and `.grad`, as one process would. Summing gradients that were balanced on
+                each rank by itself, as DDP would, is another method: measured 48 % off.
 
         Raises:
             ValueError: wrong number of losses, a loss that is not a scalar, no parameters, or `representation` that
@@ -139,15 +146,17 @@ class GradientBalancer(ABC):
                 f"representation {'given' if representation is not None else 'missing'}"
             )
         if representation is not None:
-            return self._backward_representation(names, values, shared, representation, max_norm, loss_scale)
+            return self._backward_representation(names, values, shared, representation, max_norm, loss_scale, ranks)
         if self.matrix is None or not self.matrix.matches(shared, len(values)):
             self._bind(GradientMatrix(shared, len(values)))
         assert self.matrix is not None
         # The first task, which is the largest, comes last: its backward pass frees the graph as it goes. Measured on
         # the laptop preset: peak memory 1,873 MiB, against 2,529 MiB in order.
         for task in reversed(range(len(values))):
-            self.matrix.write(task, _gradients(values[task], shared, retain_graph=task > 0))
-        return self._combine(self.matrix, names, values, max_norm, loss_scale)
+            self.matrix.write(task, _gradients(values[task], shared, retain_graph=task > 0, ranks=ranks))
+            if ranks is not None:
+                self.matrix.start_sum(task, ranks)
+        return self._combine(self.matrix, names, values, max_norm, loss_scale, ranks)
 
     def _bind(self, matrix: GradientMatrix) -> None:
         """Adopt a matrix for a new list of parameters; methods with state override this to carry it over."""
@@ -160,13 +169,18 @@ class GradientBalancer(ABC):
         losses: list[Tensor],
         max_norm: float | None,
         loss_scale: float | Tensor,
+        ranks: Ranks | None,
     ) -> BalancedStep:
         task_num, self.task_names = len(names), names
         gram = matrix.gram()  # (T + 1, T + 1)
+        if ranks is not None and self.rep_grad:
+            # The representation's rows are those of each rank's samples: inner products add up over the ranks.
+            ranks.sum_(gram)
         scale = torch.ones(task_num + 1, dtype=gram.dtype, device=gram.device)
         scale[:task_num] /= loss_scale
         gram = gram * scale[:, None] * scale[None, :]
         values = torch.stack([loss.detach().to(gram.device, torch.float64) for loss in losses]) / loss_scale
+        values = values if ranks is None else ranks.mean(values)
         finite = torch.isfinite(gram).all() & torch.isfinite(values).all()
         gram = torch.where(finite, gram, torch.zeros_like(gram))
         with torch.no_grad():
@@ -187,6 +201,7 @@ class GradientBalancer(ABC):
         representation: tuple[Tensor, Tensor],
         max_norm: float | None,
         loss_scale: float | Tensor,
+        ranks: Ranks | None,
     ) -> BalancedStep:
         source, leaf = representation
         if leaf.grad_fn is not None or not leaf.requires_grad or leaf.shape != source.shape:
@@ -199,16 +214,18 @@ class GradientBalancer(ABC):
         matrix = GradientMatrix([leaf], len(losses))
         heads: list[Tensor | None] = [None] * len(shared)
         for task, loss in enumerate(losses):
-            gradients = _gradients(loss, [leaf, *shared], retain_graph=True)
+            gradients = _gradients(loss, [leaf, *shared], retain_graph=True, ranks=ranks)
             if gradients is None:
                 matrix.write(task, None)
                 continue
             matrix.write(task, gradients[:1])
             heads = [_add(total, grad) for total, grad in zip(heads, gradients[1:], strict=True)]
-        step = self._combine(matrix, names, losses, max_norm, loss_scale)
+        step = self._combine(matrix, names, losses, max_norm, loss_scale, ranks)
         encoder = torch.autograd.grad(source, shared, grad_outputs=leaf.grad, allow_unused=True)
         for parameter, head, grad in zip(shared, heads, encoder, strict=True):
             parameter.grad = _add(grad, None if head is None else head / loss_scale)
+        if ranks is not None:
+            sum_gradients(shared, ranks)
         return step
 
     def _named(self, losses: Losses) -> tuple[tuple[str, ...], list[Tensor]]:
@@ -234,10 +251,26 @@ class GradientBalancer(ABC):
         return (parameter for parameter in self.get_share_params() if parameter.requires_grad)
 
 
-def _gradients(loss: Tensor, inputs: list[Tensor], *, retain_graph: bool) -> tuple[Tensor | None, ...] | None:
+def sum_gradients(parameters: Iterable[Tensor], ranks: Ranks) -> None:
+    """Replace `.grad` of parameters by its sum over the ranks, through one flat buffer for each dtype."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in parameters:
+        if parameter.grad is not None:
+            by_dtype.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    for gradients in by_dtype.values():
+        flat = ranks.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        for gradient, piece in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
+            gradient.copy_(piece.view(gradient.shape))
+
+
+def _gradients(
+    loss: Tensor, inputs: list[Tensor], *, retain_graph: bool, ranks: Ranks | None
+) -> tuple[Tensor | None, ...] | None:
+    """Gradients of this rank's share of the mean over all ranks."""
     if not loss.requires_grad:
         return None
-    return torch.autograd.grad(loss, inputs, retain_graph=retain_graph, allow_unused=True)
+    share = None if ranks is None else torch.full_like(loss, 1 / ranks.size)
+    return torch.autograd.grad(loss, inputs, share, retain_graph=retain_graph, allow_unused=True)
 
 
 def _add(left: Tensor | None, right: Tensor | None) -> Tensor | None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aime.ranks import Ranks, Work
+
 # Rows are multiplied in chunks of this many columns: (T + 1) rows of 16 Ki float32 stay inside a 256 KiB L2 cache, and
 # summing chunk by chunk keeps the float32 error of an inner product near 1e-7 whatever the number of parameters.
 CHUNK = 16384
@@ -52,6 +54,7 @@ class GradientMatrix:
         self.task_num = task_num
         self._reach = [0] * len(self.parameters)  # bit t of entry p: task t has reached parameter p
         self._groups: list[_Group] = []
+        self._sums: list[tuple[Ranks, Work]] = []  # sums over the ranks that are under way
         self._rebuild(self._reach, {})
 
     def matches(self, parameters: Sequence[Tensor], task_num: int) -> bool:
@@ -77,6 +80,7 @@ class GradientMatrix:
         if gradients is not None:
             reach = [old | bit if grad is not None else old for old, grad in zip(self._reach, gradients, strict=True)]
             if reach != self._reach:
+                self.finish_sums()  # of rows that are about to be carried over
                 self._rebuild(reach, self._task_rows())
         for group in self._groups:
             if task not in group.tasks:
@@ -92,8 +96,24 @@ class GradientMatrix:
                 pieces.append(group.zeros[: parameter.numel()] if grad is None else _flatten(grad, parameter))
             torch.cat(pieces, out=row)
 
+    def start_sum(self, task: int, ranks: Ranks) -> None:
+        """Begin to sum a task's gradient over the ranks, one flat bucket a block, while other tasks go backward.
+
+        Every rank has to call this for the same tasks in the same order. `gram` waits for all that is under way.
+        """
+        for group in self._groups:
+            if task in group.tasks:
+                self._sums.append((ranks, ranks.start_sum(group.rows[1 + group.tasks.index(task)])))
+
+    def finish_sums(self) -> None:
+        """Wait for the sums that are under way."""
+        while self._sums:
+            ranks, work = self._sums.pop(0)
+            ranks.finish(work)
+
     def gram(self) -> Tensor:
         """Inner products of [g_1 .. g_T, d] as a (T + 1, T + 1) float64 tensor."""
+        self.finish_sums()
         size = self.task_num + 1
         gram = torch.zeros(size, size, dtype=torch.float64, device=self.parameters[0].device)
         for group in self._groups:
@@ -167,6 +187,7 @@ class GradientMatrix:
         if len(reach) != len(self.parameters):
             raise ValueError(f"expected reach masks of {len(self.parameters)} parameters, found {len(reach)}")
         if list(reach) != self._reach:
+            self.finish_sums()
             self._rebuild(list(reach), self._task_rows())
 
     def _task_rows(self) -> dict[tuple[int, int], Tensor]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from aime.multi_task_learning.losses.task_loss import LOSSES, LossWeights, Outputs, TaskLoss, time_mean
+from aime.multi_task_learning.losses.task_loss import LOSSES, LossWeights, Outputs, TaskLoss, TaskLosses, time_mean
 
 
 class LossAggregator:
@@ -47,7 +47,7 @@ class LossAggregator:
         lambda_reward: float | Tensor = 1.0,
         lambda_continue: float | Tensor = 1.0,
         lambda_img: float | Tensor = 1.0,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], TaskLosses]:
         """Average the outputs' losses over time, weigh them and sum them by task.
 
         Args:
@@ -84,7 +84,7 @@ class LossAggregator:
             lambda_img=lambda_img,
         )
         losses: dict[str, Tensor] = {}
-        task_losses: dict[str, Tensor] = {}
+        task_losses = TaskLosses()
         for task in self.tasks:
             if task.applies(outputs):
                 value = task(outputs, weights)

@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
+from aime.documented_tables import accepts_documented_names
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.multi_task_learning.gradient_matrix import GradientMatrix
 from aime.ranges import OptionError, Range, check_arguments
@@ -33,6 +34,7 @@ LARGEST_ANGLE = math.pi / 2 - 1e-6
 LARGEST_TASK_NUM = 62  # which tasks reach a parameter is kept as bits of an int64
 
 
+@accepts_documented_names()
 class RGB(GradientBalancer):
     """Rotation-based gradient balancing.
 

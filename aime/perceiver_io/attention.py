@@ -37,13 +37,14 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context_channels or channels, 2 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Attend from x (N, Q, C) to the context (N, M, Ck), or to itself."""
+    def forward(self, x: Tensor, context: Tensor | None = None, visible: Tensor | None = None) -> Tensor:
+        """Attend from x (N, Q, C) to the context (N, M, Ck), or to itself; ``visible`` (N, M) bool hides the rest."""
         queries = self.query_norm(x)
         source = queries if context is None or self.context_norm is None else self.context_norm(context)
         q = rearrange(self.query(queries), "n q (h d) -> n h q d", h=self.heads)
         k, v = rearrange(self.key_value(source), "n m (two h d) -> two n h m d", two=2, h=self.heads)
-        attended = F.scaled_dot_product_attention(q, k, v)
+        mask = None if visible is None else visible[:, None, None, :]  # (N, 1, 1, M)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.out(rearrange(attended, "n h q d -> n q (h d)"))
         return out
 

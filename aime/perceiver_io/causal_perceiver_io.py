@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
+from aime.nn import expect_shape
+from aime.perceiver_io import generation
 from aime.perceiver_io.attention import AttentionMemory
-from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory
-from aime.perceiver_io.quantizer import codebook_statistics
+from aime.perceiver_io.predictor import PerceiverTokenPredictor, PredictorMemory, TokenFrames
+from aime.perceiver_io.quantizer import Gradient, codebook_statistics
+from aime.perceiver_io.token_loss import TokenScores, score_next_tokens
 from aime.perceiver_io.tokenizer import Tokens, VQPTTokenizer
+from aime.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -19,11 +23,11 @@ class PerceiverMemory:
     """What is kept of earlier frames to continue a video frame by frame.
 
     Attributes:
-        features: (B, k - 1, F, Ht, Wt) tokenizer features.
+        features: of each of the tokenizer's convolutions over time, (B, k - 1, F, h, w).
         predictor: the Perceiver's keys and values.
     """
 
-    features: Tensor
+    features: tuple[Tensor, ...]
     predictor: PredictorMemory
 
 
@@ -32,10 +36,10 @@ class PerceiverOutput:
     """Everything one pass over a video gives.
 
     Attributes:
-        context: (B, T, Cc), c_t depends on frames <= t alone.
+        context: (B, T', Cc), c_t depends on frames <= t alone. T' = T without temporal down-sampling.
         tokens: ids, codes and encodings of the video.
-        latents: (B, T, N_l, C).
-        embedded: (B, T, Ht * Wt, C) embedded tokens.
+        latents: (B, T', N_l, C).
+        embedded: (B, T', Ht * Wt, C) embedded tokens.
         memory: to continue with the frames after.
     """
 
@@ -45,7 +49,13 @@ class PerceiverOutput:
     embedded: Tensor
     memory: PerceiverMemory
 
+    @property
+    def frames(self) -> TokenFrames:
+        """What the readout of the next tokens sees."""
+        return TokenFrames(self.context, self.latents, self.embedded, self.tokens.ids)
 
+
+@accepts_documented_names()
 class CausalPerceiverIO(nn.Module):
     """Video to causal context vectors, with a next-frame token model as its own training signal.
 
@@ -59,6 +69,13 @@ class CausalPerceiverIO(nn.Module):
         entropy_weight: weight of the bonus on the entropy of code use over all positions.
         feature_channels: F where the tokenizer reads a trunk's feature maps (B, T, F, Ht, Wt) in place of videos.
         grid: (Ht, Wt) of those maps.
+        temporal_downsample: s, frames to a token frame; True for 2, False or 1 for none.
+        num_quantizers: Q, codebooks: Q ids a position.
+        gradient: how it passes the quantizer, ``straight_through`` or ``rotation``.
+        action_dim: A, actions a_t that the tokens of frame t + 1 may depend on; 0 for none.
+        reads_latents: let the output queries attend to the latents beside the context.
+        masked_share: of the frames in training, those of which part of the next tokens is given, which
+            :meth:`generate_maskgit` needs; 0 for none.
 
     Example:
         >>> perceiver = CausalPerceiverIO((8, 3, 32, 32), num_latents=4, num_latent_channels=16, num_codes=16,
@@ -87,9 +104,16 @@ class CausalPerceiverIO(nn.Module):
         entropy_weight: float = 0.0,
         feature_channels: int | None = None,
         grid: tuple[int, int] | None = None,
+        temporal_downsample: int = 1,
+        num_quantizers: int = 1,
+        gradient: Gradient = "straight_through",
+        action_dim: int = 0,
+        reads_latents: bool = True,
+        masked_share: float = 0.25,
     ) -> None:
         super().__init__()
         _, channels, height, width = video_shape
+        self.image_size, self.masked_share = (height, width), masked_share
         self.commitment_weight, self.entropy_weight = commitment_weight, entropy_weight
         self.context_dim = context_dim or num_latent_channels
         self.tokenizer = VQPTTokenizer(
@@ -101,6 +125,9 @@ class CausalPerceiverIO(nn.Module):
             use_3d_conv=use_3d_conv,
             patch_size=patch_size,
             feature_channels=feature_channels,
+            temporal_downsample=2 if temporal_downsample is True else max(int(temporal_downsample), 1),
+            num_quantizers=num_quantizers,
+            gradient=gradient,
         )
         self.grid = grid or self.tokenizer.grid(height, width)
         self.model = PerceiverTokenPredictor(
@@ -113,6 +140,9 @@ class CausalPerceiverIO(nn.Module):
             num_self_attention_layers=num_encoder_layers,
             num_heads=num_attention_heads,
             window=window,
+            num_codebooks=num_quantizers,
+            action_dim=action_dim,
+            reads_latents=reads_latents,
         )
 
     def forward(
@@ -157,7 +187,8 @@ class CausalPerceiverIO(nn.Module):
         """Memory of B videos of which nothing was seen yet."""
         model, tokenizer = self.model, self.tokenizer
         like = model.latents
-        features = like.new_zeros(batch, tokenizer.memory_frames, tokenizer.memory_channels, *self.grid)
+        sizes = tokenizer.memory_sizes(*self.image_size, self.grid)
+        features = tuple(like.new_zeros(batch, *size) for size in sizes)
         return PerceiverMemory(features, model.empty_memory(batch))
 
     def extract_context(self, videos: Tensor, *, detach: bool = False) -> Tensor:
@@ -166,7 +197,14 @@ class CausalPerceiverIO(nn.Module):
         return context.detach() if detach else context
 
     def compute_loss(
-        self, output: PerceiverOutput, videos: Tensor, *, ce_weight: float = 1.0, share: float = 1.0
+        self,
+        output: PerceiverOutput,
+        videos: Tensor,
+        *,
+        actions: Tensor | None = None,
+        ce_weight: float = 1.0,
+        share: float = 1.0,
+        generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Losses of one pass.
 
@@ -176,41 +214,123 @@ class CausalPerceiverIO(nn.Module):
         Args:
             output: of :meth:`forward` on ``videos``.
             videos: (B, T, C, H, W).
+            actions: (B, T, A), each taken after the frame of its index.
             ce_weight: weight of the next-token cross-entropy.
             share: of the videos, the first ones of the batch, that the losses are computed on (at least one video).
+            generator: of the masks.
 
         Returns:
-            scalars: total_loss, ce_loss (nats a token; 0 when T = 1), reconstruction_loss (mean squared error),
+            scalars: total_loss, ce_loss (nats a token; 0 when T' = 1), reconstruction_loss (mean squared error),
             commitment_loss, entropy_loss, vq_loss, accuracy (share of next tokens predicted), copy_accuracy (share that
             stays as it is), perplexity, usage.
+
+        Raises:
+            ValueError: actions for a Perceiver without, or with temporal down-sampling.
         """
         count = max(round(share * videos.shape[0]), 1)
         videos, tokens = videos[:count], output.tokens.first(count)
         reconstruction = self.tokenizer.reconstruction_loss(tokens, videos)
         entropy = self._usage_entropy(tokens.encodings)
         vq_loss = self.commitment_weight * tokens.commitment - self.entropy_weight * entropy
-        cross_entropy, accuracy = reconstruction.new_zeros(()), reconstruction.new_zeros(())
-        copied = reconstruction.new_zeros(())
-        if videos.shape[1] > 1:
-            now = (output.context[:count, :-1], output.embedded[:count, :-1], tokens.ids[:, :-1])
-            logits = self.model.predict(*now).flatten(0, 2)  # (B (T - 1) Ht Wt, V)
-            targets = tokens.ids[:, 1:].flatten().long()
-            cross_entropy = F.cross_entropy(logits.float(), targets)
-            accuracy = (logits.detach().argmax(-1) == targets).float().mean()
-            copied = (tokens.ids[:, :-1].flatten() == targets).float().mean()
-        perplexity, usage = codebook_statistics(output.tokens.ids, self.tokenizer.quantizer.num_codes)
+        scores = TokenScores.none(reconstruction)
+        if tokens.ids.shape[1] > 1:
+            now = TokenFrames(output.context[:count], output.latents[:count], output.embedded[:count], tokens.ids)
+            scores = score_next_tokens(self, now, self.checked_actions(actions, videos, count), generator)
+        quantizer = self.tokenizer.quantizer
+        perplexity, usage = codebook_statistics(output.tokens.ids, quantizer.num_codes, quantizer.heads)
         return {
-            "total_loss": ce_weight * cross_entropy + reconstruction + vq_loss,
-            "ce_loss": cross_entropy,
+            "total_loss": ce_weight * scores.cross_entropy + reconstruction + vq_loss,
+            "ce_loss": scores.cross_entropy,
             "reconstruction_loss": reconstruction,
             "commitment_loss": tokens.commitment,
             "entropy_loss": -entropy,
             "vq_loss": vq_loss,
-            "accuracy": accuracy,
-            "copy_accuracy": copied,
+            "accuracy": scores.accuracy,
+            "copy_accuracy": scores.copied,
             "perplexity": perplexity,
             "usage": usage,
         }
+
+    def checked_actions(self, actions: Tensor | None, videos: Tensor, count: int) -> Tensor | None:
+        """Actions (B, T, A) of the first videos.
+
+        Raises:
+            ValueError: actions for a Perceiver that takes none, or with temporal down-sampling; another shape.
+        """
+        if actions is None:
+            return None
+        embedding = self.model.action_embedding
+        if embedding is None or self.tokenizer.temporal_downsample > 1:
+            raise ValueError("actions: expected none (action_dim = 0, or several frames a token), found some")
+        expect_shape(actions[:count], "B T A", "actions", B=count, T=videos.shape[1], A=embedding.in_features)
+        return actions[:count]
+
+    def generate_autoregressive(
+        self,
+        context_videos: Tensor,
+        num_frames_to_generate: int,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        *,
+        actions: Tensor | None = None,
+        cached: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue a video, token frame by token frame; see :func:`aime.perceiver_io.generation.continue_tokens`.
+
+        Args:
+            context_videos: (B, Tc, C, H, W), or the maps that the tokenizer was made for.
+            num_frames_to_generate: n >= 0; nothing limits Tc + n.
+            temperature: 0 for the most probable tokens.
+            top_k: draw from the k most probable tokens alone.
+            top_p: draw from the smallest set of tokens of this mass alone.
+            actions: (B, Tc + n - 1, A) or longer, taken after each frame.
+            cached: keep keys and values, so that a frame costs the same wherever it stands; False computes everything
+                again for each frame, to the same end.
+            generator: source of randomness.
+
+        Returns:
+            (B, Tc + n, C, H, W), the decoded tokens of the context included.
+        """
+        choice = generation.Choice(temperature, top_k, top_p, generator)
+        return generation.generate(self, context_videos, num_frames_to_generate, choice, actions, cached=cached)
+
+    def generate_maskgit(
+        self,
+        context_videos: Tensor,
+        num_frames_to_generate: int,
+        num_iterations: int = 12,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        *,
+        actions: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Continue a video, the tokens of each frame in a few steps, the surest first (Chang et al. 2022, MaskGIT).
+
+        As :meth:`generate_autoregressive`, where all tokens of a frame are drawn at once, each for itself.
+
+        Raises:
+            ValueError: the Perceiver is not trained with masks (``masked_share`` = 0), or fewer than one iteration.
+        """
+        choice = generation.Choice(temperature, top_k, top_p, generator)
+        generation.check_iterations(self.masked_share, num_iterations)
+        return generation.generate(
+            self, context_videos, num_frames_to_generate, choice, actions, iterations=num_iterations
+        )
+
+    def predict_future(self, videos: Tensor, num_frames: int, *, actions: Tensor | None = None) -> Tensor:
+        """The most probable n frames (B, n, C, H, W) after videos (B, T, C, H, W)."""
+        whole = self.generate_autoregressive(videos, num_frames, 0.0, actions=actions)
+        return whole[:, videos.shape[1] :]
+
+    @torch.no_grad()
+    def reconstruct(self, videos: Tensor) -> Tensor:
+        """Videos (B, T, C, H, W) as their tokens show them."""
+        tokens, _ = self.tokenizer.encode(videos)
+        return self.tokenizer.decode(tokens.quantized, *self.image_size, videos.shape[1])
 
     def _usage_entropy(self, encodings: Tensor, rows: int = 2048) -> Tensor:
         """Entropy (nats) of the batch-averaged soft assignment, over every n-th position so that it stays cheap."""
@@ -218,12 +338,17 @@ class CausalPerceiverIO(nn.Module):
             return encodings.new_zeros(())
         flat = encodings.reshape(-1, encodings.shape[-1])
         flat = flat[:: max(flat.shape[0] // rows, 1)].float()
-        shares = torch.softmax(-torch.cdist(flat, self.tokenizer.quantizer.codebook).square(), -1).mean(0)
-        return -(shares * shares.clamp_min(1e-12).log()).sum()
+        quantizer = self.tokenizer.quantizer
+        books = quantizer.codebook.view(quantizer.heads, quantizer.num_codes, -1)
+        parts = flat.unflatten(-1, (quantizer.heads, -1)).transpose(0, 1)  # (Q, N, D / Q)
+        shares = torch.softmax(-torch.cdist(parts, books).square(), -1).mean(1)  # (Q, V)
+        return -(shares * shares.clamp_min(1e-12).log()).sum(-1).mean()
 
-    def update_codebook(self, tokens: Tokens, generator: torch.Generator | None = None) -> None:
-        """Move the codebook after an optimizer step."""
-        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator)
+    def update_codebook(
+        self, tokens: Tokens, generator: torch.Generator | None = None, ranks: Ranks | None = None
+    ) -> None:
+        """Move the codebook after an optimizer step, by the tokens of all ranks where there are several."""
+        self.tokenizer.quantizer.update(tokens.encodings, tokens.ids, generator, ranks)
 
     @torch.no_grad()
     def initialise_codebook(self, videos: Tensor, generator: torch.Generator | None = None) -> None:
@@ -246,7 +371,8 @@ def _joined(first: PerceiverOutput, second: PerceiverOutput) -> PerceiverOutput:
         for m, n in zip(left.predictor.layers, right.predictor.layers, strict=True)
     )
     memory = PerceiverMemory(
-        cat(left.features, right.features), PredictorMemory(layers, cat(left.predictor.valid, right.predictor.valid))
+        tuple(cat(m, n) for m, n in zip(left.features, right.features, strict=True)),
+        PredictorMemory(layers, cat(left.predictor.valid, right.predictor.valid)),
     )
     return PerceiverOutput(
         cat(first.context, second.context),

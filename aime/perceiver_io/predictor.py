@@ -8,10 +8,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aime.documented_tables import accepts_documented_names
 from aime.perceiver_io.attention import Attention, AttentionMemory, FeedForward, TemporalAttention
 
 INITIAL_STAY_LOGIT = 4.0
 """Added to the logit of the token that is there now: at 256 codes it starts with a probability of .18."""
+
+
+@dataclass(frozen=True)
+class TokenFrames:
+    """Token frames as the readout of the next ones sees them.
+
+    Attributes:
+        context: (B, T, Cc).
+        latents: (B, T, N_l, C).
+        embedded: (B, T, Ht * Wt, C) embedded tokens.
+        ids: (B, T, Ht, Wt), or (B, T, Ht, Wt, Q) with several codebooks.
+    """
+
+    context: Tensor
+    latents: Tensor
+    embedded: Tensor
+    ids: Tensor
+
+    def __getitem__(self, time: slice) -> TokenFrames:
+        """Some of the frames."""
+        return TokenFrames(self.context[:, time], self.latents[:, time], self.embedded[:, time], self.ids[:, time])
 
 
 @dataclass(frozen=True)
@@ -27,12 +49,14 @@ class PredictorMemory:
     valid: Tensor
 
 
+@accepts_documented_names()
 class PerceiverTokenPredictor(nn.Module):
-    """Token frames to latents, a context vector and logits of the next token frame.
+    """Token frames to latents, a context vector and logits of the next token frame: Perceiver IO, causal in time.
 
     Each frame's Ht x Wt codes are read by N_l learned latents (cross-attention, Jaegle et al. 2021, Perceiver IO).
     Latents of a frame then exchange information with each other and, causally, with the same latents of the last
-    ``window`` frames. Everything at frame t depends on frames <= t alone.
+    ``window`` frames. Everything at frame t depends on frames <= t alone. On the output side one query a position, the
+    token that is there now, attends to the latents, the context and the action.
 
     Args:
         code_dim: D, size of a code.
@@ -40,11 +64,14 @@ class PerceiverTokenPredictor(nn.Module):
         grid: token rows and columns.
         context_dim: Cc, size of the context vector.
         num_latents: N_l.
-        num_latent_channels: channels of a latent.
+        num_latent_channels: C, channels of a latent.
         num_self_attention_layers: layers of (temporal attention, latent attention, perceptron).
         num_heads: attention heads.
         window: frames seen by each temporal layer, the present one included.
         num_context_queries: learned queries that read the context from the latents.
+        num_codebooks: Q, ids a position; their distributions are independent given the query (factorised).
+        action_dim: A, actions that the next frame may depend on; 0 for none.
+        reads_latents: let the queries attend to the latents, too.
     """
 
     def __init__(
@@ -60,10 +87,14 @@ class PerceiverTokenPredictor(nn.Module):
         num_heads: int = 4,
         window: int = 10,
         num_context_queries: int = 4,
+        num_codebooks: int = 1,
+        action_dim: int = 0,
+        reads_latents: bool = True,
     ) -> None:
         super().__init__()
         channels, positions = num_latent_channels, grid[0] * grid[1]
-        self.window, self.positions = window, positions
+        self.window, self.positions, self.reads_latents = window, positions, reads_latents
+        self.num_codes, self.num_codebooks = num_codes, num_codebooks
         self.latents = nn.Parameter(0.02 * torch.randn(num_latents, channels))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(positions, channels))
         self.code_embedding = nn.Linear(code_dim, channels)
@@ -79,10 +110,18 @@ class PerceiverTokenPredictor(nn.Module):
             nn.Linear(num_context_queries * channels, context_dim), nn.LayerNorm(context_dim)
         )
         self.spread_context = nn.Linear(context_dim, num_context_queries * channels)
+        self.action_embedding = nn.Linear(action_dim, channels) if action_dim else None
         self.write = Attention(channels, channels, num_heads)
         self.write_feed_forward = FeedForward(channels)
-        self.logits = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_codes))
-        self.stay = nn.Parameter(torch.tensor(INITIAL_STAY_LOGIT))
+        self.logits = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, num_codebooks * num_codes))
+        self.stay = nn.Linear(channels, num_codebooks)
+        nn.init.zeros_(self.stay.weight)
+        nn.init.constant_(self.stay.bias, INITIAL_STAY_LOGIT)
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Embedded tokens (B, T, Ht * Wt, C) of codes (B, T, Ht, Wt, D)."""
+        embedded: Tensor = self.code_embedding(codes.flatten(2, 3)) + self.position_embedding
+        return embedded
 
     def forward(self, codes: Tensor, memory: PredictorMemory | None = None) -> tuple[Tensor, Tensor, PredictorMemory]:
         """Read token frames.
@@ -95,7 +134,7 @@ class PerceiverTokenPredictor(nn.Module):
             latents (B, T, N_l, C), embedded tokens (B, T, Ht * Wt, C), and the memory to continue with.
         """
         batch, frames = codes.shape[:2]
-        tokens = self.code_embedding(codes.flatten(2, 3)) + self.position_embedding  # (B, T, Ht*Wt, C)
+        tokens = self.embed(codes)  # (B, T, Ht*Wt, C)
         queries = self.latents.expand(batch * frames, -1, -1)
         latents = (queries + self.read(queries, tokens.flatten(0, 1))).unflatten(0, (batch, frames))
         kept: list[AttentionMemory] = []
@@ -131,26 +170,59 @@ class PerceiverTokenPredictor(nn.Module):
         context = context.unflatten(0, (batch, frames))
         return context
 
-    def predict(self, context: Tensor, tokens: Tensor, ids: Tensor) -> Tensor:
-        """Logits (B, T, Ht * Wt, V) of the token frame AFTER each frame.
+    def predict(
+        self,
+        now: TokenFrames,
+        actions: Tensor | None = None,
+        *,
+        sees_latents: Tensor | None = None,
+        known: Tensor | None = None,
+        is_known: Tensor | None = None,
+    ) -> Tensor:
+        """Logits (B, T, Ht * Wt, V), or (B, T, Ht * Wt, Q, V), of the token frame AFTER each frame.
 
-        The token now at a position is the best guess of the next one, so it is the query, and a learned amount is added
-        to its own logit: what does not move is predicted from the start, and all capacity goes to what does. All else
-        that is known of the rest of the video passes through the context vector: were the latents read here, nothing
-        would ask the context to hold anything, and it went constant within 400 steps.
+        The token now at a position is the best guess of the next one, so it is the query, and an amount that is read
+        from the query is added to its own logit: what does not move is predicted from the start, and all capacity goes
+        to what does.
 
         Args:
-            context: (B, T, Cc), of each frame.
-            tokens: (B, T, Ht * Wt, C), embedded tokens of each frame.
-            ids: (B, T, Ht, Wt) or (B, T, Ht * Wt), ids of the same tokens.
+            now: the frames.
+            actions: (B, T, A) taken after each of them; none are as if they were 0.
+            sees_latents: (T,) bool, the frames at which the latents may be read; all when absent. Elsewhere all that is
+                known of the rest of the video passes through the context: were the latents always read, nothing
+                would ask it to hold anything, and it went constant within 400 steps.
+            known: (B, T, Ht * Wt, C) embedded tokens of the next frame, read where ``is_known``.
+            is_known: (B, T, Ht * Wt) bool, required with ``known``.
         """
-        batch, frames = context.shape[:2]
-        queries = tokens.flatten(0, 1)  # (B T, Ht Wt, C)
-        spread = self.spread_context(context.flatten(0, 1)).unflatten(1, (len(self.context_queries), -1))
-        queries = queries + self.write(queries, spread)
+        batch, frames = now.context.shape[:2]
+        sources, seen = self._sources(now, actions, sees_latents)
+        if known is not None and is_known is not None:
+            sources.append(known)
+            seen.append(is_known)
+        keys = torch.cat(sources, 2).flatten(0, 1)  # (B T, M, C)
+        visible = torch.cat(seen, 2).flatten(0, 1) if known is not None or sees_latents is not None else None
+        queries = now.embedded.flatten(0, 1)  # (B T, Ht Wt, C)
+        queries = queries + self.write(queries, keys, visible)
         queries = queries + self.write_feed_forward(queries)
-        logits: Tensor = self.logits(queries)  # (B T, Ht Wt, V)
-        present = ids.reshape(batch * frames, -1, 1).long()
-        logits = logits.scatter_add(-1, present, self.stay.to(logits.dtype).expand(present.shape))
+        logits: Tensor = self.logits(queries).unflatten(-1, (self.num_codebooks, -1))  # (B T, Ht Wt, Q, V)
+        present = now.ids.reshape(batch * frames, self.positions, self.num_codebooks, 1).long()
+        logits = logits.scatter_add(-1, present, self.stay(queries).unsqueeze(-1).to(logits.dtype))
         logits = logits.unflatten(0, (batch, frames))
-        return logits
+        return logits if self.num_codebooks > 1 else logits.squeeze(-2)
+
+    def _sources(
+        self, now: TokenFrames, actions: Tensor | None, sees_latents: Tensor | None
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What the queries attend to, (B, T, m, C) each, and which of it they see, (B, T, m)."""
+        spread = self.spread_context(now.context).unflatten(-1, (len(self.context_queries), -1))  # (B, T, n, C)
+        sources = [spread]
+        if self.action_embedding is not None:
+            given = now.context.new_zeros(self.action_embedding.in_features) if actions is None else actions
+            embedded = self.action_embedding(given.to(now.context.dtype))
+            sources.append(embedded.expand(*now.context.shape[:2], -1).unsqueeze(2))  # (B, T, 1, C)
+        seen = [source.new_ones(source.shape[:3], dtype=torch.bool) for source in sources]
+        if self.reads_latents:
+            sources.append(now.latents)  # (B, T, N_l, C)
+            shown = now.latents.new_ones(now.latents.shape[:3], dtype=torch.bool)
+            seen.append(shown if sees_latents is None else shown & sees_latents[:, None])
+        return sources, seen

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from aime.documented_tables import accepts_documented_names
+
 FORGET_BIAS = 1.0
 ORTHOGONAL_MODES = ("init", "manifold")
 
@@ -17,6 +19,7 @@ class LSTMState:
     cell: Tensor
 
 
+@accepts_documented_names()
 class LSTMLayer(nn.Module):
     """LSTM followed by LayerNorm; the sequence mode is one fused call, the step mode one call of the cell a layer.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aime.data import Batch, EpisodeSource, PrefetchLoader, WindowSampler, cached, splits_for
+from aime.ranks import Ranks
 from aime.training.config import TrainConfig
 
 
@@ -23,8 +24,12 @@ class TrainingData:
     train_frames: int
 
     @classmethod
-    def open(cls, source: EpisodeSource, config: TrainConfig, device: torch.device) -> TrainingData:
+    def open(
+        cls, source: EpisodeSource, config: TrainConfig, device: torch.device, ranks: Ranks | None = None
+    ) -> TrainingData:
         """Split the source's episodes, hold the training frames in memory if they fit, and set the samplers up.
+
+        In a distributed run each process reads its own rows of every batch.
 
         Raises:
             aime.data.DataError: an episode is shorter than the window.
@@ -32,9 +37,18 @@ class TrainingData:
         train = splits_for(source, config.seed)["train"]
         limit = int(config.cache_gigabytes * 2**30)
         frames = cached(source, train, limit_bytes=limit)
-        sampler = WindowSampler(frames, config.batch_size, config.sequence_length, episodes=train, seed=config.seed)
+        rank, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+        sampler = WindowSampler(
+            frames,
+            config.batch_size,
+            config.sequence_length,
+            episodes=train,
+            seed=config.seed,
+            rank=rank,
+            world_size=size,
+        )
         loader = PrefetchLoader(sampler, device, depth=config.prefetch)
-        validation = validation_batches(source, config, device)
+        validation = validation_batches(source, config, device, ranks)
         return cls(frames, train, loader, validation, int(source.lengths[train].sum()))
 
     def steps_per_epoch(self, config: TrainConfig) -> int:
@@ -55,8 +69,13 @@ class TrainingData:
         return torch.from_numpy(np.stack(frames))
 
 
-def validation_batches(source: EpisodeSource, config: TrainConfig, device: torch.device) -> list[Batch]:
-    """Held-out batches, the same ones for the same data and configuration."""
+def validation_batches(
+    source: EpisodeSource, config: TrainConfig, device: torch.device, ranks: Ranks | None = None
+) -> list[Batch]:
+    """Held-out batches, the same ones for the same data and configuration; of each, the rows of this process."""
     episodes = splits_for(source, config.seed)["validation"]
-    sampler = WindowSampler(source, config.batch_size, config.sequence_length, episodes=episodes, seed=0)
+    rank, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+    sampler = WindowSampler(
+        source, config.batch_size, config.sequence_length, episodes=episodes, seed=0, rank=rank, world_size=size
+    )
     return [sampler.batch(index).to(device) for index in range(config.validation_batches)]

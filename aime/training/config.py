@@ -22,7 +22,7 @@ class TrainConfig:
     """How to train. A run ends at the first of `epochs`, `steps` and `seconds` that it reaches."""
 
     batch_size: Annotated[int, Range(1, 65536)] = 32
-    """B, windows in a batch."""
+    """B, windows in a batch: that of all processes together in a distributed run."""
     sequence_length: Annotated[int, Range(1, 65536)] = 16
     """T, frames in a window."""
     epochs: Annotated[float, Range(above=0)] | None = None
@@ -112,9 +112,12 @@ class TrainConfig:
     """Steps in a row with NaN or infinite gradients that are skipped; one more stops the run and saves the batch."""
 
     cache_gigabytes: Annotated[float, Range(0, 10**6)] = 2.0
-    """Training frames are held in memory when they fit in this."""
+    """Training frames are held in memory, of each process, when they fit in this."""
     prefetch: Annotated[int, Range(1, 1024)] = 2
     """Batches that a background thread has ready."""
+    rank_timeout: Annotated[float, Range(above=0, to=86400)] = 600.0
+    """Seconds that a process of a distributed run waits for the others before it gives up; longer than a checkpoint or
+    a validation of one process takes."""
     initial_frames: Annotated[int, Range(1, 10**7)] = 2048
     """Training frames from which the mean image and the codebook are initialised."""
 

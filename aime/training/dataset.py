@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,17 +13,10 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from aime.data import EpisodeSource, WindowDataset, open_source, splits_for
+from aime.data.dmc_vb import find_task
+from aime.documented_tables import accepts_documented_names
 from aime.ranges import SEED, Range, check_arguments
 
-ALIASES = {
-    "root": "data_dir",
-    "data_path": "data_dir",
-    "domain": "domain_name",
-    "task": "task_name",
-    "video_length": "sequence_length",
-    "image_height": "img_height",
-    "image_width": "img_width",
-}
 SPLIT_NAMES = {"train": "train", "validation": "validation", "val": "validation", "eval": "validation", "test": "test"}
 Item = dict[str, Any]
 
@@ -35,7 +27,8 @@ def find_episodes(
     """The episode file of a task: `data_dir` itself when it is a file, else a file in it.
 
     The first of `<domain>_<task>_<policy level>.h5`, `<domain>_<task>.h5` (or with - for _, or .hdf5); the only HDF5
-    file when no task is named.
+    file when no task is named. Where there is none, a directory `<domain>_<task>/<policy level>` of DMC-VB's TFRecord
+    files, in it or below.
 
     Raises:
         FileNotFoundError: none is there; what is there gets listed.
@@ -56,10 +49,13 @@ def find_episodes(
                     return file
     elif len(files) == 1:
         return files[0]
+    if records := find_task(path, domain_name, task_name, policy_level):
+        return records
     wanted = f"an HDF5 file called {' or '.join(stems)}" if stems else "one HDF5 file"
     raise FileNotFoundError(f"{path}: expected {wanted}, found {', '.join(file.name for file in files) or 'none'}")
 
 
+@accepts_documented_names()
 class DMCVBDataset(Dataset[Item]):
     """Windows of one split of a task's episodes, as dictionaries.
 
@@ -69,9 +65,11 @@ class DMCVBDataset(Dataset[Item]):
         task_name: dm_control task. Alias: task.
         policy_level: which recording of the task, where there are several.
         split: "train", "validation" (also "val", "eval") or "test"; disjoint sets of episodes.
-        sequence_length: T, frames in a window.
-        frame_stack: F, each observation is this many successive frames, the newest last.
-        img_height, img_width: resize the frames (area average when shrinking); None keeps the stored size.
+        sequence_length: T, frames in a window. Alias: video_length.
+        frame_stack: F, each observation is this many successive frames, the newest last; the model stacks frames itself
+            and wants 1.
+        img_height, img_width: resize the frames (area average when shrinking); None keeps the stored size. Aliases:
+            image_height, image_width, and image_size for both.
         normalize_images: float32 in [-1, 1] instead of uint8.
         add_state: add the physics state where the file has it.
         add_rewards: add the rewards.
@@ -97,7 +95,7 @@ class DMCVBDataset(Dataset[Item]):
         policy_level: str = "expert",
         split: str = "train",
         sequence_length: Annotated[int, Range(1, 65536)] = 10,
-        frame_stack: Annotated[int, Range(1, 64)] = 3,
+        frame_stack: Annotated[int, Range(1, 64)] = 1,
         img_height: Annotated[int, Range(1, 4096)] | None = None,
         img_width: Annotated[int, Range(1, 4096)] | None = None,
         normalize_images: bool = True,
@@ -107,13 +105,7 @@ class DMCVBDataset(Dataset[Item]):
         stride: Annotated[int, Range(1)] = 1,
         seed: Annotated[int, SEED] = 0,
         environment: str | None = None,
-        **aliases: Any,
     ) -> None:
-        given = resolve_aliases(aliases)
-        data_dir = given.pop("data_dir", data_dir)
-        domain_name, task_name = given.pop("domain_name", domain_name), given.pop("task_name", task_name)
-        sequence_length = given.pop("sequence_length", sequence_length)
-        img_height, img_width = given.pop("img_height", img_height), given.pop("img_width", img_width)
         if environment is not None:
             domain_name, _, task_name = environment.replace("-", "_").partition("_")
         if data_dir is None:
@@ -174,15 +166,3 @@ class DMCVBDataset(Dataset[Item]):
         length = self.sequence_length
         stacked = torch.cat([frames[shift : shift + length] for shift in range(self.frame_stack)], dim=1)
         return stacked.float() / 127.5 - 1 if self.normalize_images else stacked  # (T, F * C, H, W)
-
-
-def resolve_aliases(names: dict[str, Any]) -> dict[str, Any]:
-    """Replace aliases by argument names; TypeError for an unknown one."""
-    resolved: dict[str, Any] = {}
-    for name, value in names.items():
-        if name not in ALIASES:
-            near = difflib.get_close_matches(name, [*ALIASES, *ALIASES.values(), "frame_stack", "policy_level"], n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise TypeError(f"unknown DMCVBDataset argument {name!r}{hint}")
-        resolved[ALIASES[name]] = value
-    return resolved

@@ -13,6 +13,7 @@ from aime.devices import choose_device
 from aime.ranges import OptionError
 from aime.terminal import printable
 from aime.training.config import TrainConfig
+from aime.training.distributed import device_of_rank, joined
 from aime.training.loop import TrainResult, train
 from aime.training.progress import duration
 from aime.training.protocol import parameter_count
@@ -35,6 +36,7 @@ def run_experiment(
     preset: str = "laptop",
     seed: int = 1,
     device: str = "auto",
+    model: Any = None,
     model_overrides: Mapping[str, Any] | None = None,
     train_overrides: Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -42,7 +44,7 @@ def run_experiment(
     tensorboard: bool = True,
     progress: bool = True,
 ) -> TrainResult:
-    """Train a preset's world model on an episode file.
+    """Train a preset's world model on an episode file, with all processes where torchrun started several.
 
     Args:
         data: episode file.
@@ -50,6 +52,7 @@ def run_experiment(
         preset: laptop, tier1, tier2 or tier3.
         seed: of weights, windows and noise.
         device: auto, cpu, cuda, cuda:1, ...
+        model: trained already, to be trained further; one of the preset when absent.
         model_overrides: fields of `WorldModelConfig`.
         train_overrides: fields of `TrainConfig`.
         resume: continue the run in `out` if there is one.
@@ -63,35 +66,45 @@ def run_experiment(
     """
     if resume and overwrite:
         raise OptionError("expected one of resume and overwrite, found both")
-    place = choose_device(device)
+    place = choose_device(device_of_rank(device))
     config = TrainConfig.preset(preset, seed=seed, **(train_overrides or {}))
-    source = open_source(data, body_masks=False, physics=False)
-    spec = source.spec
-    run = RunDirectory(out or default_path(spec.domain, spec.task, f"-{preset}-seed{seed}"))
-    if run.holds_a_run() and not (resume or overwrite):
-        raise ValueError(
-            f"{run.path} holds an earlier run: continue it with --resume, replace it with --overwrite, or choose "
-            "another --out"
+    with joined(place, config.rank_timeout) as ranks:
+        speaks = ranks is None or ranks.leads
+        source = open_source(data, body_masks=False, physics=False)
+        spec = source.spec
+        run = RunDirectory(out or default_path(spec.domain, spec.task, f"-{preset}-seed{seed}"))
+        if speaks and run.holds_a_run() and not (resume or overwrite):
+            raise ValueError(
+                f"{run.path} holds an earlier run: continue it with --resume, replace it with --overwrite, or choose "
+                "another --out"
+            )
+        initialise = model is None
+        if initialise:
+            model = build_model(preset, source, seed, model_overrides or {})
+        if speaks:
+            processes = "" if ranks is None else f" x {ranks.size} processes"
+            print(
+                f"training {preset} ({parameter_count(model) / 1e6:.2f} M parameters) on "
+                f"{printable(f'{spec.domain}-{spec.task}')}, {len(source.lengths)} episodes, {place}{processes}, to "
+                f"{printable(run.path)}"
+            )
+        result = train(
+            model,
+            source,
+            config,
+            run.path,
+            device=place,
+            resume=resume,
+            overwrite=overwrite,
+            initialise=initialise,
+            provenance={"preset": preset, "seed": seed, "data": str(data)},
+            tensorboard=tensorboard,
+            show_progress=progress,
+            ranks=ranks,
         )
-    model = build_model(preset, source, seed, model_overrides or {})
-    print(
-        f"training {preset} ({parameter_count(model) / 1e6:.2f} M parameters) on "
-        f"{printable(f'{spec.domain}-{spec.task}')}, {len(source.lengths)} episodes, {place}, to {printable(run.path)}"
-    )
-    result = train(
-        model,
-        source,
-        config,
-        run.path,
-        device=place,
-        resume=resume,
-        overwrite=overwrite,
-        provenance={"preset": preset, "seed": seed, "data": str(data)},
-        tensorboard=tensorboard,
-        show_progress=progress,
-    )
-    print(summary(result))
-    return result
+        if speaks:
+            print(summary(result))
+        return result
 
 
 def summary(result: TrainResult) -> str:

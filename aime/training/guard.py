@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aime.data import Batch
 from aime.files import naming
+from aime.ranks import Ranks
 from aime.tensor_files import first_non_finite
 from aime.training.protocol import SequenceModel
 
@@ -68,14 +69,17 @@ class FiniteGuard:
         self.consecutive = torch.where(ok, torch.zeros_like(self.consecutive), self.consecutive + 1)
         self.total = torch.where(ok, self.total, self.total + 1)
 
-    def check(self, batch: Batch, directory: Path | None, step: int) -> None:
-        """Save the batch and raise `NonFiniteError` if the last `allowed` + 1 steps were skipped (synchronises)."""
+    def check(self, batch: Batch, directory: Path | None, step: int, ranks: Ranks | None = None) -> None:
+        """Save the batch and raise `NonFiniteError` if the last `allowed` + 1 steps were skipped (synchronises).
+
+        In a distributed run all ranks come to the same conclusion, and each saves its rows of the batch.
+        """
         consecutive = int(self.consecutive)
         if consecutive <= self.allowed:
             return
         where = ""
         if directory is not None:
-            path = directory / f"bad_batch_step_{step}.npz"
+            path = directory / f"bad_batch_step_{step}{'' if ranks is None else f'_rank_{ranks.rank}'}.npz"
             save_batch(path, batch)
             where = f" The last batch is in {path}."
         raise NonFiniteError(
@@ -97,9 +101,14 @@ def save_batch(path: Path, batch: Batch) -> None:
 
 
 class RunningMeans:
-    """Means of 0-d metrics over the steps since the last read; steps that were skipped do not enter."""
+    """Means of 0-d metrics over the steps since the last read; steps that were skipped do not enter.
 
-    def __init__(self) -> None:
+    Args:
+        ranks: of a distributed run: a mean is then over all of them too, and reading is a collective.
+    """
+
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks
         self._sums: dict[tuple[str, ...], Tensor] = {}
         self._counts: dict[tuple[str, ...], Tensor] = {}
 
@@ -122,7 +131,8 @@ class RunningMeans:
         for names, total in self._sums.items():
             count = int(self._counts[names])
             if count:
-                means.update(zip(names, (total / count).tolist(), strict=True))
+                mean = total / count if self._ranks is None else self._ranks.mean(total / count)
+                means.update(zip(names, mean.tolist(), strict=True))
         means.pop("finite", None)
         self._sums.clear()
         self._counts.clear()

@@ -19,6 +19,7 @@ from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
 from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError, show
+from aime.ranks import Ranks
 from aime.training import schedule
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
@@ -31,6 +32,7 @@ from aime.training.protocol import SequenceModel
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
+from aime.training.stopwatch import Stopwatch, Window
 from aime.training.training_state import load_weights
 
 Clock = Callable[[], float]
@@ -63,11 +65,13 @@ def train(
     device: torch.device | str = "cpu",
     resume: bool = False,
     overwrite: bool = False,
+    initialise: bool = True,
     provenance: dict[str, Any] | None = None,
     tensorboard: bool = True,
     show_progress: bool = True,
     clock: Clock = time.perf_counter,
     cpu_clock: Clock = time.process_time,
+    ranks: Ranks | None = None,
 ) -> TrainResult:
     """Train a model on a source's training episodes until the configuration's end.
 
@@ -81,16 +85,19 @@ def train(
         device: where to train.
         resume: continue from the run directory's newest whole checkpoint, if there is one.
         overwrite: replace the run in the run directory.
+        initialise: let the model see frames of the data once, before training; False for one that was trained before.
         provenance: entries of run.json (preset, task, ...).
         tensorboard: write event files too, where tensorboard is installed.
         show_progress: a bar on a terminal, lines elsewhere.
         clock: seconds, for the wall-clock budget.
         cpu_clock: CPU seconds of the process, all threads together: what a baseline of equal cost is given.
+        ranks: the processes of a distributed run, each of which calls this with the same model and data; rank 0 writes.
 
     Raises:
         NonFiniteError: too many skipped steps in a row, or parameters or the held-out loss are NaN or infinite.
         ValueError: the data do not fit the model, the run directory holds a run and `resume` is False, or the
             checkpoint does not fit or is damaged.
+        aime.ranks.RankLostError: another process of a distributed run is gone.
         aime.locking.LockedError: another trainer writes to the run directory.
         OSError: the run directory cannot be written to, or the disk is full.
     """
@@ -102,24 +109,28 @@ def train(
     if config.wandb_project is not None:
         load_wandb()  # its absence is said before a run directory is begun
     with contextlib.ExitStack() as held:
-        run = None if run_directory is None else held.enter_context(RunDirectory(run_directory).locked())
-        if run is not None and run.holds_a_run() and not (resume or overwrite):
-            raise ValueError(
-                f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
-            )
-        session = start_session(model, source, config, device)
+        run = None if run_directory is None else RunDirectory(run_directory)
+        if run is not None and (ranks is None or ranks.leads):
+            held.enter_context(run.locked())
+            if run.holds_a_run() and not (resume or overwrite):
+                raise ValueError(
+                    f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
+                )
+        session = start_session(model, source, config, device, ranks)
         check_best_metric(session)
         step = None
         if run is not None:
-            if overwrite:  # only now, when nothing that the caller gave is wrong
+            if overwrite and session.leads:  # only now, when nothing that the caller gave is wrong
                 run.clear()
             session.run = run
             session.checkpoints = CheckpointDirectory(run.checkpoints, config.keep_checkpoints)
             step = resume_session(session) if resume else None
-        if step is None:
+        if step is None and initialise:
             frames = session.data.initial_frames(config.initial_frames, config.seed)
             model.initialise_from_data(frames, generator=session.generator)
-        if run is not None:
+        if ranks is not None:
+            ranks.copy_from_leader(list(model.state_dict().values()))
+        if run is not None and session.leads:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
             project = config.wandb_project
@@ -127,44 +138,46 @@ def train(
             session.sinks = [*open_sinks(run.path, tensorboard=tensorboard, resume_step=step), *tracked]
             for sink in session.sinks:
                 held.callback(sink.close)
-        session.progress = make_progress(show_progress)
+        session.progress = make_progress(show_progress and session.leads)
         held.callback(session.progress.close)
         with Preemption() as preemption:
+            watch = Stopwatch(session.counters, clock, cpu_clock, preemption, ranks)
             with session.data.loader:
-                loop(session, preemption, clock, cpu_clock)
-            return finish(session, preemption)
+                loop(session, watch)
+            return finish(session, watch)
 
 
-def loop(session: Session, preemption: Preemption, clock: Clock, cpu_clock: Clock) -> None:
+def loop(session: Session, watch: Stopwatch) -> None:
     """Step, log, validate and save until the end of the run or a signal."""
     config, counters, loader = session.config, session.counters, session.data.loader
     session.model.train()
-    base, cpu_base = counters.seconds - clock(), counters.cpu_seconds - cpu_clock()
     window = Window.now(session)
-    while session.fraction < 1.0 and preemption.requested is None:
+    while session.fraction < 1.0 and watch.requested is None:
         batch = next(loader)
         step_once(session, batch)
-        counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
+        watch.step()
         step = counters.step
-        ends = session.fraction >= 1.0 or preemption.requested is not None
+        ends = session.fraction >= 1.0 or watch.requested is not None
         validates = session.fraction >= 1.0 or due(step, config.validate_every)
         logs = ends or validates or due(step, config.log_every)
         if logs or session.device.type == "cpu":  # reading on CPU costs nothing, elsewhere it waits for the device
-            session.guard.check(batch, session.run.path if session.run else None, step)
+            session.guard.check(batch, session.run.path if session.run else None, step, session.ranks)
         improved = False
         if logs:
             check_parameters(session.model, step, config.learning_rate)
             # Reading waits for the device: only now is the time that of these steps.
             record = session.means.read() | session.gradients.read()
-            counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
+            watch.read()
             record |= window.rates(session)
             if validates:
                 record |= validate(session)
                 improved = mark_best(session, record)
             report(session, record)
-        if improved or due(step, config.checkpoint_every):
+        saves = improved or due(step, config.checkpoint_every)
+        if saves:
             save(session, best=improved)
-        counters.seconds, counters.cpu_seconds = base + clock(), cpu_base + cpu_clock()
+        if saves or logs:
+            watch.read()
         if logs:
             window = Window.now(session)
     if session.fraction >= 1.0 and counters.step > 0 and session.validated != counters.step:
@@ -196,25 +209,26 @@ def step_once(session: Session, batch: Batch) -> None:
         grad_clip=config.grad_clip,
         autocast=autocast,
         generator=session.generator,
-        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch)}),
+        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch, session.ranks)}),
         **config.loss_weights(),
+        **session.together,
     )
     session.guard.update(metrics["finite"])
     if due(session.counters.step + 1, config.gradients_every):
         session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
     if session.memory is not None and isinstance(session.model, RehearsingModel):
         step, generator = session.counters.step, session.generator
-        metrics |= rehearse(session.model, session.memory, config, step, generator, autocast)
+        metrics |= rehearse(session.model, session.memory, config, step, generator, autocast, session.ranks)
     session.means.update(metrics)
     if session.average is not None:
         session.average.update()
     session.counters.step += 1
-    session.counters.frames += batch.actions.shape[0] * batch.actions.shape[1]
+    session.counters.frames += config.batch_size * batch.actions.shape[1]
 
 
-def remembering(memory: PosteriorMemory, batch: Batch) -> Callable[[Any], None]:
+def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:
     """What is done with the pass over a batch when its step is over: its posteriors are remembered."""
-    return lambda result: memory.store(batch, result.perceived.posterior)
+    return lambda result: memory.store(batch, result.perceived.posterior, ranks)
 
 
 def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
@@ -231,16 +245,23 @@ def validate(session: Session) -> dict[str, float]:
     """Losses on the held-out batches as validation/<name>."""
     session.validated = session.counters.step
     with session.averaged():
-        losses = held_out_losses(session.model, session.data.validation, session.config, session.device)
+        losses = held_out_losses(session.model, session.data.validation, session.config, session.device, session.ranks)
         session.show_pictures()
     return {f"validation/{name}": value for name, value in losses.items()}
 
 
 @torch.no_grad()
 def held_out_losses(
-    model: SequenceModel, batches: Sequence[Batch], config: TrainConfig, device: torch.device
+    model: SequenceModel,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    device: torch.device,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
-    """Mean losses over batches, in evaluation mode, with the same noise each time and the final beta."""
+    """Mean losses over batches, in evaluation mode, with the same noise each time and the final beta.
+
+    With ``ranks`` each process has its rows of the batches, and all get the losses of the whole ones.
+    """
     generator = torch.Generator(device).manual_seed(config.seed)
     dtype = autocast_dtype(config, device)
     totals: dict[str, torch.Tensor] = {}
@@ -257,34 +278,14 @@ def held_out_losses(
                     beta=config.beta_max,
                     generator=generator,
                     **config.loss_weights(),
+                    **({} if ranks is None else {"ranks": ranks}),
                 )
             for name, value in losses.items():
                 totals[name] = totals.get(name, torch.zeros((), device=device)) + value.float()
     finally:
         model.train(before)
-    return {name: float(value) / len(batches) for name, value in totals.items()}
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where frames, time and waiting for data stood when the last line was logged."""
-
-    frames: int
-    seconds: float
-    stall: float
-
-    @classmethod
-    def now(cls, session: Session) -> Window:
-        """Start counting here."""
-        return cls(session.counters.frames, session.counters.seconds, session.data.loader.stall_seconds)
-
-    def rates(self, session: Session) -> dict[str, float]:
-        """Frames per second since then, and the share of the time that the step waited for data."""
-        seconds = max(session.counters.seconds - self.seconds, 1e-9)
-        return {
-            "frames_per_second": (session.counters.frames - self.frames) / seconds,
-            "data_stall": (session.data.loader.stall_seconds - self.stall) / seconds,
-        }
+    means = {name: value if ranks is None else ranks.mean(value) for name, value in totals.items()}
+    return {name: float(value) / len(batches) for name, value in means.items()}
 
 
 def report(session: Session, record: dict[str, float]) -> None:
@@ -319,7 +320,8 @@ def check_best_metric(session: Session) -> None:
     name = session.config.best_metric
     if name == "total_loss":  # every model has it
         return
-    losses = held_out_losses(session.model, session.data.validation[:1], session.config, session.device)
+    batches = session.data.validation[:1]
+    losses = held_out_losses(session.model, batches, session.config, session.device, session.ranks)
     if name not in losses:
         raise OptionError(f"best_metric: expected one of {', '.join(losses)}, found {show(name)}")
 
@@ -334,27 +336,27 @@ def mark_best(session: Session, record: dict[str, float]) -> bool:
     return True
 
 
-def finish(session: Session, preemption: Preemption) -> TrainResult:
+def finish(session: Session, watch: Stopwatch) -> TrainResult:
     """Save where the run stands; at its end, export weights that are worth it."""
     counters, run, finished = session.counters, session.run, session.fraction >= 1.0
     check_parameters(session.model, counters.step, session.config.learning_rate)
     weights = None
-    if run is not None and session.checkpoints is not None:
-        if counters.step > 0:
-            save(session)
+    if counters.step > 0:
+        save(session)
+    if run is not None and session.leads:
         spent = {"train": counters.seconds, "train_cpu": counters.cpu_seconds}
         run.add_timing({**spent, "frames_trained": counters.frames})
     if finished:
-        best = session.checkpoints.best() if session.checkpoints and session.config.export == "best" else None
+        best = best_checkpoint(session) if session.config.export == "best" else None
         check_outcome(session, best)
         if session.checkpoints is not None and best is not None and best != counters.step:
             load_weights(session.checkpoints.load(best), session.model, averaged=True)
         elif session.average is not None:
             session.average.move_in()
             check_parameters(session.model, counters.step, session.config.learning_rate)
-        if run is not None:
+        if run is not None and session.leads:
             weights = export_weights(session.model, run)
-    stopped_by = None if finished or preemption.requested is None else preemption.requested.name
+    stopped_by = None if finished or watch.requested is None else watch.requested.name
     return TrainResult(
         counters.step,
         counters.seconds,
@@ -365,6 +367,15 @@ def finish(session: Session, preemption: Preemption) -> TrainResult:
         session.last,
         weights,
     )
+
+
+def best_checkpoint(session: Session) -> int | None:
+    """Step of the best checkpoint, None where there is none; the ranks wait until rank 0 has written it."""
+    best = session.checkpoints.best() if session.checkpoints and session.leads else None
+    if session.ranks is None:
+        return best
+    step = session.ranks.from_leader(-1 if best is None else best)
+    return None if step < 0 else step
 
 
 def check_outcome(session: Session, best: int | None) -> None:

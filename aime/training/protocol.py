@@ -15,8 +15,15 @@ from aime.multi_task_learning import GradientBalancer
 class SequenceModel(Protocol):
     """A model trained on windows of frames, actions, rewards and continues."""
 
-    optimizer: torch.optim.Optimizer | None
-    rgb_optimizer: GradientBalancer | None
+    @property
+    def optimizer(self) -> torch.optim.Optimizer | None:
+        """Moves the parameters; what `configure_optimizer` made."""
+        ...
+
+    @property
+    def rgb_optimizer(self) -> GradientBalancer | None:
+        """Turns the tasks' gradients into one; what `configure_optimizer` made."""
+        ...
 
     @property
     def config(self) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
+from aime.ranks import Ranks
 from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
 
@@ -34,6 +35,7 @@ class RehearsingModel(Protocol):
         *,
         autocast: torch.dtype | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> dict[str, Tensor]:
         """One optimizer step on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``."""
         ...
@@ -70,20 +72,28 @@ class PosteriorMemory:
         self.actions = torch.zeros(*shape, action_size, device=device)
         self.filled = torch.zeros(shape, dtype=torch.bool)
 
-    def store(self, batch: Batch, posterior: Posterior) -> None:
-        """Remember the posteriors (B, T, D) of a batch; those that are not finite are left out."""
+    def store(self, batch: Batch, posterior: Posterior, ranks: Ranks | None = None) -> None:
+        """Remember the posteriors (B, T, D) of a batch; those that are not finite are left out.
+
+        Every rank of a distributed run remembers those of all, so that all draw alike.
+        """
         assert batch.episodes is not None
         assert batch.starts is not None
         mean, log_scale = posterior.mean.detach().float(), posterior.log_scale.detach().float()
-        rows = torch.tensor([self.row_of[int(episode)] for episode in batch.episodes])[:, None]  # (B, 1)
-        times = batch.starts[:, None] + torch.arange(mean.shape[1])  # (B, T)
+        actions, episodes, starts = batch.actions.float(), batch.episodes, batch.starts
+        if ranks is not None:
+            sizes = [mean.shape[-1], mean.shape[-1], actions.shape[-1]]
+            mean, log_scale, actions = ranks.gather(torch.cat([mean, log_scale, actions], -1)).split(sizes, -1)
+            episodes, starts = ranks.gather(torch.stack([episodes, starts], 1)).unbind(1)
+        rows = torch.tensor([self.row_of[int(episode)] for episode in episodes])[:, None]  # (B, 1)
+        times = starts[:, None] + torch.arange(mean.shape[1])  # (B, T)
         rows = rows.expand_as(times)
         self.filled[rows, times] = True
         rows, times = rows.to(self.device), times.to(self.device)
         found = torch.cat([mean, log_scale], -1)  # (B, T, 2 D)
         known = torch.isfinite(found).all(-1, keepdim=True)
         self.posteriors[rows, times] = torch.where(known, found, self.posteriors[rows, times])
-        self.actions[rows, times] = batch.actions.float()
+        self.actions[rows, times] = actions
 
     def draw(self, count: int, length: int, index: int) -> RememberedSequences | None:
         """Draw ``index``: ``count`` windows of ``length`` frames, of half as many where too few are remembered yet.
@@ -121,9 +131,11 @@ def rehearse(
     step: int,
     generator: torch.Generator,
     autocast: torch.dtype | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
     """The rehearsals that follow step number ``step``: metrics of the last, none before there is enough to rehearse."""
     metrics: dict[str, Tensor] = {}
+    together = {} if ranks is None else {"ranks": ranks}
     with threads_for(config.rehearsal_batch, memory.device):
         for k in range(config.rehearsals):
             index = step * config.rehearsals + k
@@ -134,7 +146,7 @@ def rehearse(
             random = np.random.Generator(np.random.Philox(key=memory.seed, counter=[0, 0, 2, index]))
             seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
             rolled = round(config.rehearsal_rolled * len(sequences.actions))
-            metrics = model.rehearse(sequences, seen, rolled, autocast=autocast, generator=generator)
+            metrics = model.rehearse(sequences, seen, rolled, autocast=autocast, generator=generator, **together)
     return metrics
 
 

@@ -13,11 +13,13 @@ import torch
 from aime.data import EpisodeSource
 from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
 from aime.ranges import OptionError
+from aime.ranks import Ranks
 from aime.training import schedule
 from aime.training.averaging import WeightAverage
 from aime.training.batches import TrainingData
-from aime.training.checkpoint import CheckpointDirectory
+from aime.training.checkpoint import Checkpoint, CheckpointDirectory
 from aime.training.config import TrainConfig
+from aime.training.distributed import check_world
 from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
 from aime.training.metric_log import FilmSink, MetricSink
@@ -51,6 +53,17 @@ class Session:
     validated: int = -1  # step of the last validation
     average: WeightAverage | None = None
     memory: PosteriorMemory | None = None
+    ranks: Ranks | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes the run's files: the only one, or rank 0."""
+        return self.ranks is None or self.ranks.leads
+
+    @property
+    def together(self) -> dict[str, Ranks]:
+        """What a model's methods are told besides in a distributed run."""
+        return {} if self.ranks is None else {"ranks": self.ranks}
 
     @property
     def kept(self) -> dict[str, TensorHolder]:
@@ -113,14 +126,27 @@ def check_fit(model: SequenceModel, source: EpisodeSource) -> None:
         raise ValueError(f"action_size: the model expects {size}, found {spec.action_size} in the data")
 
 
-def start_session(model: SequenceModel, source: EpisodeSource, config: TrainConfig, device: torch.device) -> Session:
+def start_session(
+    model: SequenceModel,
+    source: EpisodeSource,
+    config: TrainConfig,
+    device: torch.device,
+    ranks: Ranks | None = None,
+) -> Session:
     """Seed, place the model, give it its optimizer and balancer, and open the data."""
+    check_world(config, ranks)
     torch.manual_seed(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     model.to(device)
     model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
-    data = TrainingData.open(source, config, device)
+    if ranks is not None and second_player_of(model) is not None:
+        raise OptionError(
+            f"model: expected one without critics in a run of {ranks.size} processes, since each would train critics "
+            "of its own; found one with them"
+        )
+    data = TrainingData.open(source, config, device, ranks)
     session = Session(model, config, data, device, generator, [], FiniteGuard(config.bad_steps_allowed, device))
+    session.ranks, session.means = ranks, RunningMeans(ranks)
     session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
     session.memory = make_memory(model, data, config, device) if config.rehearsals else None
@@ -139,17 +165,31 @@ def make_memory(model: SequenceModel, data: TrainingData, config: TrainConfig, d
 
 
 def resume_session(session: Session) -> int | None:
-    """Put the session back to its newest whole checkpoint; its step, None where there is no checkpoint."""
+    """Put the session back to its newest whole checkpoint; its step, None where there is no checkpoint.
+
+    Of a distributed run every rank reads the checkpoint that rank 0 chose: it holds the whole state, whatever the
+    number of processes it was taken in.
+    """
     assert session.checkpoints is not None
     session.checkpoints.best()  # a damaged best.json is said now, not at the first save
-    checkpoint = session.checkpoints.newest()
+    checkpoint = session.checkpoints.newest() if session.leads else None
+    if session.ranks is not None:
+        step = session.ranks.from_leader(-1 if checkpoint is None else step_of(checkpoint))
+        if not session.leads and step >= 0:
+            checkpoint = session.checkpoints.load(step)
     if checkpoint is None:
         return None
     session.counters = restore(
         checkpoint, session.model, session.data.loader, session.guard, session.generator, session.kept
     )
-    session.checkpoints.set_aside_after(session.counters.step)
+    if session.leads:
+        session.checkpoints.set_aside_after(session.counters.step)
     return session.counters.step
+
+
+def step_of(checkpoint: Checkpoint) -> int:
+    """The step that a checkpoint of a run was taken at."""
+    return int(checkpoint.values["counters"]["step"])
 
 
 def write_facts(session: Session, run: RunDirectory, provenance: dict[str, Any]) -> None:
@@ -163,10 +203,15 @@ def write_facts(session: Session, run: RunDirectory, provenance: dict[str, Any])
 
 
 def save(session: Session, *, best: bool = False) -> None:
-    """Write a checkpoint of everything; NonFiniteError, and none is written, where parameters are not finite."""
+    """Write a checkpoint of everything; NonFiniteError, and none is written, where parameters are not finite.
+
+    Of a distributed run rank 0 writes, and the others go on; their state is the same.
+    """
     if session.checkpoints is None:
         return
     check_parameters(session.model, session.counters.step, session.config.learning_rate)
+    if not session.leads:
+        return
     state = capture(
         session.model, session.data.loader, session.counters, session.guard, session.generator, session.kept
     )

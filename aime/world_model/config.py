@@ -31,6 +31,8 @@ class WorldModelConfig:
     """C."""
     latent_dim: Count = 36
     """D, size of z."""
+    latent_groups: Annotated[int, Range(1, 16)] = 1
+    """G, groups of z, top-down: the coarsest under the mixture, finer ones Gaussian given those before."""
     hidden_dim: Count = 512
     """Hd, size of the recurrent state."""
     context_dim: Count = 256
@@ -41,6 +43,8 @@ class WorldModelConfig:
     """Shape of the Gamma hyper-prior of the concentration."""
     prior_beta: Annotated[float, Range(above=0, to=1e6)] = 2.0
     """Rate of the Gamma hyper-prior of the concentration."""
+    stick_kl_weight: Annotated[float, Range(0, 1e6)] = 1.0
+    """Weight of the sticks' KL: 1 charges it every frame, less leaves each state freer to weigh its components."""
     prior_hidden_dim: Annotated[int, Range(4, 65536)] = 512
     """Hidden units of the prior's networks."""
     kl_samples: Annotated[int, Range(1, 1024)] = 8
@@ -88,12 +92,18 @@ class WorldModelConfig:
     """Frames each temporal layer of the Perceiver sees."""
     num_codes: Annotated[int, Range(2, 1 << 20)] = 1024
     """V, size of the codebook."""
+    num_codebooks: Annotated[int, Range(1, 64)] = 1
+    """Q, codebooks, each for a part of the encoding: Q ids a position."""
     code_dim: Count = 64
-    """Size of a code."""
+    """Size of an encoding; a multiple of num_codebooks."""
+    rotation_trick: bool = False
+    """Rotate and rescale the gradient that passes the quantizer, in place of straight through; not measured."""
     downsample: Annotated[int, Range(2, 64, power_of_two=True)] = 4
     """Pixels to tokens along each side: that of one of the trunk's levels, patch_size times 1, 2, 4, ..."""
     tokenizer_channels: Count = 64
     """Channels of the tokens' decoder."""
+    readout_of_latents: bool = False
+    """Let the queries of the next tokens read the latents beside c_t and a_t; no full run has measured it."""
     perceiver_share: Annotated[float, Range(above=0, to=1)] = 1.0
     """Share of the sequences of a batch on which tokenizer and Perceiver are trained."""
     context_in_posterior: bool = True
@@ -148,6 +158,11 @@ class WorldModelConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_ranges(self)
+        if self.latent_groups > self.latent_dim:
+            raise OptionError(
+                f"latent_groups: expected at most the {self.latent_dim} latents of latent_dim, "
+                f"found {self.latent_groups}"
+            )
         if self.precision_weighting and not self.attention_in_posterior:
             raise OptionError(
                 "precision_weighting: expected False without attention_in_posterior, whose map it reads, found True"
@@ -161,6 +176,10 @@ class WorldModelConfig:
             raise OptionError(
                 f"encoder_channels: expected levels that leave a cell of an image of {self.image_size} pixels, found "
                 f"{len(self.encoder_channels)} levels at patch_size {self.patch_size}"
+            )
+        if self.code_dim % self.num_codebooks:
+            raise ValueError(
+                f"code_dim: expected a multiple of num_codebooks = {self.num_codebooks}, found {self.code_dim}"
             )
         if self.latent_channels % self.perceiver_heads:
             raise OptionError(
@@ -230,10 +249,11 @@ ALIASES: dict[str, str] = {
     "input_dim": "image_size",
     "img_height": "image_size",
     "input_channels": "image_channels",
-    "img_perceiver_channels": "image_channels",
+    "img_perceiver_channels": "tokenizer_channels",
     "n_lstm_layers": "num_lstm_layers",
     "number_lstm_layer": "num_lstm_layers",
     "num_attention_slots": "num_slots",
+    "num_semantic_slots": "num_slots",
     "attention_dim": "attention_channels",
     "slot_dim": "attention_channels",
     "num_latent_perceiver": "num_latents",
@@ -250,6 +270,9 @@ ALIASES: dict[str, str] = {
     "n_critic": "critic_steps",
 }
 """Constructor names of the older documents, and the fields they mean."""
+
+DOCUMENTED_SIZES: dict[str, Any] = {"image_size": 64, "action_size": 6}
+"""What the older documents mean by a model whose constructor leaves these out."""
 
 
 def resolve_aliases(names: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,12 +34,17 @@ class Foreseen:
     Attributes:
         prior: parameters of p(z_t | ...), leading axes (B, T).
         context: (B, T, Cc) c^_t.
-        kl: (B, T) nats, KL(q(z_t) || p(z_t)).
+        group_kl: (B, T, G) nats, KL(q(z_t) || p(z_t)) of each latent group given the coarser ones.
     """
 
     prior: PriorParameters
     context: Tensor
-    kl: Tensor
+    group_kl: Tensor
+
+    @property
+    def kl(self) -> Tensor:
+        """(B, T) nats, of all groups."""
+        return self.group_kl.sum(-1)
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,8 @@ def foresee(
         generator: source of randomness.
     """
     prior, context = parts.prior_at(previous_hidden, previous_latent, noise=stick_noise, generator=generator)
-    kl = parts.prior.kl_divergence(posterior.mean, posterior.log_scale, prior, kl_noise)  # (B, T)
-    return Foreseen(prior, context, kl)
+    group_kl = parts.prior.group_kl(posterior.mean, posterior.log_scale, prior, kl_noise)  # (B, T, G)
+    return Foreseen(prior, context, group_kl)
 
 
 def advance(

@@ -160,7 +160,7 @@ def observe(
     """
     assert state.memory is not None
     seen = perceive(parts, observations, state.memory)
-    latent = seen.posterior.rsample(noise)  # (B, T, D)
+    latent = parts.draw(seen.posterior, noise)  # (B, T, D)
     inferred = infer(parts, latent, actions, state, every_state=True)
     assert inferred.lstm is not None
     attention_hidden = state.attention_hidden[:, None].expand(-1, latent.shape[1], -1, -1, -1)

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from aime.adversarial import CriticPlayer
+from aime.documented_tables import accepts_documented_names
 from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
 from aime.multi_task_learning.balancer import GradientBalancer
 from aime.nn import expect_shape
+from aime.ranks import Ranks
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
-from aime.world_model.config import WorldModelConfig
+from aime.world_model.config import ALIASES, DOCUMENTED_SIZES, WorldModelConfig, resolve_aliases
+from aime.world_model.documented_training import move_buffers_after_backward
 from aime.world_model.noise import SequenceNoise
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
@@ -25,6 +28,7 @@ from aime.world_model.rehearsal import RememberedSequences
 from aime.world_model.state import WorldModelState
 
 
+@accepts_documented_names(also=[*ALIASES, *WorldModelConfig.__dataclass_fields__])
 class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
     """Hierarchical variational world model with a Dirichlet-process mixture prior.
 
@@ -32,7 +36,9 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
     Args:
         config: sizes and switches; the defaults when absent.
-        names: fields of :class:`WorldModelConfig`, or the names older documents use for them.
+        names: fields of :class:`WorldModelConfig`, or the names older documents use for them; images of 64 pixels and
+            actions of 6 numbers, as those have them, where they are not named. Among these, what belongs to training
+            (learning_rate, grad_clip, ...) is kept in ``training_options``, and ``device`` is where the model goes.
 
     Raises:
         TypeError: an unknown name; the message lists the near ones.
@@ -49,10 +55,11 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
     def __init__(self, config: WorldModelConfig | None = None, **names: Any) -> None:
         if config is not None and names:
             raise TypeError(f"expected either a config or names, found a config and {', '.join(sorted(names))}")
-        super().__init__(config or WorldModelConfig.from_names(**names))
+        super().__init__(config or WorldModelConfig(**(DOCUMENTED_SIZES | resolve_aliases(names) if names else {})))
         self.loss_aggregator = LossAggregator()
-        self.optimizer: torch.optim.Optimizer | None = None
-        self.rgb_optimizer: GradientBalancer | None = None
+        self.training_options: dict[str, Any] = {}
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._balancer: GradientBalancer | None = None
         self.opponent: CriticPlayer | None = None
 
     # ------------------------------------------------------------------ training
@@ -66,16 +73,20 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         *,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> SequenceOutputs:
         """Run the model over whole sequences in parallel over time.
 
         Arguments as in :func:`aime.world_model.sequence.forward_sequence`, the results by name as in
-        :class:`SequenceOutputs`, and as dataclasses in its ``result``.
+        :class:`SequenceOutputs`, and as dataclasses in its ``result``. In training mode a backward pass through the
+        Perceiver's loss moves the codebook (and the teacher), as :meth:`training_step_sequence` does after its step.
         """
         result = sequence.forward_sequence(
-            self, observations, actions, rewards, continues, noise=noise, generator=generator
+            self, observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
         )
-        return SequenceOutputs(self, result)
+        if self.training and torch.is_grad_enabled():
+            move_buffers_after_backward(self, result)
+        return SequenceOutputs(self, result, ranks)
 
     def compute_total_loss(
         self,
@@ -93,9 +104,12 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         lambda_img: float = 1.0,
         noise: SequenceNoise | None = None,
         generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> tuple[dict[str, Tensor], SequenceOutputs]:
         """Losses by name (those of docs/losses, ``total_loss`` among them) and the outputs they came from."""
-        outputs = self.forward_sequence(observations, actions, rewards, continues, noise=noise, generator=generator)
+        outputs = self.forward_sequence(
+            observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
+        )
         losses, _ = self.loss_aggregator.compute_losses(
             outputs,
             beta=beta,
@@ -112,10 +126,20 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         self, learning_rate: float = 3e-4, weight_decay: float = 1e-5, balancer: str = "rgb", **options: Any
     ) -> None:
         """Give the model its AdamW optimizer and gradient balancer (which takes the options), the critics theirs."""
-        self.optimizer, self.rgb_optimizer = training_step.make_optimizer(
+        self._optimizer, self._balancer = training_step.make_optimizer(
             self, learning_rate, weight_decay, balancer, self.get_share_params, **options
         )
         self.opponent = training_step.make_opponent(self, learning_rate)
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The AdamW optimizer; made with the constructor's options, or the defaults, where none was configured."""
+        return self._configured()[0]
+
+    @property
+    def rgb_optimizer(self) -> GradientBalancer:
+        """The gradient balancer; made like :attr:`optimizer`."""
+        return self._configured()[1]
 
     def get_share_params(self) -> list[nn.Parameter]:
         """What the balancer moves: all that is trainable."""
@@ -133,13 +157,11 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         continues: Tensor | None = None,
         **options: Any,
     ) -> dict[str, Tensor]:
-        """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`.
-
-        Raises:
-            RuntimeError: ``configure_optimizer`` was not called.
-        """
+        """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`."""
         optimizer, balancer = self._configured()
         options = {"opponent": self.opponent, **options}
+        if "grad_clip" in self.training_options:
+            options.setdefault("grad_clip", self.training_options["grad_clip"])
         return training_step.training_step(
             self, optimizer, balancer, self.loss_aggregator, observations, actions, rewards, continues, **options
         )
@@ -154,16 +176,17 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         """One optimizer step of recurrence and prior on remembered posteriors, ``rolled`` of them from frame ``seen``.
 
         Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_step`.
-
-        Raises:
-            RuntimeError: ``configure_optimizer`` was not called.
         """
         return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, rolled, **options)
 
     def _configured(self) -> tuple[torch.optim.Optimizer, GradientBalancer]:
-        if self.optimizer is None or self.rgb_optimizer is None:
-            raise RuntimeError("the model has no optimizer: call configure_optimizer before training_step_sequence")
-        return self.optimizer, self.rgb_optimizer
+        if self._optimizer is None or self._balancer is None:
+            given = self.training_options
+            known = {name: given[name] for name in ("learning_rate", "weight_decay", "balancer") if name in given}
+            self.configure_optimizer(**known, **given.get("balancer_options", {}))
+        assert self._optimizer is not None
+        assert self._balancer is not None
+        return self._optimizer, self._balancer
 
     # ------------------------------------------------------------------ use
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aime.ranks import Ranks
 from aime.world_model.config import WorldModelConfig
 
 
@@ -26,9 +27,21 @@ class SequenceNoise:
 
     @staticmethod
     def draw(
-        config: WorldModelConfig, batch: int, frames: int, like: Tensor, generator: torch.Generator | None = None
+        config: WorldModelConfig,
+        batch: int,
+        frames: int,
+        like: Tensor,
+        generator: torch.Generator | None = None,
+        ranks: Ranks | None = None,
     ) -> SequenceNoise:
-        """Noise for B sequences of T frames, on the device and of the dtype of ``like``."""
+        """Noise for B sequences of T frames, on the device and of the dtype of ``like``.
+
+        With ``ranks`` every process draws that of the global batch and takes its own rows: each sequence gets what it
+        would get from one process, and the generators of all ranks stay alike.
+        """
+        if ranks is not None:
+            everyone = SequenceNoise.draw(config, batch * ranks.size, frames, like, generator)
+            return SequenceNoise(ranks.own(everyone.latent), ranks.own(everyone.sticks), ranks.own(everyone.kl, 1))
         device, dtype = like.device, like.dtype
 
         def normal(*shape: int) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from aime.generative_prior.usage import usage_entropy
+from aime.ranks import Ranks
+from aime.world_model.documented_outputs import GONE, documented_views
 from aime.world_model.parts import CONTRAST, WorldModelParts
 from aime.world_model.sequence import SequencePass
 
@@ -25,22 +27,30 @@ class SequenceOutputs(Mapping[str, Any]):
     predicted_contexts (B,T,Cc), attention_maps (B,T,R,R), prior_attention_maps (B',T,R,R) and predicted_movements
     (B',T,2) in cells (B' = B but for ``attention_share`` in training), slot_attention_maps (B,T,S,R,R), slot_centers
     (B,T,S,2), slot_features (B,T,S,d), slot_fusion_weights (B,T,S), prior_params (leading axes B, T), token_ids
-    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), and the losses that
+    (B,T,Ht,Wt), reward_predictions, continue_logits (B,T), K_eff (), kl_latent_groups (n_g,) nats, and the losses that
     :class:`~aime.multi_task_learning.LossAggregator` reads; those with an entry a frame are batch means.
+
+    The keys of older documents are views of these, see :mod:`aime.world_model.documented_outputs`.
 
     Without context there are no tokens and no perceiver losses, without attention no maps and slots; ``absent_tasks``
     names the tasks that lose all their terms so.
 
+    With latent groups, z_means and z_log_scales of the finer ones are corrections of what the coarser ones say, as in
+    `aime.generative_prior.hierarchical_prior`; latents are what they say they are.
+
     An entry is computed when it is first asked for: a training step asks for the losses alone and pays for no other.
     """
 
-    def __init__(self, parts: WorldModelParts, result: SequencePass) -> None:
+    def __init__(self, parts: WorldModelParts, result: SequencePass, ranks: Ranks | None = None) -> None:
         self.result = result
         self._made: dict[str, Any] = {}
-        self._entries = _entries(parts, result)
+        self._entries = _entries(parts, result, ranks)
+        self._entries |= documented_views(parts, self)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
+            if name in GONE and name not in self._entries:
+                raise KeyError(f"outputs of forward_sequence: {name!r} is gone: {GONE[name]}")
             if name not in self._entries:
                 near = difflib.get_close_matches(name, self._entries, n=3)
                 raise KeyError(
@@ -60,13 +70,13 @@ class SequenceOutputs(Mapping[str, Any]):
         return len(self._entries)
 
 
-def _entries(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+def _entries(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
     return (
         _states(result)
         | _images(parts, result)
         | _tokens(result)
         | _attention(result)
-        | _losses(parts, result)
+        | _losses(parts, result, ranks)
         | {f"perceiver_{name}": (lambda value=value: value) for name, value in result.perceiver_losses.items()}
     )
 
@@ -135,14 +145,15 @@ def _attention(result: SequencePass) -> dict[str, Entry]:
     }
 
 
-def _losses(parts: WorldModelParts, result: SequencePass) -> dict[str, Entry]:
+def _losses(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Entry]:
     foreseen, heads = result.foreseen, result.heads
     entries: dict[str, Entry] = {
         "reconstruction_losses": lambda: result.decoded.nll.mean(0),
         "kl_latents": lambda: foreseen.kl.mean(0),
+        "kl_latent_groups": lambda: foreseen.group_kl.mean((0, 1)),
         "kumaraswamy_kl_losses": lambda: result.stick_kl.mean(0),
         "cluster_entropies": lambda: usage_entropy(
-            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior)
+            parts.prior.log_responsibilities(result.inferred.latent.detach(), foreseen.prior), ranks
         ),
         "gram_enc": lambda: result.gram_loss,
         "context_prediction_loss": lambda: result.context_loss,

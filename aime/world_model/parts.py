@@ -6,15 +6,14 @@ What is done with them, in which order, is told in `inference` (frames to states
 from __future__ import annotations
 
 import copy
-import dataclasses
 
 import torch
 from torch import Tensor, nn
 
 from aime.adversarial import Critics
 from aime.attention_schema import AttentionSchema
-from aime.encoder_decoder import GramLoss, PixelStatistics, VAEDecoder, VAEEncoder, make_likelihood
-from aime.generative_prior import DPGMMPrior, PriorParameters
+from aime.encoder_decoder import GramLoss, PixelStatistics, Posterior, VAEDecoder, VAEEncoder, make_likelihood
+from aime.generative_prior import DPGMMPrior, HierarchicalPrior, PriorParameters
 from aime.nn import expect_shape, images_to_float, mlp
 from aime.perceiver_io import CausalPerceiverIO
 from aime.temporal_dynamics import ContextPredictor, LSTMLayer
@@ -73,15 +72,7 @@ class WorldModelParts(nn.Module):
         )
         if config.context_in_posterior:
             self.context_predictor = ContextPredictor(config.hidden_dim, config.context_dim)
-        self.prior = DPGMMPrior(
-            config.max_components,
-            config.latent_dim,
-            config.hidden_dim + config.context_size,
-            config.prior_alpha,
-            config.prior_beta,
-            stick_width=config.prior_hidden_dim // 4,
-            component_width=config.prior_hidden_dim,
-        )
+        self.prior = make_prior(config)
         self.persistence = nn.Parameter(torch.ones(config.latent_dim))
         self.likelihood = make_likelihood(
             config.likelihood, channels, config.likelihood_scale, config.likelihood_components
@@ -201,6 +192,14 @@ class WorldModelParts(nn.Module):
             memory=ObservationMemory(self.perceiver.empty_memory(batch) if config.context_in_posterior else None, None),
         )
 
+    def draw(self, posterior: Posterior, noise: Tensor) -> Tensor:
+        """z_t (..., D) of a posterior, coarsest group first, from standard normal noise (..., D)."""
+        return self.prior.sample_posterior(posterior.mean, posterior.log_scale, noise)
+
+    def stick_kl(self, prior: PriorParameters) -> Tensor:
+        """KL (...) of the sticks in nats, times ``stick_kl_weight``."""
+        return self.config.stick_kl_weight * self.prior.stick_kl(prior)
+
     def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
         """[z_t; a_t] (..., D + A), the input of the recurrence."""
         expect_shape(actions, "B T A" if actions.dim() == 3 else "B A", "actions", A=self.config.action_size)
@@ -225,8 +224,7 @@ class WorldModelParts(nn.Module):
         predicted = self.foreseen_context(hidden)  # (..., Cc)
         conditions = torch.cat([hidden, predicted.detach()], -1)  # (..., Hd + Cc)
         prior = self.prior(conditions, noise=noise, generator=generator, deterministic=deterministic)
-        offset = (self.persistence * previous_latent.to(prior.means.dtype)).unsqueeze(-2)  # (..., 1, D)
-        return dataclasses.replace(prior, means=prior.means + offset), predicted
+        return prior.moved(self.persistence * previous_latent.to(prior.means.dtype)), predicted
 
     def foreseen_context(self, hidden: Tensor) -> Tensor:
         """c^_t (..., Cc) from h_{t-1} (..., Hd), which it leaves alone; (..., 0) without context."""
@@ -279,6 +277,15 @@ def channels_last(image: Tensor) -> Tensor:
     return image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
+def make_prior(config: WorldModelConfig) -> DPGMMPrior:
+    """Prior of z_t given [h_{t-1}; c^_t]."""
+    sizes = (config.max_components, config.latent_dim, config.hidden_dim + config.context_size)
+    widths = {"stick_width": config.prior_hidden_dim // 4, "component_width": config.prior_hidden_dim}
+    if config.latent_groups == 1:
+        return DPGMMPrior(*sizes, config.prior_alpha, config.prior_beta, **widths)
+    return HierarchicalPrior(*sizes, config.prior_alpha, config.prior_beta, groups=config.latent_groups, **widths)
+
+
 def make_perceiver(config: WorldModelConfig, feature_channels: int, grid: tuple[int, int]) -> CausalPerceiverIO:
     """Tokenizer and Perceiver over feature maps of the trunk, (F, Ht, Wt)."""
     channels, height, width = config.image_shape
@@ -298,6 +305,11 @@ def make_perceiver(config: WorldModelConfig, feature_channels: int, grid: tuple[
         entropy_weight=config.usage_entropy_weight,
         feature_channels=feature_channels,
         grid=grid,
+        num_quantizers=config.num_codebooks,
+        gradient="rotation" if config.rotation_trick else "straight_through",
+        action_dim=config.action_size,
+        reads_latents=config.readout_of_latents,
+        masked_share=0.0,
     )
 
 

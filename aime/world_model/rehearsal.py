@@ -72,7 +72,7 @@ def rehearsal_loss(
         divergence = parts.prior.kl_divergence(
             posterior.mean, posterior.log_scale, prior, num_samples=kl_samples, generator=generator
         )
-        total = total + (divergence + parts.prior.stick_kl(prior)).sum()
+        total = total + (divergence + parts.stick_kl(prior)).sum()
     return total / (batch * length)
 
 
@@ -81,7 +81,7 @@ def expect_seen(
 ) -> tuple[PriorParameters, Tensor, Tensor, LSTMState]:
     """Prior of every frame (B, T) from the frames before it as they were seen; h, z and raw state after the last."""
     noise = torch.randn(posterior.mean.shape, device=posterior.mean.device, generator=generator)
-    latent = posterior.rsample(noise)  # (B, T, D)
+    latent = parts.draw(posterior, noise)  # (B, T, D)
     start = parts.initial_state(latent.shape[0])
     before = LSTMState(start.lstm_hidden, start.lstm_cell)
     hidden, after = parts.dynamics(parts.recurrent_input(latent, actions), before)  # (B, T, Hd)
@@ -103,8 +103,30 @@ def expect_rolled(
         return pieces
     hiddens, latents = hidden[:, None], latent[:, None]
     if seen + 1 < length:  # the last frame is expected, but nothing is expected of it
-        noise = RolloutNoise.draw(parts, length - seen - 1, batch, generator)
-        rolled = roll_latents(parts, hidden, latent, lstm, actions[:, seen:-1], noise)
+        if parts.config.latent_groups == 1:
+            noise = RolloutNoise.draw(parts, length - seen - 1, batch, generator)
+            rolled = roll_latents(parts, hidden, latent, lstm, actions[:, seen:-1], noise)
+        else:
+            rolled = roll_groups(parts, hidden, latent, lstm, actions[:, seen:-1], generator)
         hiddens, latents = torch.cat([hiddens, rolled[0]], 1), torch.cat([latents, rolled[1]], 1)
     expected, _ = parts.prior_at(hiddens, latents, generator=generator)  # (B, T - s)
     return [*pieces, (after, expected)]
+
+
+def roll_groups(
+    parts: WorldModelParts,
+    hidden: Tensor,
+    latent: Tensor,
+    lstm: LSTMState,
+    actions: Tensor,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """`roll_latents` for a prior over latent groups, which the fused operation does not know: under autograd."""
+    hiddens, latents = [], []
+    for action in actions.unbind(1):
+        prior, _ = parts.prior_at(hidden, latent, generator=generator)
+        latent = parts.prior.sample(prior, generator=generator)  # (B, D)
+        hidden, lstm = parts.dynamics.step(parts.recurrent_input(latent, action), lstm)  # (B, Hd)
+        hiddens.append(hidden)
+        latents.append(latent)
+    return torch.stack(hiddens, 1), torch.stack(latents, 1)

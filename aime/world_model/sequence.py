@@ -22,6 +22,7 @@ from aime.adversarial import Contest
 from aime.attention_schema import AttentionForecast, precision_weights
 from aime.encoder_decoder import GaussianLikelihood
 from aime.nn import expect_shape
+from aime.ranks import Ranks
 from aime.world_model.generation import Foreseen, foresee
 from aime.world_model.inference import Inferred, Perceived, infer, perceive, teach
 from aime.world_model.noise import SequenceNoise
@@ -67,7 +68,7 @@ class SequencePass:
     inferred: Inferred
     foreseen: Foreseen
     stick_kl: Tensor
-    """(B, T) nats."""
+    """(B, T) nats, times ``stick_kl_weight``."""
     watched: AttentionForecast | None
     """None without attention. Of the first sequences of the batch (``attention_share`` of them in training)."""
     decoded: Decoded
@@ -91,6 +92,7 @@ def forward_sequence(
     *,
     noise: SequenceNoise | None = None,
     generator: torch.Generator | None = None,
+    ranks: Ranks | None = None,
 ) -> SequencePass:
     """Run the model over sequences.
 
@@ -102,13 +104,14 @@ def forward_sequence(
         continues: (B, T), 0 where the episode ended.
         noise: all random numbers; drawn from ``generator`` when absent.
         generator: source of randomness.
+        ranks: of a distributed step, whose global batch these are rows of.
     """
     actions = checked_actions(parts, observations, actions, rewards, continues)
     batch, length = actions.shape[:2]
-    noise = noise or SequenceNoise.draw(parts.config, batch, length, parts.mean_image, generator)
+    noise = noise or SequenceNoise.draw(parts.config, batch, length, parts.mean_image, generator, ranks)
 
     seen = perceive(parts, observations)
-    inferred = infer(parts, seen.posterior.rsample(noise.latent), actions)
+    inferred = infer(parts, parts.draw(seen.posterior, noise.latent), actions)
     foreseen = foresee(
         parts,
         seen.posterior,
@@ -123,7 +126,7 @@ def forward_sequence(
         perceived=seen,
         inferred=inferred,
         foreseen=foreseen,
-        stick_kl=parts.prior.stick_kl(foreseen.prior),
+        stick_kl=parts.stick_kl(foreseen.prior),
         watched=watched,
         decoded=decoded,
         heads=judge(parts, inferred.hidden, rewards, continues),
@@ -134,7 +137,10 @@ def forward_sequence(
         perceiver_losses={}
         if seen.perceiver is None
         else parts.perceiver.compute_loss(
-            seen.perceiver, seen.frames, share=parts.config.perceiver_share if parts.training else 1.0
+            seen.perceiver,
+            seen.frames,
+            actions=actions,
+            share=parts.config.perceiver_share if parts.training else 1.0,
         ),
         contest=oppose(parts, seen, inferred, decoded),
     )

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
-from aime.multi_task_learning.balancer import GradientBalancer
+from aime.multi_task_learning.balancer import GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.nn import apply_step
+from aime.perceiver_io.quantizer import codebook_statistics
+from aime.ranks import Ranks
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
 from aime.world_model.rehearsal import RememberedSequences, rehearsal_loss
@@ -119,6 +121,7 @@ def training_step(
     generator: torch.Generator | None = None,
     opponent: CriticPlayer | None = None,
     after_pass: Callable[[SequencePass], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
     """Losses, one balanced backward pass, clipping, one AdamW step, codebook and teacher updates.
 
@@ -143,6 +146,9 @@ def training_step(
         generator: source of randomness.
         opponent: steps the critics on this step's frames and reconstructions, after the model's own step.
         after_pass: called with the pass when the step is done, for those who keep something of it.
+        ranks: the processes of a distributed step, each with its rows of the batch; gradients, codebook and teacher
+            become those of one process with the whole batch. Losses and metrics that are no gradients' are of this
+            rank's rows, but for the use of the codebook.
 
     Returns:
         scalars on the model's device, nothing synchronised: the losses, ``grad_norm`` before clipping, ``finite``
@@ -150,8 +156,8 @@ def training_step(
         task's gradient.
     """
     with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator)
-    outputs = SequenceOutputs(parts, result)
+        result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator, ranks=ranks)
+    outputs = SequenceOutputs(parts, result, ranks)
     losses, tasks = aggregator.compute_losses(
         outputs,
         beta=beta,
@@ -163,10 +169,10 @@ def training_step(
         lambda_img=lambda_img,
     )
     optimizer.zero_grad(set_to_none=True)
-    balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip)
+    balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
     finite = balanced.finite
     apply_step(optimizer, finite)
-    update_buffers(parts, result, finite, generator)
+    update_buffers(parts, result, finite, generator, ranks)
     if after_pass is not None:
         after_pass(result)
     metrics = {name: value.detach() for name, value in losses.items()}
@@ -177,6 +183,10 @@ def training_step(
     for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
         if name in result.perceiver_losses:
             metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
+    if ranks is not None and result.perceived.perceiver is not None:
+        ids, book = result.perceived.perceiver.tokens.ids, parts.perceiver.tokenizer.quantizer
+        statistics = codebook_statistics(ids, book.num_codes, book.heads, ranks)
+        metrics["perceiver_perplexity"], metrics["perceiver_usage"] = statistics
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
@@ -194,8 +204,12 @@ def rehearsal_step(
     *,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
     """One optimizer step of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+
+    With ``ranks`` every process takes the same step: it costs what it costs one process, and averaging the gradients
+    keeps what differs between devices in the last digit from adding up.
 
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
@@ -205,6 +219,9 @@ def rehearsal_step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
+    if ranks is not None:
+        torch._foreach_div_([parameter.grad for parameter in moved], ranks.size)
+        sum_gradients(moved, ranks)
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
     finite = torch.isfinite(norm) & torch.isfinite(loss)
     apply_step(optimizer, finite)
@@ -213,13 +230,17 @@ def rehearsal_step(
 
 @torch.no_grad()
 def update_buffers(
-    parts: WorldModelParts, result: SequencePass, finite: Tensor, generator: torch.Generator | None
+    parts: WorldModelParts,
+    result: SequencePass,
+    finite: Tensor,
+    generator: torch.Generator | None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Move codebook and teacher after a step; both stay as they were when it was skipped."""
     if result.perceived.perceiver is not None:
         quantizer = parts.perceiver.tokenizer.quantizer
         before = {name: buffer.clone() for name, buffer in quantizer.named_buffers()}
-        parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator)
+        parts.perceiver.update_codebook(result.perceived.perceiver.tokens, generator, ranks)
         for name, buffer in quantizer.named_buffers():
             buffer.copy_(torch.where(finite, buffer, before[name]))
     if parts.teacher_trunk is not None:

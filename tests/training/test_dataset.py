@@ -82,7 +82,7 @@ def test_splits_are_disjoint_and_aliases_mean_the_same(directory) -> None:
 
 
 def test_transform_and_policy_level(directory) -> None:
-    dataset = DMCVBDataset(directory, "walker", "walk", "medium", transform=lambda item: item["start"])
+    dataset = DMCVBDataset(directory, "walker", "walk", "medium", frame_stack=3, transform=lambda item: item["start"])
     assert dataset.path.name == "walker-walk-medium.h5" and dataset[0] == 2
 
 

@@ -26,7 +26,7 @@ def seen_by_the_trunk(frames: Tensor) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor) -> dict[str, Any]:
+def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor, actions: Tensor) -> dict[str, Any]:
     """Features, context c_t and the Perceiver's losses of the last frame of a whitened prefix (B, t + 1, C, H, W)."""
     stacked = seen_by_the_trunk(prefix)
     maps = [model.encoder.features(stacked[:, t]) for t in range(prefix.shape[1])]
@@ -44,8 +44,11 @@ def perceive_frame(model: DPGMMVariationalRecurrentAutoencoder, prefix: Tensor) 
         "ids": tokens.ids[:, -1],
     }
     if prefix.shape[1] > 1:
-        now = (output.context[:, -2:-1], output.embedded[:, -2:-1], tokens.ids[:, -2:-1])
-        logits = model.perceiver.model.predict(*now)
+        step = prefix.shape[1] - 2  # of the frame before
+        now, sees = output.frames[slice(-2, -1)], None
+        if model.training and model.config.readout_of_latents:
+            sees = torch.tensor([step % 2 == 1])
+        logits = model.perceiver.model.predict(now, actions[:, step : step + 1], sees_latents=sees)
         found["cross_entropy"] = F.cross_entropy(logits.flatten(0, 2), tokens.ids[:, -1].flatten().long())
     return found
 
@@ -71,7 +74,7 @@ def forward_per_frame(
             rows.setdefault(name, []).append(value)
 
     for t in range(length):
-        seen = perceive_frame(model, frames[:, : t + 1])
+        seen = perceive_frame(model, frames[:, : t + 1], actions)
         context = seen["context"].detach()
         prior_attention = model.attention.prior_net.step(
             attention_map.detach(), hidden.detach(), latent.detach(), attention_hidden

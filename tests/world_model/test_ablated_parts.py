@@ -1,4 +1,4 @@
-"""A model without one of its parts is a whole model: it trains, observes, imagines, is stored and is evaluated."""
+"""A model without one of its parts, or with latent groups, is a whole one: it trains, observes, imagines, is stored."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ARMS = [
     {"max_components": 1},
     {"context_in_posterior": False},
     {"attention_in_posterior": False},
+    {"latent_groups": 2},
+    {"latent_groups": 3, "max_components": 1},
     {"max_components": 1, "context_in_posterior": False, "attention_in_posterior": False},
 ]
 

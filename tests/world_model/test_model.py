@@ -251,7 +251,7 @@ def test_rehearsal_trains_recurrence_and_prior_through_its_own_rollout() -> None
     model.configure_optimizer(learning_rate=3e-3)
     before = {name: value.clone() for name, value in model.named_parameters()}
     generator = torch.Generator().manual_seed(0)
-    losses = [float(model.rehearse(remembered(16), 2, generator=generator)["rehearsal_loss"]) for _ in range(40)]
+    losses = [float(model.rehearse(remembered(16), 2, generator=generator)["rehearsal_loss"]) for _ in range(60)]
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     moved = {name.partition(".")[0] for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved == {"dynamics", "prior", "persistence"}
@@ -307,8 +307,6 @@ def test_clear_errors(model: Model, tmp_path: Path) -> None:
         model.imagine(model.initial_state(2), batch.actions, horizon=9)
     with pytest.raises(ValueError, match="a number of frames together with a policy"):
         model.imagine(model.initial_state(2), lambda state: state.latent)
-    with pytest.raises(RuntimeError, match="call configure_optimizer before"):
-        model.training_step_sequence(*batch.all)
     with pytest.raises(FileNotFoundError, match=r"expected a directory with config\.json"):
         Model.from_pretrained(tmp_path)
     with pytest.raises(TypeError, match="either a config or names"):

@@ -16,8 +16,8 @@ from aime.evaluation.report.svg import Series, legend, line_chart
 
 COLORS = {"model": "s1", "model_single": "s1", "copy_last": "s2", "mean_image": "s3", "rssm": "s4", "rssm_tuned": "s5"}
 NAMES = {
-    "model": "AIME, mean of {samples} samples",
-    "model_single": "AIME, one sample",
+    "model": "{model}, mean of {samples} samples",
+    "model_single": "{model}, one sample",
     "copy_last": "copy last frame",
     "mean_image": "mean training image",
     "rssm": "RSSM, mean of {samples} samples",
@@ -67,7 +67,7 @@ METRICS = {
 
 
 def _name(series: str, evaluation: Evaluation) -> str:
-    return NAMES.get(series, series).format(samples=evaluation.config.samples)
+    return NAMES.get(series, series).format(samples=evaluation.config.samples, model=evaluation.name)
 
 
 def _figure_table(metric: str, evaluation: Evaluation, record: Mapping[str, Any]) -> str:

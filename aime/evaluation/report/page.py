@@ -46,7 +46,7 @@ def write_report(
         ("Protocol", _protocol(evaluation)),
     ]
     body = "".join(f"<section><h2>{escape(title)}</h2>{content}</section>" for title, content in sections)
-    title = f"AIME on {record['task'] or 'held-out episodes'}"
+    title = f"{evaluation.name} on {record['task'] or 'held-out episodes'}"
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

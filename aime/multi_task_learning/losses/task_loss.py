@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor
@@ -48,6 +48,20 @@ class TaskLossValue:
 
     total: Tensor
     terms: dict[str, Tensor]
+
+
+class TaskLosses(dict[str, Tensor]):
+    """Losses () by task, in the tasks' order; a number for a key gives that one of them, a slice a list."""
+
+    @overload
+    def __getitem__(self, key: str | int) -> Tensor: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[Tensor]: ...
+
+    def __getitem__(self, key: str | int | slice) -> Tensor | list[Tensor]:
+        """The loss of that name, or of that place."""
+        return super().__getitem__(key) if isinstance(key, str) else list(self.values())[key]
 
 
 class TaskLoss(ABC):

@@ -1,0 +1,160 @@
+"""Files of other formats, written by the libraries that define them (`tests/data/formats/make.py`), read by ours."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aime import cli
+from aime.data import DataError, open_source
+from aime.data.tfrecord import crc32c
+from aime.training import DMCVBDataset
+from tests.data.formats.make import LENGTHS, SIDE, actions, frames, rewards
+
+FORMATS = Path(__file__).parent / "formats"
+#: path -> (domain, task), and whether episode 1 is known to have ended by termination
+FILES = {
+    "dmc_vb_png": ("walker", "walk", True),
+    "dmc_vb_zlib": ("walker", "walk", True),
+    "dmc_vb_integers": ("walker", "walk", True),
+    "steps_zlib": ("humanoid", "walk", True),
+    "steps_raw": ("humanoid", "walk", True),
+    "v_d4rl/cheetah_run/64px": ("cheetah", "run", True),
+    "v_d4rl/cheetah_run/84px.hdf5": ("cheetah", "run", True),
+    "minari": ("", "", True),
+    "robomimic.hdf5": ("", "", False),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_value_is_where_it_was_written(name: str) -> None:
+    """Frame t, the action taken after it and the reward of that action: in one row, whatever the format's own order."""
+    source = open_source(FORMATS / name)
+    domain, task, tells_ends = FILES[name]
+    assert (source.spec.domain, source.spec.task) == (domain, task)
+    assert source.spec.image_shape == (3, SIDE, SIDE)
+    order = [next(i for i, length in enumerate(LENGTHS) if length == found) for found in source.lengths.tolist()]
+    assert sorted(order) == list(range(len(LENGTHS)))  # TFDS shuffles episodes
+    for number, episode in enumerate(order):
+        length = LENGTHS[episode]
+        window = source.window(number, 0, length)
+        np.testing.assert_array_equal(window.observations.transpose(0, 2, 3, 1), frames(episode)[:-1])
+        np.testing.assert_array_equal(window.actions, actions(episode))
+        np.testing.assert_array_equal(window.rewards, rewards(episode))
+        ended = tells_ends and episode == 1
+        assert window.continues.tolist() == [1.0] * (length - 1) + [0.0 if ended else 1.0]
+        part = source.window(number, 1, 3)
+        np.testing.assert_array_equal(part.observations, window.observations[1:4])
+        np.testing.assert_array_equal(part.actions, window.actions[1:4])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_converting_keeps_every_value(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.h5"
+    assert cli.main(["convert", str(FORMATS / name), str(out)]) == 0
+    assert f"3 episodes, {sum(LENGTHS)} steps" in capsys.readouterr().out
+    before, after = open_source(FORMATS / name), open_source(out)
+    assert before.spec.to_json() == after.spec.to_json()
+    assert before.lengths.tolist() == after.lengths.tolist()
+    for episode, length in enumerate(before.lengths.tolist()):
+        one, other = before.window(episode, 0, length), after.window(episode, 0, length)
+        for key in ("observations", "actions", "rewards", "continues"):
+            np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
+
+
+def test_the_dataset_reads_dmc_vb(tmp_path: Path) -> None:
+    """At its root, by the names that its directories carry."""
+    shutil.copytree(FORMATS / "dmc_vb_png", tmp_path / "dmc_vb")
+    dataset = DMCVBDataset(
+        tmp_path / "dmc_vb", "walker", "walk", "expert", sequence_length=3, frame_stack=1, normalize_images=False
+    )
+    item = dataset[0]
+    assert item["observations"].shape == (3, 3, SIDE, SIDE)
+    assert item["observations"][:, 0, 0, 0].diff().tolist() == [1, 1]
+    assert item["actions"][:, 0].diff().tolist() == [1, 1]
+    with pytest.raises(FileNotFoundError, match="walker_run"):
+        DMCVBDataset(tmp_path / "dmc_vb", "walker", "run")
+
+
+def test_info_tells_contents_and_draws_a_sheet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import imageio.v3 as imageio
+
+    sheet = tmp_path / "sheet.png"
+    assert cli.main(["data", "info", str(FORMATS / "dmc_vb_png"), "--sheet", str(sheet), "--columns", "4"]) == 0
+    text = capsys.readouterr().out
+    assert "TFRecord files of DMC-VB" in text and "walker walk" in text and "3 of 5 to 7 steps, 18 in all" in text
+    picture = imageio.imread(sheet)
+    assert picture.shape == (3 * SIDE, 4 * SIDE, 3)
+    source = open_source(FORMATS / "dmc_vb_png")
+    last = source.window(2, int(source.lengths[2]) - 1, 1).observations
+    np.testing.assert_array_equal(picture[-SIDE:, -SIDE:], last[0].transpose(1, 2, 0))
+
+
+def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(FileNotFoundError, match=r"DMC-VB.*V-D4RL.*Minari.*robomimic.*a directory of notes\.txt"):
+        open_source(tmp_path)
+    np.savez(tmp_path / "x.npz", weights=np.zeros(3))
+    with pytest.raises(DataError, match=r"x\.npz: expected .*V-D4RL.*found weights"):
+        open_source(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 1023, 1024, 1025, 3000])
+def test_the_checksum_is_that_of_a_byte_at_a_time(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    register = 0xFFFFFFFF
+    for byte in data:
+        register ^= byte
+        for _ in range(8):
+            register = register >> 1 ^ (0x82F63B78 if register & 1 else 0)
+    assert crc32c(data) == register ^ 0xFFFFFFFF
+
+
+def test_the_checksum_is_the_published_one() -> None:
+    """RFC 3720, B.4."""
+    assert crc32c(bytes(32)) == 0x8A9136AA
+    assert crc32c(b"\xff" * 32) == 0x62A8AB43
+    assert crc32c(bytes(range(32))) == 0x46DD794E
+
+
+def _one_file(name: str) -> tuple[Path, Path]:
+    """(directory or file that is opened, the file in it that gets damaged), relative to the formats' directory."""
+    root = FORMATS / name
+    if root.is_file():
+        return Path(name), Path(name)
+    data = [file for file in sorted(root.rglob("*")) if ".tfrecord" in file.name or file.suffix in (".npz", ".hdf5")]
+    return Path(name), data[0].relative_to(FORMATS)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_damage_is_one_error_that_names_the_file_or_does_no_harm(name: str, tmp_path: Path) -> None:
+    """Cut ends always, flipped bits where the format has checksums; elsewhere a flipped bit may be just a value."""
+    opened, damaged = _one_file(name)
+    data = (FORMATS / damaged).read_bytes()
+    rng, refused = random.Random(name), 0
+    for i in range(8):
+        place = tmp_path / str(i)  # HDF5 gives what it holds open for a path that it has seen
+        if (FORMATS / name).is_dir():
+            shutil.copytree(FORMATS / name, place / name)
+        target = place / damaged
+        target.parent.mkdir(parents=True, exist_ok=True)
+        changed = bytearray(data)
+        if i % 2:
+            del changed[rng.randrange(1, len(data)) :]
+        else:
+            changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        target.write_bytes(changed)
+        try:
+            source = open_source(place / opened)
+            for episode, length in enumerate(source.lengths.tolist()):
+                source.window(episode, 0, length)
+        except DataError as error:
+            refused += str(place / name) in str(error) and str(error).isprintable()
+            continue
+        # a cut between two records leaves a whole file
+        assert ".tfrecord" not in damaged.name or i % 2
+    assert refused >= 3
