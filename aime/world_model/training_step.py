@@ -226,7 +226,7 @@ def rehearsal_step(
     loss.backward()
     moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
     if ranks is not None:
-        torch._foreach_div_([parameter.grad for parameter in moved], ranks.size)
+        torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
         sum_gradients(moved, ranks)
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
     finite = torch.isfinite(norm) & torch.isfinite(loss)
