@@ -216,6 +216,22 @@ def runs_text() -> str:
     return "\n\n".join(run_section(json.loads(path.read_text())) for path in runs)
 
 
+def headline_text() -> str:
+    """Of every trained model, what it foresees 15 frames ahead beside what others do: one row each."""
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("run-*.json"))]
+    if not runs:
+        return missing("a trained model on held-out episodes", "make train && python scripts/update_readme.py runs/*")
+    names = [name for name in SERIES if name != "model_single"]
+    rows = []
+    for run in runs:
+        values, bars = run["open_loop"]["15"]["psnr_body"], run["stderr"]["open_loop"]["15"]["psnr_body"]
+        cells = (estimate(values.get(name), bars.get(name)) for name in names)
+        seconds = run["seconds"]["train"]
+        rows.append((run["task"], *cells, "-" if seconds is None else f"{seconds / 60:.1f}"))
+    head = ("15 frames ahead, psnr_body (dB)", *(SERIES[name].partition(",")[0] for name in names), "minutes of training")
+    return table(head, rows)
+
+
 OPEN_LOOP_TASKS = ("cartpole-swingup", "reacher-easy", "cheetah-run", "walker-walk")
 OPEN_LOOP_METRICS = {
     "psnr_body": "psnr_body, dB: pixels of the true bodies",
@@ -312,7 +328,7 @@ def environment_section(name: str, record: dict[str, Any]) -> str:
     for contestant, command in record.get("absent", {}).items():
         lines += ["", f"Not measured: {contestant} (`{command}`)."]
     if CHART.exists() and "absent" in record:
-        lines += ["", f"![Control steps and pictures of each task and peer]({CHART.relative_to(ROOT)})"]
+        lines += ["", f"![Control steps and pictures of each task and peer]({CHART.name})"]
     return "\n".join(lines)
 
 
@@ -512,15 +528,16 @@ def roofline(name: str, record: Mapping[str, Any]) -> list[str]:
     floor = record.get("floor")
     if floor is None:
         return []
-    picture = f"docs/kernels/roofline-{Path(name).stem.removeprefix('kernels-')}.svg"
+    picture = f"kernels/roofline-{Path(name).stem.removeprefix('kernels-')}.svg"
     text = (
         f"The floor of `{name}` is {floor['bandwidth'] / 1e9:.0f} GB/s or {floor['operations'] / 1e9:.0f} GFLOP/s "
         f"({floor['source']}), whichever takes longer; memory is the peak over inputs and results."
     )
-    return [text, *([f"![Roofline of the kernels]({picture})"] if (ROOT / picture).exists() else [])]
+    return [text, *([f"![Roofline of the kernels]({picture})"] if (ROOT / "docs" / picture).exists() else [])]
 
 
 FROM_MEASUREMENTS: dict[str, Callable[[], str]] = {
+    "headline": headline_text,
     "runs": runs_text,
     "open-loop": open_loop_text,
     "planners": planners_text,
