@@ -34,6 +34,9 @@ sanitize: $(VENV)/.installed-test ## the C++ tests under ASan with UBSan, and un
 lint: $(VENV)/.installed-dev ## ruff, mypy --strict, clang-format, and the test of the package's floors
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/lint.sh
 
+docs: $(VENV)/.installed-dev ## the pages as a site in build/site; fails on broken links
+	@$(BIN)/python -m mkdocs build --quiet --strict
+
 bench: $(VENV)/.installed-dev ## benchmarks of kernels and environments, into bench/results/
 	@scripts/check_gl.sh $(BIN)/python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench.sh

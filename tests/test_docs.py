@@ -34,7 +34,18 @@ from aime.world_model import (
 )
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PILLARS = (
+    "perceiver_io",
+    "generative_prior",
+    "encoder_decoder",
+    "temporal_dynamics",
+    "attention_schema",
+    "multi_task_learning",
+    "world_model",
+    "adversarial",
+)
+FOLDERS = [ROOT / "aime" / pillar / "README.md" for pillar in PILLARS]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *FOLDERS]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXECUTABLES = ("aime", "python -m aime")
 
@@ -189,11 +200,19 @@ def test_tables_of_the_code_are_up_to_date(name: str, script: ModuleType) -> Non
     )
 
 
-def test_examples_of_the_readme_run() -> None:
-    text = (ROOT / "README.md").read_text()
-    failures, tried = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "quick_reference.md", *FOLDERS], ids=str)
+def test_examples_run(page: Path) -> None:
+    if "aime.envs" in page.read_text():
+        pytest.importorskip("mujoco")
+    failures, tried = doctest.testfile(str(page), module_relative=False)
     assert not failures
-    assert tried == text.count("\n>>> ") >= 7
+    assert tried == page.read_text().count("\n>>> ") >= 4
+
+
+@pytest.mark.parametrize(("page", "most"), [(ROOT / "README.md", 120), *((page, 60) for page in FOLDERS)], ids=str)
+def test_pages_to_begin_with_are_short(page: Path, most: int) -> None:
+    assert len(page.read_text().splitlines()) <= most
 
 
 def test_fields_that_tables_name_exist() -> None:

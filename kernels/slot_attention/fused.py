@@ -28,7 +28,7 @@ from .triton_slots import first_queries_kernel, update_backward_kernel, update_k
 from .weights import SlotAttentionWeights
 
 BLOCK_ROWS = 16  # slots a program of the slot side, the least that a matrix instruction takes
-# Columns and depth of a product's tile: with 64 x 64 tf32x3 spills on sm_80 (docs/kernels/ahead_of_time.md).
+# Columns and depth of a product's tile: with 64 x 64 tf32x3 spills on sm_80 (bench/results/ahead-of-time.md).
 BLOCK_OUT, BLOCK_DEPTH = 64, 32
 
 
