@@ -228,7 +228,11 @@ def headline_text() -> str:
         cells = (estimate(values.get(name), bars.get(name)) for name in names)
         seconds = run["seconds"]["train"]
         rows.append((run["task"], *cells, "-" if seconds is None else f"{seconds / 60:.1f}"))
-    head = ("15 frames ahead, psnr_body (dB)", *(SERIES[name].partition(",")[0] for name in names), "minutes of training")
+    head = (
+        "15 frames ahead, psnr_body (dB)",
+        *(SERIES[name].partition(",")[0] for name in names),
+        "minutes of training",
+    )
     return table(head, rows)
 
 
