@@ -26,10 +26,10 @@ def main(weights: str, data: str, picture: str) -> None:
     generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
         states = model.observe(frames[None, :SEEN], actions[None, :SEEN])
-        future = actions[None, SEEN : SEEN + IMAGINED - 1]  # (1, Hz, A)
+        future = actions[None, SEEN:]  # (1, Hz, A); the last seen action is in the state: the first frame is o_SEEN
         rollout = model.imagine(states.at(-1), future, generator=generator)["observations"][0]  # (Hz, C, H, W)
     imagined = ((rollout.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    rows = [torch.cat(list(one[::5]), -1) for one in (frames[SEEN + 1 :], imagined)]  # (C, H, n W) each
+    rows = [torch.cat(list(one[::5]), -1) for one in (frames[SEEN:], imagined)]  # (C, H, n W) each
     Image.fromarray(torch.cat(rows, -2).permute(1, 2, 0).numpy()).save(picture)
     print(f"episode {episode}, every fifth of {len(imagined)} frames: {picture}")
 
