@@ -49,7 +49,7 @@ def main(data: str) -> None:
     source = open_source(data)
     scores = evaluate_imaginable(make_model(source.spec), source, EvaluationConfig(samples=2)).open_loop.scores
     for name in ("model", "copy_last"):
-        print(name, {ahead: round(found["psnr"].mean, 2) for ahead, found in scores[name].horizons.items()})
+        print(name, {ahead: found["psnr"].mean for ahead, found in scores[name].horizons.items()})
 
 
 if __name__ == "__main__":
