@@ -133,6 +133,12 @@ def test_links_lead_somewhere(name: str) -> None:
             assert anchor in map(slug, headings), f"{name}: {target} has no such heading"
 
 
+def test_the_site_has_every_page_once() -> None:
+    listed = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    docs = ROOT / "docs"
+    assert sorted(listed) == sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_files_that_are_named_exist(name: str) -> None:
     text = (ROOT / name).read_text()
