@@ -38,11 +38,15 @@ bench: $(VENV)/.installed-dev ## benchmarks of kernels and environments, into be
 	@scripts/check_gl.sh $(BIN)/python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench.sh
 
-gpu: ## for a CUDA machine: CUDA tests, kernel benchmarks, a short training; system python, no network, no MuJoCo
+gpu: ## for a CUDA machine: gpu-contact gpu-tests gpu-benchmarks gpu-training; no installation, network, MuJoCo
 	@PYTHON="$(PYTHON)" scripts/gpu.sh
 
-wheel: ## source distribution and manylinux wheels for Python 3.11, 3.12 and 3.13, those that are here, into dist/
-	@scripts/wheel.sh $(CURDIR)/build/wheel-tools $(PYTHON)
+gpu-contact gpu-tests gpu-benchmarks gpu-training: gpu-%: # one stage of them, at most nine minutes
+	@PYTHON="$(PYTHON)" scripts/gpu.sh $*
+
+gpu-data: $(VENV)/.installed-train # episodes of a few MB for gpu-training, to be brought along
+	@PATH="$(CURDIR)/$(BIN):$$PATH" AIME_NUM_EPISODES=$${AIME_NUM_EPISODES:-8} \
+	    AIME_DATA_PATH=$${AIME_DATA_PATH:-data/gpu_cartpole_swingup.h5} scripts/collect_tier1_data.sh
 
 clean: ## remove the environment and everything built; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
