@@ -6,6 +6,7 @@ The cases are those of first contact (scripts/gpu_contact.py). PyTorch's own ker
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_contact.py"
 specification = importlib.util.spec_from_file_location("gpu_contact", SCRIPT)
 assert specification is not None and specification.loader is not None
 contact = importlib.util.module_from_spec(specification)
+sys.modules["gpu_contact"] = contact  # torch.compile looks its functions' module up
 specification.loader.exec_module(contact)
 
 BACKENDS = [
