@@ -20,6 +20,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "evaluate": ("aime.evaluation.cli", "Evaluate", "score a trained model on held-out episodes and write the report"),
     "watch": ("aime.watch.cli", "Watch", "follow a run in the browser: live curves, films and attention maps"),
     "imagine": ("aime.evaluation.cli", "Imagine", "roll a model out open loop and draw it beside the truth"),
+    "control": ("aime.control.cli", "Control", "train an agent that learns to act in the world model's imagination"),
     "play": ("aime.control.play", "Play", "play episodes with a trained agent, or by planning with a world model"),
     "bench": ("aime.bench", "Bench", "measure environments, kernels or the training step (from a source checkout)"),
     "doctor": ("aime.doctor", "Doctor", "what this machine has, and what each lack costs"),

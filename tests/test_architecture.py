@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"envs", *BOTTOM},
     "training": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
     "evaluation": {"world_model", *PILLARS, "nn", "kernels", "data", "envs", "allocator", *BOTTOM},
-    "control": {"evaluation", "world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
+    "control": {"training", "evaluation", "world_model", *PILLARS, "nn", "kernels", "data", "envs", *BOTTOM},
     "watch": {"training", "evaluation", "world_model", "data", *BOTTOM},
     "doctor": {"envs", "kernels", *BOTTOM},
     "models": {"adversarial", "nn"},

@@ -128,7 +128,8 @@ def play(plan: Plan, parts: Sequence[int], command: Any, *, at_once: int) -> Ite
     Raises:
         RuntimeError: a part failed; its log is named and its last line told. The others are stopped.
     """
-    waiting, running = list(parts), {}
+    waiting = list(parts)
+    running: dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_once:

@@ -11,14 +11,19 @@ import datetime as dt
 import os
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from aime.command import SaidElsewhereError
 from aime.ranges import OptionError
 from aime.ranks import Ranks, talking
 from aime.training.config import TrainConfig
+
+if TYPE_CHECKING:  # a torch without distribution has no such module
+    from torch._C._distributed_c10d import Store
 
 
 def device_of_rank(name: str) -> str:
@@ -51,7 +56,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks | None]:
         raise OptionError(f"WORLD_SIZE is set: expected {', '.join(missing)} beside it, as torchrun sets them")
     patience = dt.timedelta(seconds=timeout)
     with talking():
-        store, rank, size = next(iter(dist.rendezvous("env://", timeout=patience)))
+        store, rank, size = next(iter(rendezvous("env://", timeout=patience)))
     store.set_timeout(patience)
     # The second backend carries the few numbers that the hosts agree on, so that no GPU is waited for.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -71,11 +76,11 @@ def joined(device: torch.device, timeout: float) -> Iterator[Ranks | None]:
     dist.destroy_process_group()
 
 
-def speaks_first(store: dist.Store) -> bool:
+def speaks_first(store: Store) -> bool:
     """Whether no other process of the job has reported an error yet; also where nobody can be asked."""
     try:
         store.set_timeout(dt.timedelta(seconds=5))
-        return store.add("aime/errors", 1) == 1
+        return int(store.add("aime/errors", 1)) == 1
     except RuntimeError:
         return True
 

@@ -180,18 +180,24 @@ def training_step(
         metrics |= opponent.step(result.contest, generator)
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
-    for name in ("perplexity", "usage", "accuracy", "copy_accuracy"):
-        if name in result.perceiver_losses:
-            metrics[f"perceiver_{name}"] = result.perceiver_losses[name].detach()
-    if ranks is not None and result.perceived.perceiver is not None:
-        ids, book = result.perceived.perceiver.tokens.ids, parts.perceiver.tokenizer.quantizer
-        statistics = codebook_statistics(ids, book.num_codes, book.heads, ranks)
-        metrics["perceiver_perplexity"], metrics["perceiver_usage"] = statistics
+    metrics |= perceiver_metrics(parts, result, ranks)
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
         for j in range(i):
             metrics[f"grad_cosine/{names[j]}_{name}"] = balanced.cosines[i, j]
+    return metrics
+
+
+def perceiver_metrics(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) -> dict[str, Tensor]:
+    """Codebook use over all ranks, accuracy of the next tokens over this one's rows; nothing without context."""
+    names = ("perplexity", "usage", "accuracy", "copy_accuracy")
+    losses = result.perceiver_losses
+    metrics = {f"perceiver_{name}": losses[name].detach() for name in names if name in losses}
+    if ranks is not None and result.perceived.perceiver is not None:
+        ids, book = result.perceived.perceiver.tokens.ids, parts.perceiver.tokenizer.quantizer
+        statistics = codebook_statistics(ids, book.num_codes, book.heads, ranks)
+        metrics["perceiver_perplexity"], metrics["perceiver_usage"] = statistics
     return metrics
 
 
@@ -220,7 +226,7 @@ def rehearsal_step(
     loss.backward()
     moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
     if ranks is not None:
-        torch._foreach_div_([parameter.grad for parameter in moved], ranks.size)
+        torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
         sum_gradients(moved, ranks)
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
     finite = torch.isfinite(norm) & torch.isfinite(loss)

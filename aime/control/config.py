@@ -1,0 +1,75 @@
+"""What a control run is: sizes, rates and budgets, with defaults for pixels and for states."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from aime.control.actor_critic import ActorCriticConfig
+from aime.ranges import SEED, OptionError, Range, check_ranges
+
+DEFAULTS: dict[str, dict[str, int]] = {
+    "states": {"num_envs": 4, "train_ratio": 32, "batch_size": 8, "sequence_length": 64, "evaluate_every": 2},
+    "pixels": {"num_envs": 16, "train_ratio": 16, "batch_size": 16, "sequence_length": 16, "evaluate_every": 1},
+}
+"""Values where an option is 0. Pixels cost little to draw and much to learn from: more of them, each replayed less."""
+
+
+@dataclass(frozen=True)
+class ControlConfig:
+    """Everything that decides how a run goes on."""
+
+    domain: str = "cartpole"
+    """Domain of the Control Suite."""
+    task: str = "swingup"
+    """Task of that domain."""
+    observations: Literal["pixels", "states"] = "pixels"
+    """What the agent sees."""
+    seed: Annotated[int, SEED] = 1
+    """Of everything."""
+    num_envs: Annotated[int, Range(0, 4096)] = 0
+    """Environments played at once; 0: 16 for pixels, 4 for states."""
+    action_repeat: Annotated[int, Range(1, 1000)] = 2
+    """Control steps for which an action is held."""
+    image_size: Annotated[int, Range(32, 1024)] = 64
+    """Side of the frames."""
+    train_ratio: Annotated[int, Range(0, 100_000)] = 0
+    """Frames trained on for each frame collected; 0: 16 for pixels, 32 for states."""
+    batch_size: Annotated[int, Range(0, 65536)] = 0
+    """Windows of a batch; 0: 16 for pixels, 8 for states."""
+    sequence_length: Annotated[int, Range(0, 65536)] = 0
+    """Frames of a window; 0: 16 for pixels, 64 for states."""
+    prefill_rounds: Annotated[int, Range(1, 1000)] = 1
+    """Rounds of random actions before the first step of training."""
+    evaluate_every: Annotated[int, Range(0, 10_000)] = 0
+    """Rounds between evaluations; 0: 1 for pixels, 2 for states."""
+    replay_bytes: Annotated[int, Range(1 << 20)] = 2 << 30
+    """Bound of the replay in memory; the oldest episodes are dropped beyond it."""
+    time_limit: Annotated[float, Range(above=0)] | None = None
+    """Seconds of an episode; the task's own by default."""
+    width: Annotated[int, Range(4, 65536)] = 128
+    """Hidden units of actor, critic and heads."""
+    model: dict[str, Any] = field(default_factory=dict)
+    """Sizes of the world model that differ from the default's (for pixels, the laptop preset's)."""
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """Constants of the actor-critic."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.observations not in DEFAULTS:
+            raise OptionError(f"observations: expected pixels or states, found {self.observations!r}")
+        for name, value in DEFAULTS[self.observations].items():
+            if getattr(self, name) == 0:
+                object.__setattr__(self, name, value)
+        if self.sequence_length < 2:
+            raise OptionError(f"sequence_length: expected at least 2, found {self.sequence_length}")
+
+    @property
+    def states(self) -> bool:
+        """Whether states are observed."""
+        return self.observations == "states"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)

@@ -1,0 +1,378 @@
+"""The control loop: collect a round of episodes, train on the replay, evaluate, save; until the time is over.
+
+Every round is a pure function of the checkpoint before it and of the seed: episodes begin with seeds made of the run's
+and the round's number, and so do all random numbers. So a run that was killed and resumed plays the same episodes and
+takes the same steps as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aime.control.actor_critic import ActorCritic
+from aime.control.agent import Agent, AgentConfig, bounds
+from aime.control.collecting import Round, agent_acts, observation_size, play_round, random_acts
+from aime.control.config import ControlConfig
+from aime.control.replay import Replay, state_spec
+from aime.control.saving import checkpoint_at, read_checkpoint, write_checkpoint
+from aime.control.state_model import StateModelConfig
+from aime.control.world_learner import PixelsLearner, StatesLearner, WorldLearner
+from aime.data.spec import EpisodeSpec
+from aime.envs import ParallelEnvironment
+from aime.files import read_json, require_writable, write_json
+from aime.ranges import OptionError
+from aime.training.metric_log import JSONLines
+from aime.training.preemption import Preemption
+from aime.world_model import WorldModelConfig
+
+PHASES = ("collect", "model", "actor_critic", "evaluate")
+EVALUATION_SEEDS = 1 << 30  # far from those of collecting
+REMEMBERED = 512  # episodes whose posteriors are kept for rehearsal
+
+
+@dataclass
+class Progress:
+    """Where a run stands.
+
+    Attributes:
+        rounds: whole rounds played and trained.
+        frames: environment frames, action repeat counted.
+        updates: steps of training.
+        seconds, cpu_seconds: of all sessions.
+        phases: seconds by phase.
+        best: highest mean return of an evaluation.
+        curve: one row for each evaluation.
+    """
+
+    rounds: int = 0
+    frames: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    best: float | None = None
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass
+class Run:
+    """What the loop holds."""
+
+    config: ControlConfig
+    environment: ParallelEnvironment
+    agent: Agent
+    learner: WorldLearner
+    actor_critic: ActorCritic
+    replay: Replay
+    directory: Path | None
+    progress: Progress = field(default_factory=Progress)
+
+    def close(self) -> None:
+        """End the environments."""
+        self.environment.close()
+
+
+def make_environment(config: ControlConfig) -> ParallelEnvironment:
+    """The environments of a run; ValueError for an unknown domain or task, with near names."""
+    return ParallelEnvironment(
+        config.domain,
+        config.task,
+        num_envs=config.num_envs,
+        num_threads=min(torch.get_num_threads(), config.num_envs),
+        action_repeat=config.action_repeat,
+        seed=config.seed,
+        pixels=None if config.states else (config.image_size, config.image_size),
+        renderer="raycast",
+        time_limit=config.time_limit,
+    )
+
+
+def begin(config: ControlConfig, directory: Path | None = None) -> Run:
+    """A run at its start: environments, a new agent, and the replay that is in the directory, if any."""
+    environment = make_environment(config)
+    torch.manual_seed(config.seed)
+    minimum, maximum = bounds(environment.action_minimum.tolist(), environment.action_maximum.tolist())
+    facts: dict[str, Any] = {"action_minimum": minimum, "action_maximum": maximum}
+    facts |= {"domain": config.domain, "task": config.task, "action_repeat": config.action_repeat}
+    if config.states:
+        size = observation_size(environment)
+        world = StateModelConfig(size, environment.action_size, **config.model).to_dict()
+        spec = state_spec(size, environment.action_size, **facts)
+    else:
+        sizes = {"image_size": config.image_size, **config.model}
+        world = WorldModelConfig.preset("laptop", action_size=environment.action_size, **sizes).to_dict()
+        side = (3, config.image_size, config.image_size)
+        drawn: dict[str, Any] = {"renderer": "raycast", "samples": environment.samples, "policy": "agent"}
+        spec = EpisodeSpec(image_shape=side, action_size=environment.action_size, **drawn, **facts)
+    agent = Agent(AgentConfig(config.observations, world, width=config.width, **facts))
+    length = 1000 // config.action_repeat + 1
+    learner: WorldLearner
+    learner = StatesLearner(agent) if config.states else PixelsLearner(agent, config.seed, REMEMBERED, length)
+    store = None if directory is None else directory / "replay.h5.partial"
+    replay = Replay(spec, store, max_bytes=config.replay_bytes, states=config.states)
+    return Run(
+        config,
+        environment,
+        agent,
+        learner,
+        ActorCritic(agent.actor, agent.critic, config.actor_critic),
+        replay,
+        directory,
+    )
+
+
+def control(
+    config: ControlConfig,
+    minutes: float,
+    directory: Path | None = None,
+    *,
+    resume: bool = False,
+    rounds: int | None = None,
+    show: Callable[[str], None] = print,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Run:
+    """Train an agent for so many minutes, those of earlier sessions included; returns the run, to be closed.
+
+    Args:
+        config: what to train.
+        minutes: of wall-clock time.
+        directory: of checkpoint, replay, metrics and agent; None keeps nothing.
+        resume: go on from the checkpoint in the directory.
+        rounds: end after so many rounds, too.
+        show: is given the progress line after every round.
+        clock: seconds.
+
+    Raises:
+        OptionError: a directory with a run, without ``resume``; or ``resume`` without one.
+        DataError, DiskError: an episode could not be stored: a reward that is NaN, say, or a full disk. The checkpoint
+            and the episodes before it are kept, and `resume` goes on from there.
+    """
+    saved = None if directory is None else checkpoint_at(directory / "checkpoint")
+    check_directory(config, directory, saved, resume)
+    run = begin(config, directory)
+    try:
+        if resume and saved is not None:
+            restore(run, saved)
+        else:
+            run.replay.truncate(0)
+        with contextlib.ExitStack() as open_files, Preemption() as stop:
+            log = open_log(run, resume)
+            if log is not None:
+                open_files.callback(log.close)
+            while run.progress.seconds < 60 * minutes and (rounds is None or run.progress.rounds < rounds):
+                record = play_and_train(run, minutes, clock, lambda: stop.requested is not None)
+                if record is None:
+                    show(f"stopped; --resume goes on after round {run.progress.rounds}")
+                    break
+                save(run)
+                if log is not None:
+                    log.write(run.progress.rounds, record)
+                show(progress_line(run, record, minutes))
+    except BaseException:
+        run.close()
+        raise
+    return run
+
+
+def open_log(run: Run, resume: bool) -> JSONLines | None:
+    """metrics.jsonl, without the lines after the round that a resumed run goes on from."""
+    if run.directory is None:
+        return None
+    return JSONLines(run.directory / "metrics.jsonl", run.progress.rounds if resume else None)
+
+
+def check_directory(config: ControlConfig, directory: Path | None, saved: Path | None, resume: bool) -> None:
+    """Refuse to write over a run, or to resume what is none or another; OptionError."""
+    if directory is None:
+        return
+    require_writable(directory)
+    if resume and saved is None:
+        raise OptionError(f"{directory}: expected a checkpoint to resume from, found none")
+    if not resume and saved is not None:
+        raise OptionError(f"{directory} holds a run already: expected --resume, or another directory")
+    if resume:
+        before = read_json(directory / "config.json")
+        different = [name for name, value in config.to_dict().items() if before.get(name) != value]
+        if different:
+            raise OptionError(f"{directory}: expected the options of its run, found another {', '.join(different)}")
+    else:
+        write_json(directory / "config.json", config.to_dict())
+
+
+def play_and_train(
+    run: Run, minutes: float, clock: Callable[[], float], stopped: Callable[[], bool]
+) -> dict[str, float] | None:
+    """One round: collect, train, evaluate. None where it was stopped: the next session plays it again."""
+    config, progress = run.config, run.progress
+    begin_at, cpu = clock(), time.process_time()
+    number = progress.rounds
+    torch.manual_seed(round_seed(config, number, 0))  # for whatever takes no generator
+    generator = torch.Generator().manual_seed(round_seed(config, number, 1))
+    collected = collect(run, number, generator)
+    spent = {"collect": clock() - begin_at}
+    if number + 1 == config.prefill_rounds:
+        run.learner.begin(run.replay)
+    trained = train(run, collected.steps, minutes, generator, clock, stopped, spent)
+    if trained is None:
+        return None
+    record = {f"train/{name}": value for name, value in trained.items()}
+    record["return"] = float(collected.returns.mean())
+    progress.rounds += 1
+    progress.frames += collected.steps * config.action_repeat
+    if number + 1 >= config.prefill_rounds and progress.rounds % config.evaluate_every == 0:
+        at = clock()
+        result = evaluate(run)
+        spent["evaluate"] = clock() - at
+        record |= {"evaluation/return": float(result.returns.mean()), "evaluation/least": float(result.returns.min())}
+    for name, value in spent.items():
+        progress.phases[name] += value
+    progress.seconds += clock() - begin_at
+    progress.cpu_seconds += time.process_time() - cpu
+    record |= {
+        f"seconds_per_1000_frames/{name}": 1e3 * v / (collected.steps * config.action_repeat)
+        for name, v in spent.items()
+    }
+    record |= {"frames": progress.frames, "updates": progress.updates, "seconds": progress.seconds}
+    record |= {"cpu_seconds": progress.cpu_seconds, "replay_steps": run.replay.steps, "faults": len(collected.faults)}
+    if "evaluation/return" in record:
+        names = ("frames", "updates", "seconds", "cpu_seconds", "return", "evaluation/return")
+        progress.curve.append({name: float(record[name]) for name in names})
+    return record
+
+
+def round_seed(config: ControlConfig, number: int, stream: int) -> int:
+    """Seed of a stream of random numbers of a round."""
+    return int(np.random.SeedSequence([config.seed, number, stream]).generate_state(1)[0])
+
+
+def collect(run: Run, number: int, generator: torch.Generator) -> Round:
+    """Play the round's episodes and store them; RuntimeError where the physics failed in every one."""
+    config, count = run.config, run.config.num_envs
+    seeds = [config.seed * 1_000_003 % (1 << 28) + number * count + env for env in range(count)]
+    act = agent_acts(run.agent, explore=True, generator=generator)
+    if number < config.prefill_rounds:
+        act = random_acts(run.environment.action_minimum.tolist(), run.environment.action_maximum.tolist(), generator)
+    run.agent.eval()
+    played = play_round(run.environment, act, seeds, states=config.states)
+    if not played.episodes:
+        raise RuntimeError(f"the physics failed in every episode of a round: {played.faults[0]}")
+    for episode in played.episodes:
+        run.replay.append(episode)
+    return played
+
+
+def train(
+    run: Run,
+    steps: int,
+    minutes: float,
+    generator: torch.Generator,
+    clock: Callable[[], float],
+    stopped: Callable[[], bool],
+    spent: dict[str, float],
+) -> dict[str, float] | None:
+    """Steps of world model, actor and critic, as many as the train ratio gives for ``steps`` new ones.
+
+    Returns:
+        means of the metrics; None where it was stopped.
+    """
+    config, progress = run.config, run.progress
+    spent |= {"model": 0.0, "actor_critic": 0.0}
+    totals: dict[str, Tensor] = {}
+    updates = 0 if progress.rounds + 1 < config.prefill_rounds else update_count(config, steps)
+    fraction = min(progress.seconds / (60 * minutes), 1.0)
+    done = progress.updates
+    for k in range(updates):
+        if stopped():
+            return None
+        at = clock()
+        batch = run.replay.sample(config.batch_size, config.sequence_length, (config.seed, done + k))
+        learnt = run.learner.learn(batch, done + k, generator)
+        middle = clock()
+        chosen = torch.randperm(len(learnt.start.latent), generator=generator)[: config.actor_critic.starts]
+        features = learnt.start.features.unflatten(0, batch.rewards.shape)  # (B, T, F)
+        metrics = run.actor_critic.learn(
+            run.agent.world,
+            run.agent.reward,
+            run.agent.continues,
+            learnt.start.rows(chosen),
+            (features, batch.rewards, batch.continues),
+            fraction,
+            generator,
+        )
+        for name, value in {**learnt.metrics, **metrics}.items():
+            totals[name] = totals.get(name, torch.zeros(())) + value.detach().float()
+        spent["model"] += middle - at
+        spent["actor_critic"] += clock() - middle
+    progress.updates += updates
+    return {name: float(value) / updates for name, value in totals.items()}
+
+
+def update_count(config: ControlConfig, steps: int) -> int:
+    """Steps of training for so many new frames of the agent."""
+    return max(round(config.train_ratio * steps / (config.batch_size * config.sequence_length)), 1)
+
+
+def evaluate(run: Run, *, keep_films: bool = False) -> Round:
+    """One episode in each environment without exploration; always the same ones."""
+    run.agent.eval()
+    generator = torch.Generator().manual_seed(run.config.seed)
+    seeds = [EVALUATION_SEEDS + env for env in range(run.config.num_envs)]
+    act = agent_acts(run.agent, explore=False, generator=generator)
+    return play_round(run.environment, act, seeds, states=run.config.states, keep_films=keep_films)
+
+
+def optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
+    """All of them, by name."""
+    return {**run.learner.optimizers(), **run.actor_critic.optimizers()}
+
+
+def modules(run: Run) -> dict[str, torch.nn.Module]:
+    """What a checkpoint holds: the agent, the scale of returns, the adversary."""
+    held: dict[str, torch.nn.Module] = {"agent": run.agent, "scale": run.actor_critic.scale}
+    return held if run.actor_critic.adversary is None else {**held, "adversary": run.actor_critic.adversary}
+
+
+def save(run: Run) -> None:
+    """Checkpoint, and the agent: the last, and the best by evaluated return."""
+    progress, root = run.progress, run.directory
+    latest = progress.curve[-1]["evaluation/return"] if progress.curve else None
+    better = latest is not None and (progress.best is None or latest > progress.best)
+    if better:
+        progress.best = latest
+    if root is None:
+        return
+    values = {"progress": dataclasses.asdict(progress), "episodes": run.replay.count}
+    write_checkpoint(root / "checkpoint", modules(run), optimizers(run), run.learner.tensors(), values)
+    if better:
+        run.agent.save_pretrained(root / "agent")
+
+
+def restore(run: Run, saved: Path) -> None:
+    """Put a run back to a checkpoint, the replay included."""
+    extra, values = read_checkpoint(saved, modules(run), optimizers(run))
+    run.learner.load_tensors(extra)
+    run.progress = Progress(**values["progress"])
+    run.replay.truncate(int(values["episodes"]))
+
+
+def progress_line(run: Run, record: dict[str, Any], minutes: float) -> str:
+    """Round, frames, returns, frames a second and the time left."""
+    progress = run.progress
+    left = max(60 * minutes - progress.seconds, 0)
+    rate = progress.frames / max(progress.seconds, 1e-9)
+    figures = [f"round {progress.rounds}", f"{progress.frames:,} frames", f"return {record['return']:.1f}"]
+    if "evaluation/return" in record:
+        figures.append(f"evaluated {record['evaluation/return']:.1f}")
+    split = "/".join(f"{record.get(f'seconds_per_1000_frames/{name}', 0.0):.2f}" for name in PHASES)
+    figures += [f"{rate:.0f} frames/s", f"s/1,000 frames {split}", f"ETA {int(left // 60)}:{int(left % 60):02d}"]
+    return "  ".join(figures)
