@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test faults sanitize lint bench gpu wheel clean
+.PHONY: help train test faults sanitize lint bench gpu gpu-contact gpu-tests gpu-benchmarks gpu-training gpu-data wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -47,6 +47,9 @@ gpu-contact gpu-tests gpu-benchmarks gpu-training: gpu-%: # one stage of them, a
 gpu-data: $(VENV)/.installed-train # episodes of a few MB for gpu-training, to be brought along
 	@PATH="$(CURDIR)/$(BIN):$$PATH" AIME_NUM_EPISODES=$${AIME_NUM_EPISODES:-8} \
 	    AIME_DATA_PATH=$${AIME_DATA_PATH:-data/gpu_cartpole_swingup.h5} scripts/collect_tier1_data.sh
+
+wheel: ## source distribution and manylinux wheels for Python 3.11, 3.12 and 3.13, those that are here, into dist/
+	@scripts/wheel.sh $(CURDIR)/build/wheel-tools $(PYTHON)
 
 clean: ## remove the environment and everything built; runs/ and data/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
