@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test faults sanitize lint bench gpu wheel clean
+.PHONY: help train test faults sanitize lint bench gpu gpu-contact gpu-tests gpu-benchmarks gpu-training gpu-data wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -41,8 +41,15 @@ bench: $(VENV)/.installed-dev ## benchmarks of kernels and environments, into be
 	@scripts/check_gl.sh $(BIN)/python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench.sh
 
-gpu: ## for a CUDA machine: CUDA tests, kernel benchmarks, a short training; system python, no network, no MuJoCo
+gpu: ## for a CUDA machine: gpu-contact gpu-tests gpu-benchmarks gpu-training; no installation, network, MuJoCo
 	@PYTHON="$(PYTHON)" scripts/gpu.sh
+
+gpu-contact gpu-tests gpu-benchmarks gpu-training: gpu-%: # one stage of them, at most nine minutes
+	@PYTHON="$(PYTHON)" scripts/gpu.sh $*
+
+gpu-data: $(VENV)/.installed-train # episodes of a few MB for gpu-training, to be brought along
+	@PATH="$(CURDIR)/$(BIN):$$PATH" AIME_NUM_EPISODES=$${AIME_NUM_EPISODES:-8} \
+	    AIME_DATA_PATH=$${AIME_DATA_PATH:-data/gpu_cartpole_swingup.h5} scripts/collect_tier1_data.sh
 
 wheel: ## source distribution and manylinux wheels for Python 3.11, 3.12 and 3.13, those that are here, into dist/
 	@scripts/wheel.sh $(CURDIR)/build/wheel-tools $(PYTHON)

@@ -4,6 +4,7 @@
 The functions are written out because the interpreter cannot take them from a device library.
 """
 
+import torch
 import triton
 import triton.language as tl
 
@@ -18,6 +19,11 @@ def all_registers() -> dict[str, int]:
     if TRITON_INTERPRETED or triton.runtime.driver.active.get_current_target().backend == "hip":
         return {}
     return {"maxnreg": 255}
+
+
+def accumulator(dtype: torch.dtype) -> tl.dtype:
+    """Type that a kernel counts in: float64 for float64, else float32."""
+    return tl.float64 if dtype == torch.float64 else tl.float32
 
 
 @triton.jit

@@ -12,4 +12,4 @@ for entry in "$root"/aime/*; do
         *) ln -s "$entry" "$1/aime/" ;;
     esac
 done
-ln -s "$root/kernels" "$1/aime/kernels"
+ln -sfn "$root/kernels" "$1/aime/kernels"

@@ -1,8 +1,9 @@
 """A short training from an episode file, timed, on one kernel backend after the other, from the same seed.
 
 Frames/s, peak memory and losses go to bench/results/<device>-<date>-training.json, with the largest relative difference
-between the backends' losses at every logged step. A backend that fails is reported there and the others go on. Needs
-torch, numpy, einops and h5py only; uses the GPU where there is one.
+between the backends' losses at every logged step. A backend that fails is reported there and the others go on. The
+file is written again after every backend; logged lines stand beside it, <file>-<backend>.jsonl, a second after they are
+logged. Needs torch, numpy, einops and h5py only; uses the GPU where there is one.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import argparse
 import json
 import platform
 import re
+import shutil
 import tempfile
+import threading
 import traceback
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,28 @@ RESULTS = Path(__file__).parents[1] / "bench" / "results"
 COMPARED = ("total_loss", "recon_loss", "kl_z", "attention_loss", "perceiver_loss", "predictive_loss")
 
 
+@contextmanager
+def copied(source: Path, target: Path) -> Iterator[None]:
+    """Copy a growing file every second, and when the block ends."""
+    ended = threading.Event()
+
+    def copy() -> None:
+        while True:
+            over = ended.wait(1.0)
+            if source.exists():
+                shutil.copyfile(source, target)
+            if over:
+                return
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 def train(arguments: argparse.Namespace, backend: str) -> dict[str, Any]:
     """One run: speed, peak memory and logged losses."""
     cuda = torch.cuda.is_available()
@@ -37,7 +63,11 @@ def train(arguments: argparse.Namespace, backend: str) -> dict[str, Any]:
         overrides = {"steps": arguments.steps, "log_every": arguments.log_every, "precision": arguments.precision}
         if arguments.batch_size:
             overrides["batch_size"] = arguments.batch_size
-        with nullcontext() if backend == "default" else use_backend(backend):
+        lines_file = arguments.out.with_name(f"{arguments.out.stem}-{backend}.jsonl")
+        with (
+            nullcontext() if backend == "default" else use_backend(backend),
+            copied(run / "metrics.jsonl", lines_file),
+        ):
             run_experiment(
                 arguments.data,
                 run,
@@ -89,40 +119,41 @@ def main() -> int:
     parser.add_argument("--backends", nargs="+", default=["default"], help="of default, torch, triton, cpp (default)")
     parser.add_argument("--out", type=Path, default=None, help="result file")
     arguments = parser.parse_args()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    date = datetime.now(UTC).date().isoformat()
+    if arguments.out is None:
+        name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+        arguments.out = RESULTS / f"{name}-{date}-training.json"
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     runs: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
+    result: dict[str, Any] = {}
     for backend in arguments.backends:
         try:
             runs.append(train(arguments, backend))
         except Exception as error:  # noqa: BLE001 - one backend's failure is a result, the others still run
             failed[backend] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
-    cuda = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
-    date = datetime.now(UTC).date().isoformat()
-    result = {
-        "op": "training",
-        "device": device,
-        "date": date,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "preset": arguments.preset,
-        "steps": arguments.steps,
-        "precision": arguments.precision,
-        "runs": runs,
-        "differences": differences(runs) if runs else [],
-        "failed": failed,
-    }
-    name = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
-    out = arguments.out or RESULTS / f"{name}-{date}-training.json"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n")
+        result = {
+            "op": "training",
+            "device": device,
+            "date": date,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "preset": arguments.preset,
+            "steps": arguments.steps,
+            "precision": arguments.precision,
+            "runs": runs,
+            "differences": differences(runs) if runs else [],
+            "failed": failed,
+        }
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     for run in runs:
         print(f"{run['backend']}: {run['frames_per_second']:.0f} frames/s over {run['seconds']:.1f} s")
     for line in result["differences"][:1]:
         print(f"first logged losses, {line['backend']} against {line['against']}: {line['relative']}")
     for backend, reason in failed.items():
         print(f"{backend}: failed, {reason}")
-    print(f"wrote {out}")
+    print(f"wrote {arguments.out}")
     return 1 if failed else 0
 
 

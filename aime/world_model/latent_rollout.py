@@ -173,7 +173,9 @@ class Recorder:
         """z (B, D) of the next frame from h (B, Hd) and z before it."""
         conditions = torch.cat([hidden, self.parts.foreseen_context(hidden)], 1)  # (B, Hd + Cc)
         log_weights = self.parts.prior.stick_breaking.log_weights(conditions, uniform)  # (B, K)
-        chosen = F.one_hot((log_weights + gumbel).argmax(-1), self.components).to(hidden.dtype)  # (B, K)
+        index = (log_weights + gumbel).argmax(-1, keepdim=True)  # (B, 1)
+        # not F.one_hot, which on a CPU looks at the largest index
+        chosen = torch.zeros_like(log_weights, dtype=hidden.dtype).scatter_(1, index, 1.0)  # (B, K)
         linear = self.product(conditions, self.first.t()) + self.b1  # (B, W)
         normed, mean, rstd = torch.native_layer_norm(linear, [linear.shape[1]], self.n1, self.m1, 1e-5)
         active = F.silu(normed)  # (B, W)

@@ -44,6 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
     measured: list[dict[str, Any]] = []
     compared: list[dict[str, Any]] = []
     left_out: list[dict[str, str]] = []
+    record = {
+        "benchmark": "kernels",
+        "command": f"python -m bench.kernels {' '.join(options.ops)}".strip(),
+        "machine": machine(options.device),
+        "floor": None if floor is None else floor.record(),
+        "results": compared,
+        "measurements": measured,
+        "left_out": left_out,
+    }
     for case in cases(options.device, not options.no_compile, options.ops or list(CASES)):
         rows = measure(case, options.device, options.rounds, options.seconds, floor)
         ratios = list(compare(rows))
@@ -54,16 +63,10 @@ def main(arguments: list[str] | None = None) -> int:
             left_out.append({"op": case.op, "size": case.size, "implementation": name, "reason": reason})
         measured += rows
         compared += ratios
+        if options.out is not None:  # what is measured is kept, whatever happens to the next case
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(record, indent=2) + "\n")
         torch._dynamo.reset()
-    record = {
-        "benchmark": "kernels",
-        "command": f"python -m bench.kernels {' '.join(options.ops)}".strip(),
-        "machine": machine(options.device),
-        "floor": None if floor is None else floor.record(),
-        "results": compared,
-        "measurements": measured,
-        "left_out": left_out,
-    }
     store(record, options.out, options.device)
     return 0
 

@@ -13,7 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..elementary import all_registers, expm1, log1p
+from ..elementary import accumulator, all_registers, expm1, log1p
+from ..launch import launcher
 from .eager import SERIES_BELOW
 
 TILE = 2048  # elements of one K x D tile; forward keeps two in registers, backward six
@@ -260,15 +261,12 @@ def log_prob_backward_kernel(
             tl.store(g_scales + own, g_scale, mask=tile)
 
 
-def accumulator(dtype: torch.dtype) -> tl.dtype:
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
 def stick_blocks(weights: int) -> dict[str, int]:
     block_k = max(2, triton.next_power_of_2(weights))
     return {"BLOCK_N": max(1, 512 // block_k), "BLOCK_K": block_k, "num_warps": 4}
 
 
+@launcher
 def stick_log_weights(log_a: Tensor, log_b: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, K - 1) sticks to log_pi (N, K), log_v and log_q_v (N, K - 1); inputs of one dtype."""
     log_a, log_b, u = log_a.contiguous(), log_b.contiguous(), u.contiguous()
@@ -283,6 +281,7 @@ def stick_log_weights(log_a: Tensor, log_b: Tensor, u: Tensor) -> tuple[Tensor, 
     return log_pi, log_v, log_q
 
 
+@launcher
 def stick_log_weights_backward(
     log_a: Tensor, log_b: Tensor, u: Tensor, g_pi: Tensor, g_v: Tensor, g_q: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -320,6 +319,7 @@ def strides(log_pi: Tensor, means: Tensor, log_scales: Tensor) -> tuple[int, ...
     return (*log_pi.stride(), *component[0], *component[1])
 
 
+@launcher
 def mixture_log_prob(
     z: Tensor,
     log_pi: Tensor,
@@ -345,6 +345,7 @@ def mixture_log_prob(
     return result, kl
 
 
+@launcher
 def mixture_log_joint(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
     """log pi_k + log density of component k, (S, N, K)."""
     samples, rows, width = z.shape
@@ -360,6 +361,7 @@ def mixture_log_joint(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tens
     return result
 
 
+@launcher
 def mixture_log_prob_backward(
     gradient: Tensor,
     result: Tensor,

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..elementary import all_registers, expm1, log_sigmoid, tanh
+from ..launch import launcher
 from .reference import HALF_BIN, LEFT_EDGE, MIN_LOG_SCALE, RIGHT_EDGE, WIDE_LOG_SCALE
 
 BLOCK = 256  # pixels a program, two a thread
@@ -214,6 +215,7 @@ def _common(
     return tensors, tensors[0] if weights is None else weights.contiguous(), strides, options
 
 
+@launcher
 def mixture_logistics_nll(
     x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor, coefficients: Tensor, weights: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -233,6 +235,7 @@ def mixture_logistics_nll(
     return partial.sum(1), mean, lse_joint, lse_logits
 
 
+@launcher
 def mixture_logistics_nll_backward(
     g_nll: Tensor,
     g_mean: Tensor,

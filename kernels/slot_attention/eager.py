@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..shapes import cast
 from .operators import attend_op
 from .reference import ACTIVATIONS, LAYER_NORM_EPS
 from .weights import SlotAttentionWeights
@@ -52,10 +53,10 @@ class AttendInputs:
 
     def __call__(self, seen: Tensor, offset: Tensor | None, _: bool) -> tuple[Tensor, Tensor]:
         """Weighted means of inputs (B, S * heads, C) and attention (B, S, N)."""
-        logits = torch.bmm(seen, self.normed.transpose(1, 2).to(seen.dtype))  # (B, S * heads, N)
+        logits = torch.bmm(seen, cast(self.normed.transpose(1, 2), seen.dtype))  # (B, S * heads, N)
         if offset is not None:
             logits = logits + offset
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = cast(logits, torch.promote_types(logits.dtype, torch.float32))
         if self.heads == 1:
             attention = logits.softmax(1)  # over slots
             coefficients = attention + self.eps
@@ -66,7 +67,7 @@ class AttendInputs:
             coefficients = per_head.flatten(1, 2) + self.eps
         if self.mask is not None:
             coefficients = coefficients * self.mask[:, None, :]
-        sums = torch.bmm(coefficients.to(self.normed.dtype), self.normed)  # (B, S * heads, C)
+        sums = torch.bmm(cast(coefficients, self.normed.dtype), self.normed)  # (B, S * heads, C)
         return sums / coefficients.sum(-1, keepdim=True), attention
 
 
@@ -75,11 +76,11 @@ class AttendInputsFused:
 
     def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, mask: Tensor | None, backend: str) -> None:
         self.inputs, self.eps, self.mask, self.backend = inputs, eps, mask, backend
-        self.scale, self.shift = w.norm_inputs_weight.float(), w.norm_inputs_bias.float()
+        self.scale, self.shift = (cast(t, torch.float32) for t in (w.norm_inputs_weight, w.norm_inputs_bias))
 
     def __call__(self, seen: Tensor, offset: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
         """Weighted means of inputs (B, S, C), and attention (B, S, N) if this is the last pass, else nothing."""
-        seen = seen.float()
+        seen = cast(seen, torch.float32)
         moved = seen @ self.shift  # (B, S)
         if offset is not None:
             moved = moved + offset.squeeze(-1)
@@ -107,11 +108,11 @@ def slot_attention(
             flat = flat.detach()
         seen, offset = _project_queries(flat.view(batch, count, width), w, heads)
         means, attention = attend(seen, offset, last)
-        updates = _project_updates(means.to(w.value_weight.dtype), w, count, heads)
+        updates = _project_updates(cast(means, w.value_weight.dtype), w, count, heads)
         flat = torch.gru_cell(
-            updates.to(flat.dtype), flat, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh
+            cast(updates, flat.dtype), flat, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh
         )
         hidden = F.layer_norm(flat, (width,), w.norm_mlp_weight, w.norm_mlp_bias, LAYER_NORM_EPS)
         hidden = ACTIVATIONS[activation](F.linear(hidden, w.mlp_in_weight, w.mlp_in_bias))
         flat = flat + F.linear(hidden, w.mlp_out_weight, w.mlp_out_bias)
-    return flat.view(batch, count, width).to(slots.dtype), attention
+    return cast(flat.view(batch, count, width), slots.dtype), attention

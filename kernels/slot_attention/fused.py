@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..elementary import all_registers
+from ..launch import launcher
 from ..shapes import accumulation_dtype
 from .fused_operator import saved_shapes
 from .reference import LAYER_NORM_EPS
@@ -64,6 +65,7 @@ def _contiguous(weights: Sequence[Tensor | None], stand_in: Tensor) -> SlotAtten
     return SlotAttentionWeights(*(stand_in if weight is None else weight.contiguous() for weight in weights))
 
 
+@launcher
 def forward(
     inputs: Tensor,
     slots: Tensor,
@@ -126,6 +128,7 @@ def forward(
     return out.to(slots.dtype), attention, saved
 
 
+@launcher
 def backward(
     g_slots: Tensor,
     g_attention: Tensor | None,

@@ -11,7 +11,7 @@ from ..dispatch import (
     extension_obstacle,
     triton_obstacle,
 )
-from ..shapes import check_floating, check_shape
+from ..shapes import FLOATING, check_floating, check_shape
 from . import eager
 from .fused_operator import slot_attention_op
 from .reference import ACTIVATIONS
@@ -44,18 +44,44 @@ WEIGHT_AXES = {
 }
 
 
+def _fits(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights) -> bool:
+    """Whether `_check` would find nothing wrong with the tensors; quick, as it keeps no names for an error."""
+    for tensor in (inputs, slots, *weights):
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATING or tensor.device != inputs.device:
+            return False
+    if inputs.dim() != 3 or slots.dim() != 3 or weights.mlp_in_bias.dim() != 1:
+        return False
+    batch, _, c = inputs.shape
+    d, f = slots.shape[2], weights.mlp_in_bias.shape[0]
+    vector = (d,)
+    expected = (
+        *((c,), (c,), vector, vector, (d, d), (d, c), (d, c), (3 * d, d), (3 * d, d), (3 * d,), (3 * d,)),
+        *(vector, vector, (f, d), (f,), (d, f), vector, vector, vector, vector),
+    )  # in the order of WEIGHT_AXES
+    for weight, shape in zip(weights, expected, strict=True):
+        if weight is not None and weight.shape != shape:
+            return False
+    return slots.shape[0] == batch
+
+
 def _check(
     inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights, iters: int, activation: str, heads: int
 ) -> dict[str, int]:
     op = "slot_attention"
     sizes: dict[str, int] = {}
-    present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
-    check_floating(op, inputs=inputs, slots=slots, **present)
-    check_shape(op, "inputs", inputs, ("B", "N", "C"), sizes)
-    check_shape(op, "slots", slots, ("B", "S", "D"), sizes)
-    sizes["3D"] = 3 * sizes["D"]
-    for name, tensor in present.items():
-        check_shape(op, name, tensor, WEIGHT_AXES[name], sizes)
+    if _fits(inputs, slots, weights):
+        sizes["B"], sizes["N"], sizes["C"] = inputs.shape
+        sizes["S"], sizes["D"] = slots.shape[1:]
+    else:
+        present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
+        check_floating(op, inputs=inputs, slots=slots, **present)
+        check_shape(op, "inputs", inputs, ("B", "N", "C"), sizes)
+        check_shape(op, "slots", slots, ("B", "S", "D"), sizes)
+        sizes["3D"] = 3 * sizes["D"]
+        for name, tensor in present.items():
+            check_shape(op, name, tensor, WEIGHT_AXES[name], sizes)
     if sizes["N"] == 0 or sizes["S"] == 0:
         raise ValueError(f"{op}: expected at least one input and one slot, found N={sizes['N']}, S={sizes['S']}")
     if iters < 1:

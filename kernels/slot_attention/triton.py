@@ -23,7 +23,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import TRITON_INTERPRETED
-from ..elementary import all_registers
+from ..elementary import accumulator, all_registers
+from ..launch import launcher
 from .reference import LAYER_NORM_EPS
 
 PROGRAMS = 264  # two for each of an H100's 132 processors
@@ -280,10 +281,6 @@ class Layout(NamedTuple):
     options: dict[str, object]
 
 
-def accumulator(dtype: torch.dtype) -> tl.dtype:
-    return tl.float64 if dtype == torch.float64 else tl.float32
-
-
 def product_precision(dtype: torch.dtype) -> str:
     """Triton's input_precision: float32 inputs as three TF32 products (full float32 on AMD), half inputs as one."""
     if TRITON_INTERPRETED:
@@ -315,6 +312,7 @@ def plan(inputs: Tensor, slots: int, heads: int, dtype: torch.dtype) -> Layout:
     return Layout(batch, count, slots, channels, heads, tiles, min(max(1, PROGRAMS // batch), tiles), options)
 
 
+@launcher
 def statistics(inputs: Tensor, layout: Layout, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and 1 / standard deviation of every input, (B, N)."""
     mean, inverse = (torch.empty(layout.batch, layout.inputs, dtype=dtype, device=inputs.device) for _ in range(2))

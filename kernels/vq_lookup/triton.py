@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import TRITON_INTERPRETED
+from ..launch import launcher
 from .codes import HEADROOM, SMALL, first_equal
 
 MAX_WIDTH = 512
@@ -277,6 +278,7 @@ def product_types(x: Tensor, codebook: Tensor, precision: str) -> tuple[tl.dtype
     )  # AMD compiles no tf32x3; its matrix unit takes float32 itself
 
 
+@launcher
 def scale_codes(codebook: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Codes (Q, V, D) as the products take them, in `dtype`, and their half norms (Q, V), as in codes.py.
 
@@ -300,6 +302,7 @@ def scale_codes(codebook: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return scaled, half_norms
 
 
+@launcher
 def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor]:
     """quantized (..., Q, D), indices (..., Q), distance (..., Q)."""
     heads, codes, width = codebook.shape
@@ -323,6 +326,7 @@ def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor,
     return quantized, indices, distance
 
 
+@launcher
 def lookup_backward(
     x: Tensor,
     codebook: Tensor,
@@ -360,6 +364,7 @@ def lookup_backward(
     return grad_x, grad_codes.to(codebook.dtype)
 
 
+@launcher
 def statistics(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool) -> tuple[Tensor, Tensor]:
     """counts (Q, V) and sums (Q, V, D); x (..., Q, D), indices (..., Q)."""
     heads, width = x.shape[-2:]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from aime.kernels import SlotAttentionWeights, dispatch, slot_attention
+from aime.kernels.slot_attention.op import WEIGHT_AXES, _fits
 from aime.kernels.slot_attention.reference import slot_attention_reference
 
 SHAPES = [(1, 1, 1, 4, 4, 4), (2, 9, 4, 8, 8, 16), (3, 33, 5, 6, 12, 24), (1, 130, 8, 16, 16, 32)]  # B, N, S, C, D, F
@@ -354,3 +355,22 @@ def test_errors_name_the_axes() -> None:
             slot_attention(torch.zeros(1, 4, 3), slots[:1], random_weights(3, 8, 12), backend="triton")
         with pytest.raises(RuntimeError, match="power of two, up to 16, found S=9, heads=2"):
             slot_attention(inputs, torch.zeros(2, 9, 8), weights, heads=2, backend="triton")
+
+
+@pytest.mark.parametrize("name", ["inputs", "slots", *WEIGHT_AXES])
+def test_the_quick_check_sees_what_the_full_one_does(name: str) -> None:
+    """Both know the shape, dtype and device of every tensor; all sizes differ, so that none stands for another."""
+    sizes = {"B": 2, "N": 7, "C": 3, "S": 5, "D": 4, "F": 6, "3D": 12}
+    axes = {"inputs": ("B", "N", "C"), "slots": ("B", "S", "D"), **WEIGHT_AXES}
+    tensors = {key: torch.zeros([sizes[axis] for axis in value]) for key, value in axes.items()}
+
+    def fits(**changes: torch.Tensor) -> bool:
+        inputs, slots, *weights = (tensors | changes).values()
+        return _fits(inputs, slots, SlotAttentionWeights(*weights))
+
+    assert fits()
+    assert not fits(**{name: tensors[name].int()})
+    assert not fits(**{name: tensors[name].to("meta")})
+    assert not fits(**{name: tensors[name].unsqueeze(0)})
+    if name not in {"inputs", "slots"}:
+        assert not fits(**{name: torch.cat([tensors[name]] * 2, -1)})
