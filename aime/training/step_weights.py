@@ -6,7 +6,6 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -17,7 +16,6 @@ from aime.training.training_state import load_weights
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 
 STEP = re.compile(r"step_([0-9]+)")
-PICKLED = (".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -97,22 +95,3 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> DPGMMVar
             f"{place}: expected exported weights, a run with checkpoints, or one step's checkpoint, found none of them"
         )
     return step.load_model(device)
-
-
-def state_dict_of(path: str | Path) -> dict[str, Any]:
-    """The state_dict in a file that `torch.save` wrote: the whole of it, or its `model_state_dict`.
-
-    Raises:
-        ValueError: the file holds something else. Nothing in it is run.
-    """
-    import pickle
-
-    file = Path(path)
-    try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file}: expected tensors that torch.save wrote, found: {error}") from error
-    found = found.get("model_state_dict", found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise ValueError(f"{file}: expected a state_dict, or a dictionary with model_state_dict, found neither")
-    return found

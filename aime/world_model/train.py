@@ -152,7 +152,8 @@ def loaded(flags: argparse.Namespace, data: Path) -> DPGMMVariationalRecurrentAu
     """The model of --load-checkpoint; of a state_dict, that of preset and sizes with these weights."""
     from aime.data import open_source
     from aime.training.experiment import build_model
-    from aime.training.step_weights import PICKLED, load_model, state_dict_of
+    from aime.training.step_weights import load_model
+    from aime.world_model.pickled_weights import PICKLED, state_dict_of
 
     path = flags.load_checkpoint
     if path.suffix not in PICKLED:

@@ -484,8 +484,12 @@ def run_cases(seed: int) -> list[Case]:
 
 
 def call(arguments: Sequence[str], log: Path, seconds: float) -> tuple[int, float, float]:
-    """Run `aime` in a forked process: its exit status (-signal where it was killed, -SIGALRM for a hang), time, MB."""
+    """Run `aime` in a forked process: its exit status (-signal where it was killed, -SIGALRM for a hang), time, MB.
+
+    The memory is what it took at most beyond that of this process, which a fork begins with.
+    """
     begin = time.monotonic()
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
@@ -498,9 +502,9 @@ def call(arguments: Sequence[str], log: Path, seconds: float) -> tuple[int, floa
         if time.monotonic() - begin > seconds:
             os.kill(child, signal.SIGKILL)
             _, _, usage = os.wait4(child, 0)
-            return -signal.SIGALRM, time.monotonic() - begin, usage.ru_maxrss / 1024
+            return -signal.SIGALRM, time.monotonic() - begin, usage.ru_maxrss / 1024 - resident
         time.sleep(0.005)
-    return os.waitstatus_to_exitcode(status), time.monotonic() - begin, usage.ru_maxrss / 1024
+    return os.waitstatus_to_exitcode(status), time.monotonic() - begin, usage.ru_maxrss / 1024 - resident
 
 
 def _in_child(arguments: Sequence[str], log: Path) -> int:
