@@ -6,6 +6,7 @@ of our own of them, once; these sources are what it reads, and good enough for a
 
 from __future__ import annotations
 
+import abc
 import collections
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def spec_of(path: Path, frames: NDArray[np.uint8], action_size: int, **known: An
         raise DataError(path, expected="names and sizes that can be used", found=str(error)) from error
 
 
-class DecodedSource:
+class DecodedSource(abc.ABC):
     """Episodes whose frames are decoded whole; a reader defines `_decode`.
 
     Args:
@@ -97,9 +98,9 @@ class DecodedSource:
         self.lengths: NDArray[np.int64] = np.array([len(one.actions) for one in self._steps], np.int64)
         self._kept: collections.OrderedDict[int, NDArray[np.uint8]] = collections.OrderedDict()
 
+    @abc.abstractmethod
     def _decode(self, episode: int) -> NDArray[np.uint8]:
         """The frames of an episode, (at least N, C, H, W)."""
-        raise NotImplementedError
 
     def window(self, episode: int, start: int, length: int) -> Window:
         """Steps ``start`` to ``start + length - 1`` of an episode; IndexError outside of it."""

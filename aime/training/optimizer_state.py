@@ -122,7 +122,7 @@ def _expected_names(optimizer: torch.optim.Optimizer, parameter: Tensor) -> set[
     if not isinstance(optimizer, torch.optim.Adam):  # AdamW and geoopt's RiemannianAdam are of this family
         return None
     group = next(group for group in optimizer.param_groups if any(parameter is entry for entry in group["params"]))
-    if group.get("orthogonal"):  # aime.multi_task_learning.orthogonal_step
+    if isinstance(optimizer, OrthogonalAdamW) and group.get("orthogonal"):
         return {"step", "momentum_buffer"}
     amsgrad = bool(group["amsgrad"])
     return {"step", "exp_avg", "exp_avg_sq"} | ({"max_exp_avg_sq"} if amsgrad else set())
