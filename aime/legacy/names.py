@@ -76,7 +76,6 @@ MODULES: dict[str, dict[str, str] | str] = {
     "nvae_architecture": IMAGES,
     "parallel_environment": of("aime.envs", "ParallelEnvironment"),
     "_penv": of("aime.envs", "ParallelEnvironment"),
-    "agac_torch": "aime.control",
     "VRNN.RGB": RGB,
     "VRNN.lstm": LSTM,
     "VRNN.Kumaraswamy": KUMARASWAMY,
