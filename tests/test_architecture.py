@@ -30,6 +30,7 @@ BOTTOM = {
     "locking",
     "ranges",
     "ranks",
+    "sharding",
     "tensor_files",
     "terminal",
 }
@@ -50,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "ranges": set(),
     "ranks": set(),
+    "sharding": {"ranks"},
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
     "envs": {"documented_tables"},

@@ -20,6 +20,7 @@ from aime.data import Batch, EpisodeSource
 from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
+from aime.sharding import gathered, is_divided
 from aime.training import schedule
 from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
@@ -31,7 +32,7 @@ from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
 from aime.training.run_directory import RunDirectory
-from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
+from aime.training.session import Session, check_fit, export, resume_session, save, start_session, write_facts
 from aime.training.stopwatch import Stopwatch, Window
 from aime.training.training_state import load_weights
 
@@ -127,9 +128,10 @@ def train(
             step = resume_session(session) if resume else None
         if step is None and initialise:
             frames = session.data.initial_frames(config.initial_frames, config.seed)
-            model.initialise_from_data(frames, generator=session.generator)
+            with gathered(model):
+                model.initialise_from_data(frames, generator=session.generator)
         if ranks is not None:
-            ranks.copy_from_leader(list(model.state_dict().values()))
+            ranks.copy_from_leader([tensor for tensor in model.state_dict().values() if not is_divided(tensor)])
         if run is not None and session.leads:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
@@ -244,7 +246,7 @@ def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | N
 def validate(session: Session) -> dict[str, float]:
     """Losses on the held-out batches as validation/<name>."""
     session.validated = session.counters.step
-    with session.averaged():
+    with session.averaged(), gathered(session.model):
         losses = held_out_losses(session.model, session.data.validation, session.config, session.device, session.ranks)
         session.show_pictures()
     return {f"validation/{name}": value for name, value in losses.items()}
@@ -321,7 +323,8 @@ def check_best_metric(session: Session) -> None:
     if name == "total_loss":  # every model has it
         return
     batches = session.data.validation[:1]
-    losses = held_out_losses(session.model, batches, session.config, session.device, session.ranks)
+    with gathered(session.model):
+        losses = held_out_losses(session.model, batches, session.config, session.device, session.ranks)
     if name not in losses:
         raise OptionError(f"best_metric: expected one of {', '.join(losses)}, found {show(name)}")
 
@@ -354,8 +357,7 @@ def finish(session: Session, watch: Stopwatch) -> TrainResult:
         elif session.average is not None:
             session.average.move_in()
             check_parameters(session.model, counters.step, session.config.learning_rate)
-        if run is not None and session.leads:
-            weights = export_weights(session.model, run)
+        weights = export(session)
     stopped_by = None if finished or watch.requested is None else watch.requested.name
     return TrainResult(
         counters.step,

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from aime.data import EpisodeSource
 from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
 from aime.ranges import OptionError
 from aime.ranks import Ranks
+from aime.sharding import shard, whole_state
 from aime.training import schedule
 from aime.training.averaging import WeightAverage
 from aime.training.batches import TrainingData
@@ -138,6 +140,8 @@ def start_session(
     torch.manual_seed(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     model.to(device)
+    if config.shard:
+        divide_model(model, ranks)
     model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
     if ranks is not None and second_player_of(model) is not None:
         raise OptionError(
@@ -151,6 +155,21 @@ def start_session(
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
     session.memory = make_memory(model, data, config, device) if config.rehearsals else None
     return session
+
+
+def divide_model(model: SequenceModel, ranks: Ranks | None) -> None:
+    """Divide the model's parameters among the processes, rank 0's values; OptionError where that cannot be."""
+    if ranks is None:
+        raise OptionError("shard: expected several processes to divide the model among (torchrun), found one")
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"shard: expected a model that is an nn.Module, found {type(model).__name__}")
+    if any(hasattr(parameter, "manifold") for parameter in model.parameters()):
+        raise OptionError(
+            "shard: expected parameters that can be divided by rows, found some on a manifold, whose steps need whole "
+            "matrices (orthogonal manifold): train without shard, or with another orthogonal"
+        )
+    ranks.copy_from_leader(list(model.state_dict().values()))
+    shard(model, ranks)
 
 
 def make_memory(model: SequenceModel, data: TrainingData, config: TrainConfig, device: torch.device) -> PosteriorMemory:
@@ -205,17 +224,33 @@ def write_facts(session: Session, run: RunDirectory, provenance: dict[str, Any])
 def save(session: Session, *, best: bool = False) -> None:
     """Write a checkpoint of everything; NonFiniteError, and none is written, where parameters are not finite.
 
-    Of a distributed run rank 0 writes, and the others go on; their state is the same.
+    Of a distributed run rank 0 writes, and the others go on; their state is the same, or handed to rank 0.
     """
     if session.checkpoints is None:
         return
     check_parameters(session.model, session.counters.step, session.config.learning_rate)
-    if not session.leads:
+    if not (session.leads or session.config.shard):
         return
     state = capture(
-        session.model, session.data.loader, session.counters, session.guard, session.generator, session.kept
+        session.model,
+        session.data.loader,
+        session.counters,
+        session.guard,
+        session.generator,
+        session.kept,
+        session.ranks,
     )
+    if not session.leads:
+        return
     session.checkpoints.save(session.counters.step, state, best=best)
+
+
+def export(session: Session) -> Path | None:
+    """The model's weights into the run directory, by rank 0; None without one, and on other ranks."""
+    with whole_state(session.model, session.ranks):
+        if session.run is None or not session.leads:
+            return None
+        return export_weights(session.model, session.run)
 
 
 def export_weights(model: SequenceModel, run: RunDirectory) -> Path:

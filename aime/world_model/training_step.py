@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
-from aime.multi_task_learning.balancer import GradientBalancer, sum_gradients
+from aime.multi_task_learning.balancer import BalancedStep, GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.nn import apply_step
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.ranks import Ranks
+from aime.sharding import clip, divided, gathered, held, is_divided, sum_and_divide
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
 from aime.world_model.rehearsal import RememberedSequences, rehearsal_loss
@@ -155,21 +156,26 @@ def training_step(
         (1 if the step was taken, 0 if it was skipped for a NaN or Inf), and the norm and pairwise cosines of each
         task's gradient.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator, ranks=ranks)
-    outputs = SequenceOutputs(parts, result, ranks)
-    losses, tasks = aggregator.compute_losses(
-        outputs,
-        beta=beta,
-        entropy_weight=entropy_weight,
-        lambda_recon=lambda_recon,
-        lambda_att_dyn=lambda_att_dyn,
-        lambda_gram=lambda_gram,
-        lambda_diversity=lambda_diversity,
-        lambda_img=lambda_img,
-    )
+    moved = parts.trainable
     optimizer.zero_grad(set_to_none=True)
-    balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
+    with gathered(parts):
+        with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+            result = forward_sequence(
+                parts, observations, actions, rewards, continues, generator=generator, ranks=ranks
+            )
+        outputs = SequenceOutputs(parts, result, ranks)
+        losses, tasks = aggregator.compute_losses(
+            outputs,
+            beta=beta,
+            entropy_weight=entropy_weight,
+            lambda_recon=lambda_recon,
+            lambda_att_dyn=lambda_att_dyn,
+            lambda_gram=lambda_gram,
+            lambda_diversity=lambda_diversity,
+            lambda_img=lambda_img,
+        )
+        shards = moved if is_divided(moved[0]) else None
+        balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks, shards=shards)
     finite = balanced.finite
     apply_step(optimizer, finite)
     update_buffers(parts, result, finite, generator, ranks)
@@ -180,8 +186,12 @@ def training_step(
         metrics |= opponent.step(result.contest, generator)
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
-    metrics |= perceiver_metrics(parts, result, ranks)
-    names = balanced.task_names
+    return metrics | perceiver_metrics(parts, result, ranks) | task_metrics(balanced)
+
+
+def task_metrics(balanced: BalancedStep) -> dict[str, Tensor]:
+    """Norm of each task's gradient, and their cosines."""
+    metrics, names = {}, balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
         for j in range(i):
@@ -220,18 +230,39 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+    moved = parts.trainable
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
-    if ranks is not None:
-        torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
-        sum_gradients(moved, ranks)
-    norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
+    with gathered(parts):
+        with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+            loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+        loss.backward()
+        norm = clip_over_ranks(parts.trainable, moved, ranks)
     finite = torch.isfinite(norm) & torch.isfinite(loss)
     apply_step(optimizer, finite)
     return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
+
+
+def clip_over_ranks(passed: list[nn.Parameter], moved: list[nn.Parameter], ranks: Ranks | None) -> Tensor:
+    """Average the gradients of `passed` over the ranks and clip them; their norm () before.
+
+    Args:
+        passed: parameters that a backward pass went to.
+        moved: those that the optimizer moves: the same, or the shards of a divided model, which get the gradients.
+        ranks: the processes.
+    """
+    reached = [pair for pair in zip(passed, moved, strict=True) if pair[0].grad is not None]
+    gradients = [parameter.grad for parameter, _ in reached if parameter.grad is not None]
+    shards = [shard for _, shard in reached]
+    if ranks is not None:
+        torch._foreach_div_(gradients, ranks.size)
+    if ranks is None or not is_divided(shards[0]):
+        if ranks is not None:
+            sum_gradients(shards, ranks)
+        return torch.nn.utils.clip_grad_norm_(shards, REHEARSAL_CLIP)
+    for (parameter, shard), rows in zip(reached, sum_and_divide(gradients, shards, ranks), strict=True):
+        assert rows is not None
+        parameter.grad, shard.grad = None, divided(rows, shard)
+    return clip(shards, REHEARSAL_CLIP, ranks)
 
 
 @torch.no_grad()
@@ -252,4 +283,4 @@ def update_buffers(
     if parts.teacher_trunk is not None:
         weight = (1.0 - parts.config.teacher_decay) * finite.float()
         for teacher, student in zip(parts.teacher_trunk.parameters(), parts.encoder.trunk.parameters(), strict=True):
-            teacher.lerp_(student, weight.to(teacher.dtype))
+            held(teacher).lerp_(held(student), weight.to(teacher.dtype))
