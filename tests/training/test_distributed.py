@@ -55,11 +55,11 @@ def source() -> ToySource:
 
 
 def world_model() -> DPGMMVariationalRecurrentAutoencoder:
-    """The laptop model made small, with what looks at the first sequences of a batch alone, and with a teacher."""
+    """The pillars preset made small, with what looks at the first sequences of a batch alone, and a teacher."""
     torch.manual_seed(0)
     return DPGMMVariationalRecurrentAutoencoder(
         WorldModelConfig.preset(
-            "laptop", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), downsample=8,
+            "pillars", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), downsample=8,
             hidden_dim=16, prior_hidden_dim=16, attention_resolution=4, latent_channels=16, num_codes=8,
             mlp_hidden_dim=16, perceiver_share=0.5, attention_share=0.5, gram_frames=2,
         )

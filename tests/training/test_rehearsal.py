@@ -94,7 +94,7 @@ def test_weights_are_averaged_and_swapped_in_and_back() -> None:
 
 def test_a_run_with_rehearsals_and_averages_continues_exactly(tmp_path) -> None:
     config = WorldModelConfig.preset(
-        "laptop", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), downsample=8,
+        "pillars", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), downsample=8,
         hidden_dim=16, prior_hidden_dim=16, attention_resolution=4, latent_channels=16, num_codes=8, mlp_hidden_dim=16,
     )  # fmt: skip
     source = ToySource(episodes=8, length=16)
