@@ -31,7 +31,7 @@ from aime.training import TrainConfig, train
 from aime.training.batches import TrainingData
 from aime.training.config import PRESETS
 from aime.training.experiment import build_model
-from aime.training.loop import autocast_dtype
+from aime.training.precision import autocast_dtype
 from aime.world_model import RememberedSequences
 
 RESULTS = Path(__file__).parent / "results"
@@ -41,6 +41,7 @@ PILLARS = {"context_in_posterior": True, "attention_in_posterior": True}
 ARMS: dict[str, Change] = {
     "default": {},
     "no-rehearsal": {"train": {"rehearsals": 0}},
+    "rehearsal-64-sequences": {"train": {"rehearsal_batch": 64}},
     "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
@@ -55,7 +56,7 @@ ARMS: dict[str, Change] = {
     "two-components": {"model": {"max_components": 2}},
     # Precision is the map's, so this arm's yardstick is "attention".
     "precision-weights": {"model": {"attention_in_posterior": True, "precision_weighting": True}},
-    "gram": {"model": {"gram_frames": 1}},
+    "gram": {"model": {"gram_frames": 4}},
     "no-average": {"train": {"weight_average": 0.0}},
     "windows-of-8": {"train": {"batch_size": 32, "sequence_length": 8}},
     "float32": {"train": {"precision": "float32"}},

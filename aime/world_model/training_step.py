@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
-from aime.multi_task_learning.balancer import GradientBalancer, sum_gradients
+from aime.multi_task_learning.balancer import BalancedStep, GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.nn import apply_step
@@ -120,6 +121,7 @@ def training_step(
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
     opponent: CriticPlayer | None = None,
+    before_update: Callable[[], object] | None = None,
     after_pass: Callable[[SequencePass], None] | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
@@ -145,6 +147,7 @@ def training_step(
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
         opponent: steps the critics on this step's frames and reconstructions, after the model's own step.
+        before_update: called when the gradient is there and no parameter has moved: readers beside it end by then.
         after_pass: called with the pass when the step is done, for those who keep something of it.
         ranks: the processes of a distributed step, each with its rows of the batch; gradients, codebook and teacher
             become those of one process with the whole batch. Losses and metrics that are no gradients' are of this
@@ -171,6 +174,8 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
     finite = balanced.finite
+    if before_update is not None:
+        before_update()
     apply_step(optimizer, finite)
     update_buffers(parts, result, finite, generator, ranks)
     if after_pass is not None:
@@ -180,8 +185,12 @@ def training_step(
         metrics |= opponent.step(result.contest, generator)
     metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
-    metrics |= perceiver_metrics(parts, result, ranks)
-    names = balanced.task_names
+    return metrics | perceiver_metrics(parts, result, ranks) | task_metrics(balanced)
+
+
+def task_metrics(balanced: BalancedStep) -> dict[str, Tensor]:
+    """Norm and pairwise cosines of the tasks' gradients."""
+    metrics, names = {}, balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
         for j in range(i):
@@ -201,18 +210,44 @@ def perceiver_metrics(parts: WorldModelParts, result: SequencePass, ranks: Ranks
     return metrics
 
 
-def rehearsal_step(
+@dataclass(frozen=True)
+class RehearsalGradient:
+    """What a rehearsal found, before anything is moved by it.
+
+    Attributes:
+        loss: ().
+        gradients: of each trainable parameter, in order; None for those that a rehearsal does not reach.
+    """
+
+    loss: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+def rehearsal_gradient(
     parts: WorldModelParts,
-    optimizer: torch.optim.Optimizer,
     sequences: RememberedSequences,
     seen: int,
     rolled: int | None = None,
     *,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
-    ranks: Ranks | None = None,
+) -> RehearsalGradient:
+    """Gradient of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+
+    It only reads the parameters and leaves every ``.grad`` alone, so that it may run on a thread beside the pass and
+    the gradient of a :func:`training_step`.
+    """
+    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+    gradients = torch.autograd.grad(loss, parts.trainable, allow_unused=True)
+    return RehearsalGradient(loss.detach(), gradients)
+
+
+@torch.no_grad()
+def rehearsal_update(
+    parts: WorldModelParts, optimizer: torch.optim.Optimizer, found: RehearsalGradient, ranks: Ranks | None = None
 ) -> dict[str, Tensor]:
-    """One optimizer step of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+    """One optimizer step along a rehearsal's gradient.
 
     With ``ranks`` every process takes the same step: it costs what it costs one process, and averaging the gradients
     keeps what differs between devices in the last digit from adding up.
@@ -220,18 +255,19 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
+    moved = []
+    for parameter, gradient in zip(parts.trainable, found.gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient
+            moved.append(parameter)
     if ranks is not None:
         torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
         sum_gradients(moved, ranks)
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
-    finite = torch.isfinite(norm) & torch.isfinite(loss)
+    finite = torch.isfinite(norm) & torch.isfinite(found.loss)
     apply_step(optimizer, finite)
-    return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
+    return {"rehearsal_loss": found.loss, "rehearsal_finite": finite.float()}
 
 
 @torch.no_grad()
