@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
 from aime.multi_task_learning.balancer import GradientBalancer
+from aime.multi_task_learning.losses.task_loss import LossWeights
 from aime.nn import expect_shape
 from aime.ranks import Ranks
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
@@ -157,9 +159,14 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         continues: Tensor | None = None,
         **options: Any,
     ) -> dict[str, Tensor]:
-        """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`."""
+        """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`.
+
+        The weights of the losses (beta, lambda_recon, ...) may be given by their names, instead of as ``weights``.
+        """
         optimizer, balancer = self._configured()
-        options = {"opponent": self.opponent, **options}
+        named = {name: options.pop(name) for name in LossWeights.__dataclass_fields__ if name in options}
+        weights = replace(options.pop("weights", training_step.STEP_WEIGHTS), **named)
+        options = {"weights": weights, "opponent": self.opponent, **options}
         if "grad_clip" in self.training_options:
             options.setdefault("grad_clip", self.training_options["grad_clip"])
         return training_step.training_step(
