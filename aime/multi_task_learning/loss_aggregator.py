@@ -47,8 +47,12 @@ class LossAggregator:
         lambda_reward: float | Tensor = 1.0,
         lambda_continue: float | Tensor = 1.0,
         lambda_img: float | Tensor = 1.0,
+        observations: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[dict[str, Tensor], TaskLosses]:
-        """`weigh` with the weights by name; see `LossWeights` for each, whose values these are."""
+        """`weigh` with the weights by name, see `LossWeights` for each.
+
+        The outputs hold all that a loss needs: ``observations`` are there for older code that passes them.
+        """
         return self.weigh(
             outputs,
             LossWeights(

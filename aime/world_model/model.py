@@ -22,7 +22,7 @@ from aime.ranks import Ranks
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
 from aime.world_model.config import ALIASES, DOCUMENTED_SIZES, WorldModelConfig, resolve_aliases
-from aime.world_model.documented_training import move_buffers_after_backward
+from aime.world_model.documented_training import move_after_backward
 from aime.world_model.noise import SequenceNoise
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
@@ -81,13 +81,14 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
         Arguments as in :func:`aime.world_model.sequence.forward_sequence`, the results by name as in
         :class:`SequenceOutputs`, and as dataclasses in its ``result``. In training mode a backward pass through the
-        Perceiver's loss moves the codebook (and the teacher), as :meth:`training_step_sequence` does after its step.
+        Perceiver's loss moves the codebook (and the teacher), one through the adversarial loss lets the critics take
+        their steps, as :meth:`training_step_sequence` does after its own.
         """
         result = sequence.forward_sequence(
             self, observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
         )
         if self.training and torch.is_grad_enabled():
-            move_buffers_after_backward(self, result)
+            move_after_backward(self, result, self._configured_opponent)
         return SequenceOutputs(self, result, ranks)
 
     def compute_total_loss(
@@ -194,6 +195,10 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         assert self._optimizer is not None
         assert self._balancer is not None
         return self._optimizer, self._balancer
+
+    def _configured_opponent(self) -> CriticPlayer | None:
+        self._configured()
+        return self.opponent
 
     # ------------------------------------------------------------------ use
 
