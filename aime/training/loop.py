@@ -15,23 +15,30 @@ from typing import Any
 
 import torch
 
-from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
 from aime.training import schedule
-from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
-from aime.training.experiment_tracking import WeightsAndBiases, load_wandb
+from aime.training.experiment_tracking import load_wandb
 from aime.training.guard import NonFiniteError, check_parameters
-from aime.training.metric_log import open_sinks
 from aime.training.precision import autocast_dtype
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel
 from aime.training.rehearsal import PosteriorMemory
 from aime.training.run_directory import RunDirectory
-from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
+from aime.training.session import (
+    Session,
+    begin_session,
+    best_checkpoint,
+    check_fit,
+    export_weights,
+    open_logs,
+    save,
+    start_session,
+    write_facts,
+)
 from aime.training.stopwatch import Stopwatch, Window
 from aime.training.training_state import load_weights
 
@@ -102,42 +109,15 @@ def train(
         OSError: the run directory cannot be written to, or the disk is full.
     """
     started = clock()
-    device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    check_fit(model, source)
-    if config.wandb_project is not None:
-        load_wandb()  # its absence is said before a run directory is begun
     with contextlib.ExitStack() as held:
-        run = None if run_directory is None else RunDirectory(run_directory)
-        if run is not None and (ranks is None or ranks.leads):
-            held.enter_context(run.locked())
-            if run.holds_a_run() and not (resume or overwrite):
-                raise ValueError(
-                    f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
-                )
-        session = start_session(model, source, config, device, ranks)
+        run = claim(model, source, config, run_directory, held, ranks, occupied=resume or overwrite)
+        session = start_session(model, source, config, torch.device(device), ranks)
         check_best_metric(session)
-        step = None
-        if run is not None:
-            if overwrite and session.leads:  # only now, when nothing that the caller gave is wrong
-                run.clear()
-            session.run = run
-            session.checkpoints = CheckpointDirectory(run.checkpoints, config.keep_checkpoints)
-            step = resume_session(session) if resume else None
-        if step is None and initialise:
-            frames = session.data.initial_frames(config.initial_frames, config.seed)
-            model.initialise_from_data(frames, generator=session.generator)
-        if ranks is not None:
-            ranks.copy_from_leader(list(model.state_dict().values()))
+        step = begin_session(session, run, resume=resume, overwrite=overwrite, initialise=initialise)
         if run is not None and session.leads:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
-            project = config.wandb_project
-            tracked = [] if project is None else [WeightsAndBiases(project, run.path, step)]
-            session.sinks = [*open_sinks(run.path, tensorboard=tensorboard, resume_step=step), *tracked]
-            for sink in session.sinks:
-                held.callback(sink.close)
+            open_logs(session, run, step, held, tensorboard=tensorboard)
         session.progress = make_progress(show_progress and session.leads)
         held.callback(session.progress.close)
         with Preemption() as preemption:
@@ -145,6 +125,35 @@ def train(
             with session.data.loader:
                 loop(session, watch)
             return finish(session, watch)
+
+
+def claim(
+    model: SequenceModel,
+    source: EpisodeSource,
+    config: TrainConfig,
+    path: str | Path | None,
+    held: contextlib.ExitStack,
+    ranks: Ranks | None,
+    *,
+    occupied: bool,
+) -> RunDirectory | None:
+    """Check what was given before anything is begun, and keep other trainers out of the run directory meanwhile.
+
+    An earlier run may be there where ``occupied`` says so.
+    """
+    check_fit(model, source)
+    if config.wandb_project is not None:
+        load_wandb()  # its absence is said before a run directory is begun
+    if path is None:
+        return None
+    run = RunDirectory(path)
+    if ranks is None or ranks.leads:
+        held.enter_context(run.locked())
+        if run.holds_a_run() and not occupied:
+            raise ValueError(
+                f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
+            )
+    return run
 
 
 def loop(session: Session, watch: Stopwatch) -> None:
@@ -367,15 +376,6 @@ def finish(session: Session, watch: Stopwatch) -> TrainResult:
         session.last,
         weights,
     )
-
-
-def best_checkpoint(session: Session) -> int | None:
-    """Step of the best checkpoint, None where there is none; the ranks wait until rank 0 has written it."""
-    best = session.checkpoints.best() if session.checkpoints and session.leads else None
-    if session.ranks is None:
-        return best
-    step = session.ranks.from_leader(-1 if best is None else best)
-    return None if step < 0 else step
 
 
 def check_outcome(session: Session, best: int | None) -> None:

@@ -13,6 +13,7 @@ from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
 from aime.multi_task_learning.balancer import BalancedStep, GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
+from aime.multi_task_learning.losses.task_loss import LossWeights
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.nn import apply_step
 from aime.perceiver_io.quantizer import codebook_statistics
@@ -34,6 +35,8 @@ ORTHOGONAL_PARTS = ("dynamics", "prior")
 latents that move under them; the image networks are better off without (docs/ablations.md)."""
 SMALLEST_MATRIX = 16
 """Rows and columns from which on a matrix of those parts is large enough for it."""
+STEP_WEIGHTS = LossWeights(entropy_weight=0.0, lambda_diversity=0.01)
+"""Weights of a step's losses where nothing else is asked for (docs/ablations.md)."""
 REHEARSAL_CLIP = 100.0
 """Largest norm of a rehearsal's gradient: a guard against single steps, far above the usual norm of 1 to 10."""
 
@@ -110,13 +113,7 @@ def training_step(
     rewards: Tensor | None = None,
     continues: Tensor | None = None,
     *,
-    beta: float = 1.0,
-    entropy_weight: float = 0.0,
-    lambda_recon: float = 1.0,
-    lambda_att_dyn: float = 0.1,
-    lambda_gram: float = 0.05,
-    lambda_diversity: float = 0.01,
-    lambda_img: float = 1.0,
+    weights: LossWeights = STEP_WEIGHTS,
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
@@ -136,13 +133,7 @@ def training_step(
         actions: (B, T, A), each taken after the frame of its index.
         rewards: (B, T) of those actions.
         continues: (B, T), 0 where the episode ended.
-        beta: weight of the KL terms.
-        entropy_weight: weight of the entropy of component use, which is subtracted.
-        lambda_recon: weight of the reconstruction.
-        lambda_att_dyn: weight of the attention's motion loss.
-        lambda_gram: weight of the Gram loss.
-        lambda_diversity: weight of the slots' diversity.
-        lambda_img: weight of the adversarial task, where there are critics.
+        weights: of the terms inside the tasks.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
@@ -154,43 +145,36 @@ def training_step(
             rank's rows, but for the use of the codebook.
 
     Returns:
-        scalars on the model's device, nothing synchronised: the losses, ``grad_norm`` before clipping, ``finite``
-        (1 if the step was taken, 0 if it was skipped for a NaN or Inf), and the norm and pairwise cosines of each
-        task's gradient.
+        what `step_metrics` gathers, and what the critics report.
     """
     with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
         result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator, ranks=ranks)
     outputs = SequenceOutputs(parts, result, ranks)
-    losses, tasks = aggregator.compute_losses(
-        outputs,
-        beta=beta,
-        entropy_weight=entropy_weight,
-        lambda_recon=lambda_recon,
-        lambda_att_dyn=lambda_att_dyn,
-        lambda_gram=lambda_gram,
-        lambda_diversity=lambda_diversity,
-        lambda_img=lambda_img,
-    )
+    losses, tasks = aggregator.weigh(outputs, weights)
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
-    finite = balanced.finite
     if before_update is not None:
         before_update()
-    apply_step(optimizer, finite)
-    update_buffers(parts, result, finite, generator, ranks)
+    apply_step(optimizer, balanced.finite)
+    update_buffers(parts, result, balanced.finite, generator, ranks)
     if after_pass is not None:
         after_pass(result)
+    contest = None if opponent is None else result.contest
+    played = {} if opponent is None or contest is None else opponent.step(contest, generator)
+    return step_metrics(losses, outputs, balanced) | played | perceiver_metrics(parts, result, ranks)
+
+
+def step_metrics(losses: dict[str, Tensor], outputs: SequenceOutputs, balanced: BalancedStep) -> dict[str, Tensor]:
+    """Scalars on the model's device, nothing synchronised.
+
+    Returns:
+        the losses, ``grad_norm`` before clipping, ``finite`` (1 if the step was taken, 0 if it was skipped for a NaN or
+        Inf), ``K_eff``, and the norm and pairwise cosines of each task's gradient.
+    """
     metrics = {name: value.detach() for name, value in losses.items()}
-    if opponent is not None and result.contest is not None:
-        metrics |= opponent.step(result.contest, generator)
-    metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
+    metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, balanced.finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
-    return metrics | perceiver_metrics(parts, result, ranks) | task_metrics(balanced)
-
-
-def task_metrics(balanced: BalancedStep) -> dict[str, Tensor]:
-    """Norm and pairwise cosines of the tasks' gradients."""
-    metrics, names = {}, balanced.task_names
+    names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
         for j in range(i):

@@ -127,6 +127,16 @@ def test_wrong_checkpoints_are_named(run, tmp_path, capsys) -> None:
     assert "expected no other sizes than the checkpoint's (latent_dim 7)" in capsys.readouterr().err
 
 
+def test_the_tests_that_the_documents_name_are_where_the_page_says() -> None:
+    page = (ROOT / "docs" / "migration.md").read_text()
+    _, _, table = page.partition("| documents | here |")
+    rows = [line for line in table.split("\n\n")[0].splitlines() if "tests/" in line]
+    assert len(rows) == 8
+    for row in rows:
+        for name in row.split("|")[2].split(","):
+            assert (ROOT / name.strip().strip("`")).exists(), name
+
+
 # ---------------------------------------------------------------------- scripts
 
 SCRIPTS = ROOT / "scripts"
