@@ -17,7 +17,6 @@ import torch
 
 from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
-from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
 from aime.training import schedule
@@ -29,9 +28,10 @@ from aime.training.metric_log import open_sinks
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel
-from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
+from aime.training.rehearsal import RehearsingModel, rehearse
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
+from aime.training.stepping import autocast_dtype, take_step
 from aime.training.stopwatch import Stopwatch, Window
 from aime.training.training_state import load_weights
 
@@ -200,45 +200,19 @@ def step_once(session: Session, batch: Batch) -> None:
         fraction = min(1.0, fraction + 0.5 / config.steps)
     session.set_learning_rates(schedule.learning_rate_factor(config, fraction))
     autocast = autocast_dtype(config, session.device)
-    metrics = session.model.training_step_sequence(
-        batch.observations,
-        batch.actions,
-        batch.rewards,
-        batch.continues,
-        beta=schedule.beta(config, fraction),
-        grad_clip=config.grad_clip,
-        autocast=autocast,
-        generator=session.generator,
-        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch, session.ranks)}),
-        **config.loss_weights(),
-        **session.together,
-    )
+    metrics = take_step(session, batch, schedule.beta(config, fraction), autocast)
     session.guard.update(metrics["finite"])
     if due(session.counters.step + 1, config.gradients_every):
         session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
-    if session.memory is not None and isinstance(session.model, RehearsingModel):
+    model = session.captured or session.model
+    if session.memory is not None and isinstance(model, RehearsingModel):
         step, generator = session.counters.step, session.generator
-        metrics |= rehearse(session.model, session.memory, config, step, generator, autocast, session.ranks)
+        metrics |= rehearse(model, session.memory, config, step, generator, autocast, session.ranks)
     session.means.update(metrics)
     if session.average is not None:
         session.average.update()
     session.counters.step += 1
     session.counters.frames += config.batch_size * batch.actions.shape[1]
-
-
-def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:
-    """What is done with the pass over a batch when its step is over: its posteriors are remembered."""
-    return lambda result: memory.store(batch, result.perceived.posterior, ranks)
-
-
-def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the configuration and the device want mixed precision, else None.
-
-    "auto" is mixed on GPUs and on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX): there a laptop step took
-    .8 of the time and reached the same reconstruction loss after equal steps.
-    """
-    wanted = multiplies_bfloat16(device) if config.precision == "auto" else config.precision == "bfloat16"
-    return torch.bfloat16 if wanted else None
 
 
 def validate(session: Session) -> dict[str, float]:

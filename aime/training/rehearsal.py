@@ -89,7 +89,7 @@ class PosteriorMemory:
         times = starts[:, None] + torch.arange(mean.shape[1])  # (B, T)
         rows = rows.expand_as(times)
         self.filled[rows, times] = True
-        rows, times = rows.to(self.device), times.to(self.device)
+        rows, times = sent(rows, self.device), sent(times, self.device)
         found = torch.cat([mean, log_scale], -1)  # (B, T, 2 D)
         known = torch.isfinite(found).all(-1, keepdim=True)
         self.posteriors[rows, times] = torch.where(known, found, self.posteriors[rows, times])
@@ -107,8 +107,8 @@ class PosteriorMemory:
             places = ((runs[:, length:] - runs[:, :-length]) == length).nonzero()  # (N, 2)
             if len(places) >= max(count // 8, 1):
                 chosen = places[torch.from_numpy(random.integers(len(places), size=count))]
-                rows = chosen[:, :1].expand(-1, length).to(self.device)  # (B, T)
-                times = (chosen[:, 1:] + torch.arange(length)).to(self.device)  # (B, T)
+                rows = sent(chosen[:, :1].expand(-1, length), self.device)  # (B, T)
+                times = sent(chosen[:, 1:] + torch.arange(length), self.device)  # (B, T)
                 mean, log_scale = self.posteriors[rows, times].chunk(2, -1)  # (B, T, D) each
                 return RememberedSequences(mean, log_scale, self.actions[rows, times])
             length //= 2
@@ -122,6 +122,11 @@ class PosteriorMemory:
         """Inverse of `tensors`."""
         for name, kept in self.tensors().items():
             kept.copy_(tensors[name])
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of the host's tensor on the device, for which the host does not wait: from page-locked memory."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def rehearse(

@@ -28,6 +28,7 @@ from aime.training.progress import Progress, Silent
 from aime.training.protocol import SequenceModel, optimizers_of, parameter_count, second_player_of
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel
 from aime.training.run_directory import RunDirectory
+from aime.training.stepping import CapturedSteps, make_captured
 from aime.training.training_state import Counters, TensorHolder, capture, restore
 
 
@@ -53,6 +54,7 @@ class Session:
     validated: int = -1  # step of the last validation
     average: WeightAverage | None = None
     memory: PosteriorMemory | None = None
+    captured: CapturedSteps | None = None
     ranks: Ranks | None = None
 
     @property
@@ -150,6 +152,7 @@ def start_session(
     session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
     session.memory = make_memory(model, data, config, device) if config.rehearsals else None
+    session.captured = make_captured(session)
     return session
 
 

@@ -64,6 +64,9 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
     # ------------------------------------------------------------------ training
 
+    static_step = True
+    """Steps on batches of one shape run the same kernels on the same memory, so that one of them can be captured."""
+
     def forward_sequence(
         self,
         observations: Tensor,
