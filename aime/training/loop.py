@@ -18,6 +18,7 @@ import torch
 from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
+from aime.threads import threads
 from aime.training import schedule
 from aime.training.config import TrainConfig
 from aime.training.experiment_tracking import load_wandb
@@ -220,7 +221,8 @@ def step_once(session: Session, batch: Batch) -> None:
         session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
     session.means.update(metrics)
     if session.average is not None:
-        session.average.update()
+        with threads(1):  # one pass over memory in many small pieces
+            session.average.update()
     session.counters.step += 1
     session.counters.frames += config.batch_size * batch.actions.shape[1]
 

@@ -225,9 +225,9 @@ class Rehearsals:
         Returns:
             metrics of the last, none where too little is remembered.
         """
-        metrics = {} if found is None else self.model.rehearsal_update(found, self.ranks)
         together = {} if self.ranks is None else {"ranks": self.ranks}
-        with threads(self.threads):
+        with threads(self.threads):  # which is enough for the optimizer too
+            metrics = {} if found is None else self.model.rehearsal_update(found, self.ranks)
             for k in range(0 if self.generator is not None else 1, self.config.rehearsals):
                 drawn = self._draw(step * self.config.rehearsals + k)
                 if drawn is None:
