@@ -194,7 +194,7 @@ def run_arm(source: EpisodeSource, change: Change, steps: int, seed: int) -> dic
 
 
 def table(record: dict[str, Any]) -> str:
-    """Body PSNR by arm and horizon, in Markdown: mean over the seeds, and its standard error where there are several."""
+    """Body PSNR by arm and horizon, in Markdown: mean over the seeds, and its standard error if there are several."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for key, found in record["arms"].items():
         rows.setdefault(key.split("/")[0], []).append(found)
