@@ -33,6 +33,7 @@ BOTTOM = {
     "sharding",
     "tensor_files",
     "terminal",
+    "threads",
 }
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
@@ -52,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "ranges": set(),
     "ranks": set(),
     "sharding": {"ranks"},
+    "threads": set(),
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
     "envs": {"documented_tables"},
