@@ -111,9 +111,9 @@ def representation_step(balancer: str, ranks: Ranks | None) -> dict[str, np.ndar
     return {name: value.numpy() for name, value in found.items()}
 
 
-def random_step(ranks: Ranks) -> np.ndarray:
+def random_step(ranks: Ranks, draw: int) -> np.ndarray:
     """The gradient of a method that draws at random, after each rank has drawn something of its own."""
-    torch.manual_seed(11 + ranks.rank)
+    torch.manual_seed(2 * draw + ranks.rank)
     weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
     losses = [weight[0] * 3, weight[1] - 4 * weight[0], weight[2] - weight[1] - weight[0]]  # opposed, all of them
     make_balancer("pcgrad").backward(losses, [weight], ranks=ranks)
@@ -134,7 +134,7 @@ def on_two(rank: int, directory: Path) -> dict[str, Any]:
         assert ranks is not None and (ranks.rank, ranks.size) == (rank, 2)
         found: dict[str, Any] = {name: steps_of(name, ranks) for name in HERE}
         found["representation"] = {name: representation_step(name, ranks) for name in HERE}
-        found["random"] = [random_step(ranks) for _ in range(8)] if "pcgrad" in HERE else []
+        found["random"] = [random_step(ranks, draw) for draw in range(8)] if "pcgrad" in HERE else []
         whole = torch.arange(12).reshape(6, 2)
         found["own"], found["gathered"] = ranks.own(whole).tolist(), ranks.gather(ranks.own(whole)).tolist()
         run(directory / "two", 2, ranks)
