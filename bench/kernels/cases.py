@@ -229,7 +229,7 @@ def absorbed_attention(inputs: Tensor, initial: Tensor, weights: SlotAttentionWe
         shares = attention + 1e-8
         return shares / shares.sum(-1, keepdim=True) @ normed, attention
 
-    return slot_eager.slot_attention(initial, weights, attend, iters, "relu", 1, False)  # type: ignore[arg-type]
+    return slot_eager.slot_attention(initial, weights, attend, iters, "gelu", 1, False)  # type: ignore[arg-type]
 
 
 def logistics_loss(op: Callable[..., Any], x: Tensor) -> Forward:
