@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from aime.allocator import keep_freed_memory
+from bench.kernels.case import limits
 from bench.kernels.cases import CASES, cases
-from bench.kernels.measure import floor_of, machine, measure
+from bench.kernels.measure import CLOCKS, floor_of, machine, measure
 from bench.kernels.roofline import draw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,13 +35,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=4.0, help="for the rounds of one case; at least 9 are run")
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), default="wall", help="processor: time of all threads together"
+    )
+    parser.add_argument("--most-rows", type=float, default=float("inf"), help="leave larger cases out")
     parser.add_argument("--out", type=Path, default=None, help="result file; without it the picture is drawn anew too")
     options = parser.parse_args(arguments)
     if unknown := set(options.ops) - set(CASES):
         parser.error(f"unknown op {sorted(unknown)}, expected some of {sorted(CASES)}")
+    limits["rows"] = options.most_rows
     torch.manual_seed(0)
     keep_freed_memory()
-    floor = floor_of(options.device)
+    floor = floor_of(options.device, options.clock)
     if floor is not None:
         print(f"floor: {floor.bandwidth / 1e9:.1f} GB/s, {floor.operations / 1e9:.0f} GFLOP/s ({floor.source})")
     measured: list[dict[str, Any]] = []
@@ -49,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     record = {
         "benchmark": "kernels",
         "command": f"python -m bench.kernels {' '.join(options.ops)}".strip(),
-        "machine": machine(options.device),
+        "machine": machine(options.device) | {"clock": options.clock},
         "floor": None if floor is None else floor.record(),
         "results": compared,
         "measurements": measured,
         "left_out": left_out,
     }
     for case in cases(options.device, not options.no_compile, options.ops or list(CASES)):
-        rows = measure(case, options.device, options.rounds, options.seconds, floor)
+        rows = measure(case, options.device, options.rounds, options.seconds, floor, options.clock)
         ratios = list(compare(rows))
         for row in rows:
             print(format_row(row, ratios), flush=True)

@@ -18,6 +18,15 @@ TRANSCENDENTAL = 16.0
 """Operations that an exponential, logarithm or tanh counts for: its polynomial and range reduction."""
 
 
+limits = {"rows": float("inf")}
+"""Cases of more rows (frames, inputs, pixels) are left out."""
+
+
+def within(rows: float) -> bool:
+    """Whether a case of so many rows is measured."""
+    return rows <= limits["rows"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """Dtype of a case's tensors and precision of its products.

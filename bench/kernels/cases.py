@@ -37,6 +37,7 @@ from bench.kernels.case import (
     nbytes,
     ours,
     training,
+    within,
 )
 from bench.kernels.rivals import (
     addmm_argmin,
@@ -53,6 +54,7 @@ def vq_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(rows, codes, width): laptop and tier 1, the sizes of the design, and a million rows."""
     sizes = [(4096, 256, 32), (8192, 1024, 64), (40960, 1024, 64), (65536, 1024, 64), (1_000_000, 1024, 64)]
     sizes += [(8192, 512, 64), (65536, 8192, 256)] if device == "cuda" else []
+    sizes = [size for size in sizes if within(size[0])]
     for size, kind in itertools.product(sizes if large else sizes[:2], kinds(device, *HALVES, FAST)):
         yield vq_case(device, compiled and (size[0] == 8192 or device == "cuda"), kind, *size)
 
@@ -94,6 +96,7 @@ def look_up(function: Callable[..., object], x: Tensor, codebook: Tensor, rounde
 def stick_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(rows, sticks): those of the laptop preset, of the mixture below, and many."""
     sizes = [(256, 5), (4096, 31), (1_000_000, 14)]
+    sizes = [size for size in sizes if within(size[0])]
     for rows, sticks in sizes if large else sizes[:2]:
         leaves = [torch.randn(rows, sticks, device=device).requires_grad_() for _ in range(2)]
         u = torch.rand(rows, sticks, device=device).clamp(1e-3, 1 - 1e-3)
@@ -126,6 +129,7 @@ def mixture_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(S, N, K, D): laptop and tier 1, the sizes of the design, and a million rows."""
     sizes = [(2, 256, 6, 16), (8, 160, 8, 18), (8, 1024, 32, 64), (8, 4096, 32, 64), (2, 1_000_000, 6, 16)]
     sizes += [(8, 65536, 15, 36)] if device == "cuda" else []
+    sizes = [size for size in sizes if within(size[1])]
     for samples, rows, components, width in sizes if large else sizes[:3]:
         shapes = ((rows, width), (rows, width), (rows, components), *2 * ((rows, components, width),))
         leaves = [(0.3 * torch.randn(*shape, device=device)).requires_grad_() for shape in shapes]
@@ -183,6 +187,7 @@ def slot_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(B, N, S, D, iterations): laptop and tier 1, the size of the design, and a million inputs."""
     sizes = [(256, 64, 4, 32, 2), (160, 256, 4, 64, 3), (32, 1024, 8, 128, 3), (256, 4096, 4, 64, 3)]
     sizes += [(8, 256, 8, 64, 3), (64, 4096, 16, 128, 3)] if device == "cuda" else []
+    sizes = [size for size in sizes if within(size[0] * size[1])]
     for size, kind in itertools.product(sizes if large else sizes[:2], kinds(device, *HALVES)):
         yield slot_case(device, compiled and size[1] == 1024, kind, *size)
 
@@ -251,6 +256,7 @@ def eager_logistics(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
 def logistics_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """Images of 64 x 64 with ten components: a few, the batch of tier 1, and a million pixels."""
     sizes = [(4, 64), (160, 64), (244, 64), *([(128, 64)] if device == "cuda" else [])]
+    sizes = [size for size in sizes if within(size[0] * size[1] ** 2)]
     for (batch, side), kind in itertools.product(sizes if large else sizes[:1], kinds(device, HALVES[0])):
         x = (torch.randint(0, 256, (batch, 3, side, side), device=device) / 127.5 - 1).to(kind.dtype)
         shapes = [(batch, 10, side, side), *3 * [(batch, 10, 3, side, side)]]

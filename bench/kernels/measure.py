@@ -77,31 +77,36 @@ def floor_of_sheet(sheet: Sheet) -> Floor:
     return Floor(sheet.bandwidth, sheet.float32, "data sheet, dense", products)
 
 
-def floor_of(device: str) -> Floor | None:
+def floor_of(device: str, clock: str = "wall") -> Floor | None:
     """A CPU's peaks measured here and now, a GPU's from its data sheet; None for a GPU that is not listed."""
     if device == "cuda":
         name = torch.cuda.get_device_name()
         sheet = next((peaks for key, peaks in DATA_SHEETS.items() if key in name), None)
         return None if sheet is None else floor_of_sheet(sheet)
     source, target = torch.zeros(1 << 26), torch.zeros(1 << 26)  # 256 MiB each, far beyond any cache
-    copy = min(milliseconds(lambda: target.copy_(source), "cpu") for _ in range(8)) / 1e3
+    copy = min(milliseconds(lambda: target.copy_(source), "cpu", clock) for _ in range(8)) / 1e3
     bandwidth = 2 * 4 * source.numel() / copy
     if dispatch.EXTENSION_BUILT:
         operations = extension.load().peak_operations(torch.get_num_threads())
         return Floor(bandwidth, operations, "best of 8 copies of 256 MiB, of 60 runs of multiply-adds on registers")
     left, right = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    product = min(milliseconds(lambda: left @ right, "cpu") for _ in range(8)) / 1e3
+    product = min(milliseconds(lambda: left @ right, "cpu", clock) for _ in range(8)) / 1e3
     return Floor(bandwidth, 2 * 2048**3 / product, "best of 8 copies of 256 MiB, of 8 products of 2048 x 2048")
 
 
-def milliseconds(run: Run, device: str) -> float:
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+"""Of a call. Processor time, of all threads together, is what compares on one thread of a machine that others use."""
+
+
+def milliseconds(run: Run, device: str, clock: str = "wall") -> float:
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    now = CLOCKS[clock]
+    start = now()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1e3
+    return (now() - start) * 1e3
 
 
 def device_milliseconds(run: Run, device: str) -> tuple[float | None, str]:
@@ -155,7 +160,9 @@ def peak_bytes(run: Run, device: str) -> int | None:
     return 1024 * max(0, kibibytes("VmHWM") - before_run)
 
 
-def measure(case: Case, device: str, rounds: int, seconds: float, floor: Floor | None) -> list[dict[str, Any]]:
+def measure(
+    case: Case, device: str, rounds: int, seconds: float, floor: Floor | None, clock: str = "wall"
+) -> list[dict[str, Any]]:
     """One row an implementation: median and least milliseconds, peak memory, distance to the floor.
 
     Implementations take turns; there are as many rounds as fit the seconds, at least LEAST_ROUNDS of them (or `rounds`,
@@ -166,7 +173,7 @@ def measure(case: Case, device: str, rounds: int, seconds: float, floor: Floor |
     times: dict[str, list[float]] = {name: [] for name in case.runs}
     for _ in range(count):
         for name, run in case.runs.items():
-            times[name].append(milliseconds(run, device))
+            times[name].append(milliseconds(run, device, clock))
     rows = []
     for name, values in times.items():
         peak = peak_bytes(case.runs[name], device)

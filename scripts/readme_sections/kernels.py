@@ -89,9 +89,10 @@ def measured_on(name: str, record: Mapping[str, Any]) -> str:
     machine, rounds = record["machine"], [row["rounds"] for row in record["measurements"]]
     load = machine["load_average"]
     busy = "" if load <= machine["threads"] else "; others computed on it meanwhile"
+    clock = "processor time, " if machine.get("clock") == "processor" else ""
     return (
         f"`{name}`: {machine['device']}, {machine['threads']} threads, torch {machine['torch']}, load average "
-        f"{load:.1f} at the start{busy}; {min(rounds)} to {max(rounds)} rounds, implementations in turns."
+        f"{load:.1f} at the start{busy}; {clock}{min(rounds)} to {max(rounds)} rounds, implementations in turns."
     )
 
 
