@@ -153,8 +153,7 @@ def signature(inputs: Mapping[str, Input]) -> Hashable:
     """What a graph depends on: names, shapes and dtypes of tensors; the value of a number is none of it."""
     kinds = []
     for name, value in inputs.items():
-        tensor = isinstance(value, Tensor)
-        kinds.append((name, (value.shape, value.dtype) if tensor else value is None))
+        kinds.append((name, (value.shape, value.dtype) if isinstance(value, Tensor) else value is None))
     return tuple(kinds)
 
 

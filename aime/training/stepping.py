@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,17 +10,14 @@ from torch import Tensor
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
 from aime.multi_task_learning import RGB, Sum
-from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError
 from aime.ranks import Ranks
 from aime.training.config import TrainConfig
+from aime.training.precision import autocast_dtype
 from aime.training.protocol import SequenceModel, optimizers_of
 from aime.training.rehearsal import PosteriorMemory, RehearsingModel
-from aime.training.step_graph import Capture, CudaCapture, StepGraph
+from aime.training.step_graph import Capture, CudaCapture, Input, StepGraph
 from aime.world_model import RememberedSequences
-
-if TYPE_CHECKING:
-    from aime.training.session import Session
 
 REHEARSAL_WARM_UPS = 1
 """A rehearsal has a graph for every number of frames that it is shown, and the steps before it have warmed up."""
@@ -57,7 +53,7 @@ class CapturedSteps:
 
     def step(self, batch: Batch, beta: float, memory: PosteriorMemory | None = None) -> dict[str, Tensor]:
         """Metrics of one step on a batch; its posteriors go to the memory."""
-        inputs = {
+        inputs: dict[str, Input] = {
             "observations": batch.observations,
             "actions": batch.actions,
             "rewards": batch.rewards,
@@ -152,55 +148,26 @@ def make_capturable(optimizers: Sequence[torch.optim.Optimizer]) -> None:
             group["lr"] = torch.full((), float(group["lr"]), device=device)
             group["capturable"] = device.type == "cuda"
         # PyTorch warns of steps without a capture under this switch, which those that warm up are
-        optimizer._warned_capturable_if_run_uncaptured = True  # type: ignore[attr-defined]
+        optimizer._warned_capturable_if_run_uncaptured = True
 
 
-def make_captured(session: Session) -> CapturedSteps | None:
-    """Graphs for a session where its configuration asks for them, or leaves it open and nothing is in the way.
+def make_captured(
+    model: SequenceModel,
+    optimizers: Sequence[torch.optim.Optimizer],
+    config: TrainConfig,
+    generator: torch.Generator,
+    ranks: Ranks | None,
+) -> CapturedSteps | None:
+    """Graphs for a run where its configuration asks for them, or leaves it open and nothing is in the way.
 
     Raises:
         OptionError: they are asked for and cannot be.
     """
-    wanted = session.config.cuda_graph
-    reason = None if wanted == "off" else obstacle(session.model, session.device, session.ranks)
+    wanted, device = config.cuda_graph, generator.device
+    reason = None if wanted == "off" else obstacle(model, device, ranks)
     if wanted == "on" and reason is not None:
         raise OptionError(f"cuda_graph: expected auto or off, since {reason}; found on")
     if wanted == "off" or reason is not None:
         return None
-    make_capturable(session.optimizers)
-    capture, autocast = CudaCapture(session.generator), autocast_dtype(session.config, session.device)
-    return CapturedSteps(session.model, session.config, session.generator, autocast, capture)
-
-
-def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the configuration and the device want mixed precision, else None.
-
-    "auto" is mixed on GPUs and on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX): there a laptop step took
-    .8 of the time and reached the same reconstruction loss after equal steps.
-    """
-    wanted = multiplies_bfloat16(device) if config.precision == "auto" else config.precision == "bfloat16"
-    return torch.bfloat16 if wanted else None
-
-
-def take_step(session: Session, batch: Batch, beta: float, autocast: torch.dtype | None) -> dict[str, Tensor]:
-    """One step of the session's model on a batch -> metrics on the device."""
-    if session.captured is not None:
-        return session.captured.step(batch, beta, session.memory)
-    return session.model.training_step_sequence(
-        batch.observations,
-        batch.actions,
-        batch.rewards,
-        batch.continues,
-        beta=beta,
-        grad_clip=session.config.grad_clip,
-        autocast=autocast,
-        generator=session.generator,
-        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch, session.ranks)}),
-        **session.config.loss_weights(),
-        **session.together,
-    )
-
-
-def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:
-    """What is done with the pass over a batch when its step is over: its posteriors are remembered."""
-    return lambda result: memory.store(batch, result.perceived.posterior, ranks)
+    make_capturable(optimizers)
+    return CapturedSteps(model, config, generator, autocast_dtype(config, device), CudaCapture(generator))

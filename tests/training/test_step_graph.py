@@ -126,9 +126,11 @@ def toy_source() -> ToySource:
 
 def session_of(device: torch.device, model: dict[str, Any] | None = None, **training: Any) -> Session:
     torch.manual_seed(0)
-    world = DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset("laptop", **(MODEL | (model or {}))))
+    world = DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset("pillars", **(MODEL | (model or {}))))
     config = TrainConfig.preset("laptop", **(TRAINING | {"cuda_graph": "off"} | training))
     session = start_session(world, toy_source(), config, device)
+    if session.rehearsals is not None:  # they follow the step, as on a GPU, where steps are captured
+        session.rehearsals.generator = session.generator
     session.model.initialise_from_data(session.data.initial_frames(8, 1), generator=session.generator)
     session.model.train()
     make_capturable(session.optimizers)
