@@ -56,7 +56,7 @@ def check_floating(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} is on {tensor.device}, but {first[0]} is on {first[1].device}")
 
 
-def alike(*tensors: Tensor) -> bool:
+def alike(*tensors: object) -> bool:
     """Whether all are tensors of one floating dtype on one device: what nearly every call brings, found out quickly."""
     first = tensors[0]
     if not isinstance(first, Tensor):

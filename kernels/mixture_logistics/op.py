@@ -80,7 +80,7 @@ def mixture_logistics_nll(
     dtype = accumulation_dtype(x, *parameters)
     if chosen != "torch":
         wide = dtype == torch.float64  # half types are read as they are
-        tensors = (constant(x), *parameters)
+        tensors: tuple[Tensor, ...] = (constant(x), *parameters)
         if wide:
             tensors = tuple([tensor.to(dtype) for tensor in tensors])
         nll, mean, _, _ = direct_nll(*tensors, weights, chosen)
