@@ -115,10 +115,12 @@ def vq_cases() -> Iterator[Case]:
     many, few = (8192, 512, 64), (1024, 1024, 32)
     exact, fast, half = (torch.float32, "exact"), (torch.float32, "fast"), (torch.bfloat16, "exact")
     calls = [(many, exact), (many, fast), (many, half), (few, exact)]
-    if EVERY:  # rows choose BLOCK_N and warps, the width BLOCK_D up to 64
+    calls += [((65536, 512, 128), exact), ((65536, 512, 256), exact)]
+    if EVERY:  # rows choose BLOCK_N and warps, the width BLOCK_D up to 128
         kinds = (exact, fast, half, (torch.float16, "exact"))
-        calls += [((rows, 512, width), kind) for rows in (8192, 1024) for width in (16, 32, 64) for kind in kinds]
-        calls += [((1024, 512, width), exact) for width in (5, 4, 8, 128, 256, 512)]
+        widths = (16, 32, 64, 128, 256)
+        calls += [((rows, 512, width), kind) for rows in (65536, 1024) for width in widths for kind in kinds]
+        calls += [((1024, 512, width), exact) for width in (5, 4, 8, 36, 512)]
     for (rows, codes, width), (dtype, precision) in dict.fromkeys(calls):
         x, codebook = torch.empty(rows, 1, width, dtype=dtype), torch.empty(1, codes, width, dtype=dtype)
         label = f"lookup {rows}x{codes}x{width} {str(dtype)[6:]} {precision}"
@@ -228,7 +230,8 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
 }
 
 
-def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[Compiled]:
+def compile_kernels(ops: list[str], targets: list[str], only: str = "") -> Iterator[tuple[str, str, str, Any]]:
+    """Case, kernel's name, target and compiled kernel of every launch in cases whose name has `only` in it."""
     for op in ops:
         for target in targets:
             for case, call in CASES[op]():
@@ -237,7 +240,12 @@ def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[
                 with record_launches(target) as launches:
                     call()
                 for name, kernel in launches:
-                    yield read(f"{op}: {case}", name, target, kernel)
+                    yield f"{op}: {case}", name, target, kernel
+
+
+def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[Compiled]:
+    for launch in compile_kernels(ops, targets, only):
+        yield read(*launch)
 
 
 def main(arguments: list[str]) -> None:
