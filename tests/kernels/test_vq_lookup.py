@@ -227,7 +227,7 @@ def test_statistics_match_the_reference(
 @pytest.mark.op_targets("vq_statistics")
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_statistics_of_codes_that_most_rows_chose(target: Callable[..., Any], deterministic: bool) -> None:
-    """Runs of one code longer than the blocks that are added apart, that begin and end within a block or on its edge."""
+    """Runs of one code longer than the blocks that are added apart, ending within a block or on its edge."""
     generator = torch.Generator().manual_seed(21)
     x = torch.randn(1024, 2, 5, generator=generator)
     for runs in ((1, 700, 256, 0, 67), (256, 0, 512, 256, 0), (0, 0, 1024, 0, 0), (300, 1, 1, 1, 721)):
