@@ -133,7 +133,7 @@ def lookup_kernel(
             dots = tile_product(tile, tile_low, high, low, start * BLOCK_D + offsets, dots, SPLIT, PRECISION)
             best, best_index = keep_best(best, best_index, dots, half_norms, start + lanes)
     else:
-        for step in range(0, V // BLOCK_V * CHUNKS):
+        for step in range(V // BLOCK_V * CHUNKS):
             start = step // CHUNKS * BLOCK_V
             d = step % CHUNKS * BLOCK_D + depth
             chunk = tl.load(
