@@ -26,6 +26,8 @@ from ..launch import launcher
 from .triton_codes import round_to_tf32, scale_codes
 from .triton_statistics import statistics, two_leading_axes
 
+__all__ = ["lookup", "lookup_backward", "statistics"]
+
 MAX_WIDTH = 512
 RESIDENT = 128  # channels of rows that stay on chip
 PROCESSORS = 132  # of an H100
