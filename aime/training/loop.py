@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from typing import Any
 import torch
 
 from aime.data import Batch, EpisodeSource
-from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
 from aime.training import schedule
 from aime.training.config import TrainConfig
 from aime.training.experiment_tracking import load_wandb
 from aime.training.guard import NonFiniteError, check_parameters
+from aime.training.precision import autocast_dtype
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel
-from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
+from aime.training.rehearsal import PosteriorMemory
 from aime.training.run_directory import RunDirectory
 from aime.training.session import (
     Session,
@@ -208,26 +208,17 @@ def step_once(session: Session, batch: Batch) -> None:
     if config.steps is not None:  # a step has the rate of its end, so that the first of few is not idle
         fraction = min(1.0, fraction + 0.5 / config.steps)
     session.set_learning_rates(schedule.learning_rate_factor(config, fraction))
-    autocast = autocast_dtype(config, session.device)
-    metrics = session.model.training_step_sequence(
-        batch.observations,
-        batch.actions,
-        batch.rewards,
-        batch.continues,
-        beta=schedule.beta(config, fraction),
-        grad_clip=config.grad_clip,
-        autocast=autocast,
-        generator=session.generator,
-        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch, session.ranks)}),
-        **config.loss_weights(),
-        **session.together,
-    )
+    step, rehearsals = session.counters.step, session.rehearsals
+    if rehearsals is None:
+        metrics = step_on(session, batch, fraction, {})
+    else:
+        with rehearsals.beside(step) as found:
+            after = remembering(rehearsals.memory, batch, session.ranks)
+            metrics = step_on(session, batch, fraction, {"before_update": found, "after_pass": after})
+        metrics |= rehearsals.take(step, found())
     session.guard.update(metrics["finite"])
-    if due(session.counters.step + 1, config.gradients_every):
+    if due(step + 1, config.gradients_every):
         session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
-    if session.memory is not None and isinstance(session.model, RehearsingModel):
-        step, generator = session.counters.step, session.generator
-        metrics |= rehearse(session.model, session.memory, config, step, generator, autocast, session.ranks)
     session.means.update(metrics)
     if session.average is not None:
         session.average.update()
@@ -235,19 +226,28 @@ def step_once(session: Session, batch: Batch) -> None:
     session.counters.frames += config.batch_size * batch.actions.shape[1]
 
 
+def step_on(session: Session, batch: Batch, fraction: float, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's own step on a batch."""
+    config = session.config
+    metrics: dict[str, torch.Tensor] = session.model.training_step_sequence(
+        batch.observations,
+        batch.actions,
+        batch.rewards,
+        batch.continues,
+        beta=schedule.beta(config, fraction),
+        grad_clip=config.grad_clip,
+        autocast=autocast_dtype(config, session.device),
+        generator=session.generator,
+        **options,
+        **config.loss_weights(),
+        **session.together,
+    )
+    return metrics
+
+
 def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:
     """What is done with the pass over a batch when its step is over: its posteriors are remembered."""
     return lambda result: memory.store(batch, result.perceived.posterior, ranks)
-
-
-def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the configuration and the device want mixed precision, else None.
-
-    "auto" is mixed on GPUs and on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX): there a laptop step took
-    .8 of the time and reached the same reconstruction loss after equal steps.
-    """
-    wanted = multiplies_bfloat16(device) if config.precision == "auto" else config.precision == "bfloat16"
-    return torch.bfloat16 if wanted else None
 
 
 def validate(session: Session) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
 from aime.ranks import Ranks
+from aime.threads import threads
 from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
 
@@ -27,7 +29,7 @@ SEQUENCES_A_THREAD = 128
 class RehearsingModel(Protocol):
     """A model that can be trained on remembered posteriors; see `aime.world_model.rehearsal`."""
 
-    def rehearse(
+    def rehearsal_gradient(
         self,
         sequences: RememberedSequences,
         seen: int,
@@ -35,9 +37,15 @@ class RehearsingModel(Protocol):
         *,
         autocast: torch.dtype | None = None,
         generator: torch.Generator | None = None,
-        ranks: Ranks | None = None,
-    ) -> dict[str, Tensor]:
-        """One optimizer step on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``."""
+    ) -> Any:
+        """The gradient on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``.
+
+        It reads the parameters and changes nothing, so that it may run beside the forward and backward pass of a step.
+        """
+        ...
+
+    def rehearsal_update(self, found: Any, ranks: Ranks | None = None) -> dict[str, Tensor]:
+        """One optimizer step along what `rehearsal_gradient` found."""
         ...
 
 
@@ -124,46 +132,79 @@ class PosteriorMemory:
             kept.copy_(tensors[name])
 
 
-def rehearse(
-    model: RehearsingModel,
-    memory: PosteriorMemory,
-    config: TrainConfig,
-    step: int,
-    generator: torch.Generator,
-    autocast: torch.dtype | None = None,
-    ranks: Ranks | None = None,
-) -> dict[str, Tensor]:
-    """The rehearsals that follow step number ``step``: metrics of the last, none before there is enough to rehearse."""
-    metrics: dict[str, Tensor] = {}
-    together = {} if ranks is None else {"ranks": ranks}
-    with threads_for(config.rehearsal_batch, memory.device):
-        for k in range(config.rehearsals):
-            index = step * config.rehearsals + k
-            sequences = memory.draw(config.rehearsal_batch, config.rehearsal_length, index)
-            if sequences is None:
-                break
-            length = sequences.actions.shape[1]
-            random = np.random.Generator(np.random.Philox(key=memory.seed, counter=[0, 0, 2, index]))
-            seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
-            rolled = round(config.rehearsal_rolled * len(sequences.actions))
-            metrics = model.rehearse(sequences, seen, rolled, autocast=autocast, generator=generator, **together)
-    return metrics
+class Rehearsals:
+    """The rehearsals that go with each step, the first of them beside it.
 
+    The gradient of a step's first rehearsal is taken at the parameters that the step begins with, and stepped along
+    when the step is done. On a CPU with a thread to spare it is found on that thread while the images take the others:
+    a rollout is a chain of hundreds of small products, and threads that share them wait for each other longer than they
+    work (two took 1.5 to 5 times the CPU seconds of one, and beside other jobs four times its wall clock too). What is
+    computed does not depend on it. Further rehearsals of a step follow one by one.
 
-@contextmanager
-def threads_for(sequences: int, device: torch.device) -> Iterator[None]:
-    """At most one thread for every SEQUENCES_A_THREAD sequences, on a CPU.
-
-    A rollout is a chain of hundreds of small products. Threads that share them wait for each other longer than they
-    work: two took 1.5 to 5 times the CPU seconds of one, and beside other jobs four times its wall clock too.
+    Args:
+        model: whose recurrence and prior are trained.
+        memory: what is rehearsed.
+        config: how much.
+        autocast: dtype of mixed precision; none when absent.
+        ranks: of a distributed run, in which all processes take the same rehearsals.
     """
-    before = torch.get_num_threads()
-    wanted = min(before, max(1, sequences // SEQUENCES_A_THREAD))
-    if device.type != "cpu" or wanted == before:
-        yield
-        return
-    torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+    def __init__(
+        self,
+        model: RehearsingModel,
+        memory: PosteriorMemory,
+        config: TrainConfig,
+        autocast: torch.dtype | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.model, self.memory, self.config = model, memory, config
+        self.autocast, self.ranks = autocast, ranks
+        self.threads = max(1, config.rehearsal_batch // SEQUENCES_A_THREAD)
+        """Threads of a CPU that keep busy with it."""
+        self._worker: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def beside(self, step: int) -> Iterator[Callable[[], Any]]:
+        """While step number ``step`` runs: a function that waits for its first rehearsal's gradient and gives it.
+
+        It is None where too little is remembered. No parameter may move before the function has returned.
+        """
+        index, left = step * self.config.rehearsals, torch.get_num_threads() - self.threads
+        if self.memory.device.type != "cpu" or left < 1 or not self.config.rehearsals:
+            found = self._gradient(index) if self.config.rehearsals else None
+            yield lambda: found
+            return
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, "rehearsal", torch.set_num_threads, (self.threads,))
+        future = self._worker.submit(self._gradient, index)
+        try:
+            with threads(left):
+                yield future.result
+        finally:
+            wait([future])
+
+    def take(self, step: int, found: Any) -> dict[str, Tensor]:
+        """Step along the first rehearsal's gradient, then take the others: metrics of the last, none without any."""
+        if found is None:
+            return {}
+        metrics = self.model.rehearsal_update(found, self.ranks)
+        for k in range(1, self.config.rehearsals):
+            with threads(self.threads):
+                found = self._gradient(step * self.config.rehearsals + k)
+            if found is None:
+                break
+            metrics = self.model.rehearsal_update(found, self.ranks)
+        return metrics
+
+    def _gradient(self, index: int) -> Any:
+        """Gradient of rehearsal ``index``, a function of it, of what is remembered and of the parameters alone."""
+        config = self.config
+        sequences = self.memory.draw(config.rehearsal_batch, config.rehearsal_length, index)
+        if sequences is None:
+            return None
+        length = sequences.actions.shape[1]
+        random = np.random.Generator(np.random.Philox(key=self.memory.seed, counter=[0, 0, 2, index]))
+        seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
+        generator = torch.Generator(self.memory.device).manual_seed(int(random.integers(1 << 62)))
+        rolled = round(config.rehearsal_rolled * len(sequences.actions))
+        return self.model.rehearsal_gradient(sequences, seen, rolled, autocast=self.autocast, generator=generator)

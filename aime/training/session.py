@@ -26,9 +26,10 @@ from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
 from aime.training.metric_log import FilmSink, MetricSink, open_sinks
 from aime.training.pictures import draw
+from aime.training.precision import autocast_dtype
 from aime.training.progress import Progress, Silent
 from aime.training.protocol import SequenceModel, optimizers_of, parameter_count, second_player_of
-from aime.training.rehearsal import PosteriorMemory, RehearsingModel
+from aime.training.rehearsal import PosteriorMemory, Rehearsals, RehearsingModel
 from aime.training.run_directory import RunDirectory
 from aime.training.training_state import Counters, TensorHolder, capture, restore
 
@@ -54,7 +55,7 @@ class Session:
     last: dict[str, float] = field(default_factory=dict)
     validated: int = -1  # step of the last validation
     average: WeightAverage | None = None
-    memory: PosteriorMemory | None = None
+    rehearsals: Rehearsals | None = None
     ranks: Ranks | None = None
 
     @property
@@ -70,7 +71,10 @@ class Session:
     @property
     def kept(self) -> dict[str, TensorHolder]:
         """What a checkpoint holds besides the model and its optimizer, by prefix."""
-        holders: dict[str, TensorHolder | None] = {"average": self.average, "memory": self.memory}
+        holders: dict[str, TensorHolder | None] = {
+            "average": self.average,
+            "memory": None if self.rehearsals is None else self.rehearsals.memory,
+        }
         return {name: holder for name, holder in holders.items() if holder is not None}
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -153,7 +157,7 @@ def start_session(
     session.ranks, session.means = ranks, RunningMeans(ranks)
     session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
-    session.memory = make_memory(model, data, config, device) if config.rehearsals else None
+    session.rehearsals = make_rehearsals(session) if config.rehearsals else None
     return session
 
 
@@ -193,15 +197,18 @@ def open_logs(session: Session, run: RunDirectory, step: int | None, held: ExitS
         held.callback(sink.close)
 
 
-def make_memory(model: SequenceModel, data: TrainingData, config: TrainConfig, device: torch.device) -> PosteriorMemory:
-    """An empty memory of the training episodes; OptionError where the model cannot rehearse."""
+def make_rehearsals(session: Session) -> Rehearsals:
+    """Rehearsals with an empty memory of the training episodes; OptionError where the model cannot rehearse."""
+    model, data, config = session.model, session.data, session.config
     if not isinstance(model, RehearsingModel):
         raise OptionError(
-            f"rehearsals: expected 0, since {type(model).__name__} has no rehearse, found {config.rehearsals}"
+            f"rehearsals: expected 0, since {type(model).__name__} cannot rehearse (rehearsal_gradient, "
+            f"rehearsal_update), found {config.rehearsals}"
         )
     episodes, sizes = data.train_episodes, model.config
     lengths = data.source.lengths[episodes]
-    return PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, device, config.seed)
+    memory = PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, session.device, config.seed)
+    return Rehearsals(model, memory, config, autocast_dtype(config, session.device), session.ranks)
 
 
 def resume_session(session: Session) -> int | None:

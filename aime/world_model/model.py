@@ -175,17 +175,23 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         )
 
     def rehearse(
-        self,
-        sequences: RememberedSequences,
-        seen: int,
-        rolled: int | None = None,
-        **options: Any,
+        self, sequences: RememberedSequences, seen: int, rolled: int | None = None, **options: Any
     ) -> dict[str, Tensor]:
         """One optimizer step of recurrence and prior on remembered posteriors, ``rolled`` of them from frame ``seen``.
 
-        Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_step`.
+        Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_gradient`.
         """
-        return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, rolled, **options)
+        return self.rehearsal_update(self.rehearsal_gradient(sequences, seen, rolled, **options))
+
+    def rehearsal_gradient(
+        self, sequences: RememberedSequences, seen: int, rolled: int | None = None, **options: Any
+    ) -> training_step.RehearsalGradient:
+        """The first half of :meth:`rehearse`, which only reads the parameters."""
+        return training_step.rehearsal_gradient(self, sequences, seen, rolled, **options)
+
+    def rehearsal_update(self, found: training_step.RehearsalGradient, ranks: Ranks | None = None) -> dict[str, Tensor]:
+        """The second half of :meth:`rehearse`: one optimizer step along that gradient."""
+        return training_step.rehearsal_update(self, self._configured()[0], found, ranks)
 
     def _configured(self) -> tuple[torch.optim.Optimizer, GradientBalancer]:
         if self._optimizer is None or self._balancer is None:

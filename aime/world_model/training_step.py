@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -117,6 +118,7 @@ def training_step(
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
     opponent: CriticPlayer | None = None,
+    before_update: Callable[[], object] | None = None,
     after_pass: Callable[[SequencePass], None] | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
@@ -136,6 +138,7 @@ def training_step(
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
         opponent: steps the critics on this step's frames and reconstructions, after the model's own step.
+        before_update: called when the gradient is there and no parameter has moved: readers beside it end by then.
         after_pass: called with the pass when the step is done, for those who keep something of it.
         ranks: the processes of a distributed step, each with its rows of the batch; gradients, codebook and teacher
             become those of one process with the whole batch. Losses and metrics that are no gradients' are of this
@@ -150,6 +153,8 @@ def training_step(
     losses, tasks = aggregator.weigh(outputs, weights)
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
+    if before_update is not None:
+        before_update()
     apply_step(optimizer, balanced.finite)
     update_buffers(parts, result, balanced.finite, generator, ranks)
     if after_pass is not None:
@@ -189,18 +194,44 @@ def perceiver_metrics(parts: WorldModelParts, result: SequencePass, ranks: Ranks
     return metrics
 
 
-def rehearsal_step(
+@dataclass(frozen=True)
+class RehearsalGradient:
+    """What a rehearsal found, before anything is moved by it.
+
+    Attributes:
+        loss: ().
+        gradients: of each trainable parameter, in order; None for those that a rehearsal does not reach.
+    """
+
+    loss: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+def rehearsal_gradient(
     parts: WorldModelParts,
-    optimizer: torch.optim.Optimizer,
     sequences: RememberedSequences,
     seen: int,
     rolled: int | None = None,
     *,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
-    ranks: Ranks | None = None,
+) -> RehearsalGradient:
+    """Gradient of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+
+    It only reads the parameters and leaves every ``.grad`` alone, so that it may run on a thread beside the pass and
+    the gradient of a :func:`training_step`.
+    """
+    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+    gradients = torch.autograd.grad(loss, parts.trainable, allow_unused=True)
+    return RehearsalGradient(loss.detach(), gradients)
+
+
+@torch.no_grad()
+def rehearsal_update(
+    parts: WorldModelParts, optimizer: torch.optim.Optimizer, found: RehearsalGradient, ranks: Ranks | None = None
 ) -> dict[str, Tensor]:
-    """One optimizer step of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+    """One optimizer step along a rehearsal's gradient.
 
     With ``ranks`` every process takes the same step: it costs what it costs one process, and averaging the gradients
     keeps what differs between devices in the last digit from adding up.
@@ -208,18 +239,19 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
+    moved = []
+    for parameter, gradient in zip(parts.trainable, found.gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient
+            moved.append(parameter)
     if ranks is not None:
         torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
         sum_gradients(moved, ranks)
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
-    finite = torch.isfinite(norm) & torch.isfinite(loss)
+    finite = torch.isfinite(norm) & torch.isfinite(found.loss)
     apply_step(optimizer, finite)
-    return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
+    return {"rehearsal_loss": found.loss, "rehearsal_finite": finite.float()}
 
 
 @torch.no_grad()

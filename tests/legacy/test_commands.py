@@ -35,7 +35,7 @@ def _in_place(place, monkeypatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.delenv("AIME_DATA_PATH", raising=False)
     small = {name: value for name, value in SMALL.items() if name not in ("image_size", "action_size")}
-    monkeypatch.setitem(PRESETS, "laptop", {**small, "image_size": 32})
+    monkeypatch.setitem(PRESETS, "pillars", {**small, "image_size": 32})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def run(place) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         small = {name: value for name, value in SMALL.items() if name not in ("image_size", "action_size")}
-        patch.setitem(PRESETS, "laptop", {**small, "image_size": 32})
+        patch.setitem(PRESETS, "pillars", {**small, "image_size": 32})
         line = "--env humanoid-walk --batch-size 4 --sequence-length 8 --max-steps 4 --device cpu"
         sizes = "--latent-dim 7 --max-components 5 --learning-rate 1e-4"
         assert train.main(f"{line} {sizes} --visualize-attention --save-visualizations".split()) == 0
