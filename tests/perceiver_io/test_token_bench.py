@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bench import tokens
-from bench.tokens import Arm, Tokens, Video, make, score, train_predictor
+from bench.tokens import Arm, Tokens, Video, make, perceptron_figures, score, train_predictor
 from tests.training.test_documented_trainer import write_walk
 
 TINY = {
@@ -54,15 +54,28 @@ def test_tokens_that_follow_actions_are_foreseen_with_them_alone(acts: bool) -> 
         assert figures["accuracy"] < 0.6 and figures["nats"] > 0.6  # log 2 = .69 is what is to be known
 
 
+def test_the_yardstick_foresees_them_too() -> None:
+    torch.manual_seed(0)
+    figures = perceptron_figures(torch.randn(8, 8), turning(32, 40), turning(8, 40), 150)
+    assert figures["perceptron_accuracy_changed"] > 0.9 and figures["perceptron_nats"] < 0.5  # log 2 = .69 without the actions
+
+
 def test_arms_are_measured_once_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_walk(tmp_path / "walk.h5", size=64, actions=2, episodes=3, length=24)
     path = tmp_path / "tokens.json"
     bench = Tokens(
-        tmp_path / "walk.h5", tmp_path / "walk.h5", arms=("default", "two-books"), tokenizer_steps=2, steps=2, out=path
+        tmp_path / "walk.h5",
+        tmp_path / "walk.h5",
+        arms=("default", "two-books"),
+        tokenizer_steps=2,
+        steps=2,
+        perceptron_steps=2,
+        out=path,
     )
     assert bench.measure() == 0 and capsys.readouterr().out.count("accuracy_changed_5") == 2
     rows = json.loads(path.read_text())["arms"]
     assert list(rows) == ["default/2/2/1", "two-books/2/2/1"]
+    assert "perceptron_nats" in rows["default/2/2/1"]
     for row in rows.values():
         assert {"psnr", "perplexity", "usage", "accuracy", "copy_accuracy", "accuracy_changed"} <= set(row)
     assert bench.measure() == 0 and capsys.readouterr().out == ""
