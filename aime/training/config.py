@@ -12,6 +12,7 @@ from aime.ranges import SEED, SHARE, OptionError, Range, UnknownOptionError, che
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Export = Literal["best", "last"]
+CudaGraph = Literal["auto", "on", "off"]
 WEIGHT = Range(0, 1e6)  # of a loss
 
 RGB_OPTIONS: dict[str, Any] = {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
@@ -60,6 +61,10 @@ class TrainConfig:
     """Share of a rehearsal's sequences that are rolled out; of the others every frame is given."""
     precision: Precision = "auto"
     """Autocast: bfloat16 on GPUs and on CPUs that multiply it themselves, float32 elsewhere; or the one named."""
+
+    cuda_graph: CudaGraph = "auto"
+    """Steps and rehearsals as CUDA graphs, replayed without their Python: where the device, the model and the balancer
+    allow it (auto), or else an error (on). A prediction, measured on no GPU yet; `make gpu-training` compares."""
 
     beta_min: Annotated[float, WEIGHT] = 0.5
     """Weight of the KL terms at the start."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
+from aime.threads import threads
 from aime.training import schedule
 from aime.training.config import TrainConfig
 from aime.training.experiment_tracking import load_wandb
@@ -208,41 +209,53 @@ def step_once(session: Session, batch: Batch) -> None:
     if config.steps is not None:  # a step has the rate of its end, so that the first of few is not idle
         fraction = min(1.0, fraction + 0.5 / config.steps)
     session.set_learning_rates(schedule.learning_rate_factor(config, fraction))
-    step, rehearsals = session.counters.step, session.rehearsals
+    step, rehearsals, beta = session.counters.step, session.rehearsals, schedule.beta(config, fraction)
     if rehearsals is None:
-        metrics = step_on(session, batch, fraction, {})
+        metrics = take_step(session, batch, beta)
     else:
         with rehearsals.beside(step) as found:
-            after = remembering(rehearsals.memory, batch, session.ranks)
-            metrics = step_on(session, batch, fraction, {"before_update": found, "after_pass": after})
-        metrics |= rehearsals.take(step, found())
+            metrics = take_step(session, batch, beta, found)
+        metrics |= rehearsals.take(step, found(), session.captured or rehearsals.model)
     session.guard.update(metrics["finite"])
     if due(step + 1, config.gradients_every):
         session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
     session.means.update(metrics)
     if session.average is not None:
-        session.average.update()
+        with threads(1):  # one pass over memory in many small pieces
+            session.average.update()
     session.counters.step += 1
     session.counters.frames += config.batch_size * batch.actions.shape[1]
 
 
-def step_on(session: Session, batch: Batch, fraction: float, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """The model's own step on a batch."""
-    config = session.config
-    metrics: dict[str, torch.Tensor] = session.model.training_step_sequence(
+def take_step(
+    session: Session, batch: Batch, beta: float, before_update: Callable[[], object] | None = None
+) -> dict[str, torch.Tensor]:
+    """One step of the session's model on a batch -> metrics on the device.
+
+    Args:
+        session: whose model.
+        batch: what it is shown.
+        beta: weight of the KL terms.
+        before_update: called before a parameter moves, in a run that rehearses.
+    """
+    memory = None if session.rehearsals is None else session.rehearsals.memory
+    if session.captured is not None:
+        return session.captured.step(batch, beta, memory)
+    remember = {} if memory is None else {"after_pass": remembering(memory, batch, session.ranks)}
+    return session.model.training_step_sequence(
         batch.observations,
         batch.actions,
         batch.rewards,
         batch.continues,
-        beta=schedule.beta(config, fraction),
-        grad_clip=config.grad_clip,
-        autocast=autocast_dtype(config, session.device),
+        beta=beta,
+        grad_clip=session.config.grad_clip,
+        autocast=autocast_dtype(session.config, session.device),
         generator=session.generator,
-        **options,
-        **config.loss_weights(),
+        **({} if before_update is None else {"before_update": before_update}),
+        **remember,
+        **session.config.loss_weights(),
         **session.together,
     )
-    return metrics
 
 
 def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:

@@ -31,6 +31,7 @@ from aime.training.progress import Progress, Silent
 from aime.training.protocol import SequenceModel, optimizers_of, parameter_count, second_player_of
 from aime.training.rehearsal import PosteriorMemory, Rehearsals, RehearsingModel
 from aime.training.run_directory import RunDirectory
+from aime.training.stepping import CapturedSteps, make_captured
 from aime.training.training_state import Counters, TensorHolder, capture, restore
 
 
@@ -56,6 +57,7 @@ class Session:
     validated: int = -1  # step of the last validation
     average: WeightAverage | None = None
     rehearsals: Rehearsals | None = None
+    captured: CapturedSteps | None = None
     ranks: Ranks | None = None
 
     @property
@@ -158,6 +160,7 @@ def start_session(
     session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
     session.rehearsals = make_rehearsals(session) if config.rehearsals else None
+    session.captured = make_captured(model, session.optimizers, config, generator, ranks)
     return session
 
 
@@ -202,13 +205,14 @@ def make_rehearsals(session: Session) -> Rehearsals:
     model, data, config = session.model, session.data, session.config
     if not isinstance(model, RehearsingModel):
         raise OptionError(
-            f"rehearsals: expected 0, since {type(model).__name__} cannot rehearse (rehearsal_gradient, "
-            f"rehearsal_update), found {config.rehearsals}"
+            f"rehearsals: expected 0, since {type(model).__name__} cannot rehearse (rehearse, "
+            f"rehearsal_gradient, rehearsal_update), found {config.rehearsals}"
         )
     episodes, sizes = data.train_episodes, model.config
     lengths = data.source.lengths[episodes]
     memory = PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, session.device, config.seed)
-    return Rehearsals(model, memory, config, autocast_dtype(config, session.device), session.ranks)
+    generator = None if session.device.type == "cpu" else session.generator
+    return Rehearsals(model, memory, config, autocast_dtype(config, session.device), session.ranks, generator)
 
 
 def resume_session(session: Session) -> int | None:

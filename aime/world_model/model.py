@@ -66,6 +66,9 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
     # ------------------------------------------------------------------ training
 
+    static_step = True
+    """Steps on batches of one shape run the same kernels on the same memory, so that one of them can be captured."""
+
     def forward_sequence(
         self,
         observations: Tensor,
@@ -175,13 +178,19 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         )
 
     def rehearse(
-        self, sequences: RememberedSequences, seen: int, rolled: int | None = None, **options: Any
+        self,
+        sequences: RememberedSequences,
+        seen: int,
+        rolled: int | None = None,
+        *,
+        ranks: Ranks | None = None,
+        **options: Any,
     ) -> dict[str, Tensor]:
         """One optimizer step of recurrence and prior on remembered posteriors, ``rolled`` of them from frame ``seen``.
 
         Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_gradient`.
         """
-        return self.rehearsal_update(self.rehearsal_gradient(sequences, seen, rolled, **options))
+        return self.rehearsal_update(self.rehearsal_gradient(sequences, seen, rolled, **options), ranks)
 
     def rehearsal_gradient(
         self, sequences: RememberedSequences, seen: int, rolled: int | None = None, **options: Any

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
@@ -72,6 +77,31 @@ def test_shorter_windows_are_drawn_until_long_ones_are_there() -> None:
     kept.store(*batch([(7, 4)], 8))
     drawn = kept.draw(2, 40, index=0)
     assert drawn is not None and drawn.mean.shape[1] == 12
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses copies between devices but those that are marked as not waited for."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        places = {leaf.device for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)}
+        assert len(places) == 1 or (kwargs or {}).get("non_blocking"), function
+        return result
+
+
+def test_a_memory_on_a_device_is_written_and_read_without_waiting(monkeypatch) -> None:
+    """On meta tensors, which stand in for those of a GPU; page-locked memory needs one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    there = PosteriorMemory(EPISODES, LENGTHS, SIZE, ACTION_SIZE, torch.device("meta"), 0)
+    seen, posterior = batch([(7, 0), (5, 4), (2, 1)], 6)
+    seen, posterior = (
+        replace(seen, actions=seen.actions.to("meta")),
+        Posterior(posterior.mean.to("meta"), posterior.log_scale.to("meta")),
+    )
+    with NoCopies():
+        there.store(seen, posterior)
+        drawn = there.draw(4, 6, 0)
+    assert drawn is not None and drawn.mean.device.type == "meta" and drawn.mean.shape == (4, 6, SIZE)
 
 
 def test_weights_are_averaged_and_swapped_in_and_back() -> None:
