@@ -57,7 +57,7 @@ def test_tokens_that_follow_actions_are_foreseen_with_them_alone(acts: bool) -> 
 def test_the_yardstick_foresees_them_too() -> None:
     torch.manual_seed(0)
     figures = perceptron_figures(torch.randn(8, 8), turning(32, 40), turning(8, 40), 150)
-    assert figures["perceptron_accuracy_changed"] > 0.9 and figures["perceptron_nats"] < 0.5  # log 2 = .69 without the actions
+    assert figures["perceptron_accuracy_changed"] > 0.9 and figures["perceptron_nats"] < 0.5
 
 
 def test_arms_are_measured_once_and_stored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
