@@ -51,7 +51,7 @@ class TrainConfig:
     """Latent rehearsals after each step: steps of recurrence and prior on remembered posteriors. From the first step
     on; begun at half of the run they left horizons 5 and 15 lower by 1.5 and 1.8 dB, since what the prior foresees
     early shapes what the posterior keeps."""
-    rehearsal_batch: Annotated[int, Range(1, 65536)] = 96
+    rehearsal_batch: Annotated[int, Range(1, 65536)] = 64
     """Sequences of a rehearsal."""
     rehearsal_length: Annotated[int, Range(2, 65536)] = 50
     """Frames of such a sequence."""
