@@ -42,7 +42,7 @@ PILLARS = {"context_in_posterior": True, "attention_in_posterior": True}
 ARMS: dict[str, Change] = {
     "default": {},
     "no-rehearsal": {"train": {"rehearsals": 0}},
-    "rehearsal-64-sequences": {"train": {"rehearsal_batch": 64}},
+    "rehearsal-96-sequences": {"train": {"rehearsal_batch": 96}},
     "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
