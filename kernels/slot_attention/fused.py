@@ -44,7 +44,7 @@ class Saved(NamedTuple):
 def _slot_options(inputs: Tensor, layout: Layout, width: int) -> dict[str, object]:
     """Compile-time arguments of the slot side.
 
-    A program walks through a chain of dependent products, so on Hopper and later a tile is as large as registers allow
+    A program walks through a chain of dependent products, so on Hopper a tile is as large as registers allow
     and the next one is on its way: 26 steps an update instead of 104 at 128 channels. Elsewhere, and where heads make
     products narrow, 64 x 32: with 64 x 64 tf32x3 spills on sm_80.
     """

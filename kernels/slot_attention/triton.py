@@ -339,11 +339,11 @@ def product_precision(dtype: torch.dtype) -> str:
 
 
 def prefetches() -> bool:
-    """Whether this is an NVIDIA device from Hopper on."""
+    """Whether this is an NVIDIA device of the Hopper generation, the one whose registers and machine code decided."""
     if TRITON_INTERPRETED:
         return False
     current = triton.runtime.driver.active.get_current_target()
-    return bool(current.backend == "cuda" and current.arch >= 90)
+    return bool(current.backend == "cuda" and 90 <= current.arch < 100)
 
 
 def plan(inputs: Tensor, slots: int, heads: int, dtype: torch.dtype) -> Layout:
