@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,13 +18,21 @@ from aime.control.replay import Replay, ReplayBatch
 from aime.control.state_model import StateWorldModel
 from aime.control.worlds import beliefs
 from aime.data import Batch
+from aime.nn import multiplies_bfloat16
 from aime.training import TrainConfig
 from aime.training.rehearsal import PosteriorMemory, rehearse
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime.world_model.sequence import SequencePass
 
 STATES_RATE = 1e-3
-HEADS_RATE = 5e-4
+HEADS_RATE = 1e-3
+HEADS_STEPS = 3
+"""Of the heads on pixels, a step of the model: its latents move under them. With one at half the rate their R² was .84
+after 1,250 steps on cartpole, where new heads on the same features reached .94."""
+FULL_RATE_STEPS = 1500
+"""Of the pixel model; its rate falls with the root of the steps afterwards: what reads its latents has to follow."""
+REHEARSED = 64
+"""Sequences of a rehearsal, two thirds of the preset's: a step costs a fifteenth less."""
 GRAD_CLIP = 100.0
 
 
@@ -135,13 +144,14 @@ class PixelsLearner:
     def __init__(self, agent: Agent, seed: int, episodes: int, length: int) -> None:
         assert isinstance(agent.world, DPGMMVariationalRecurrentAutoencoder)
         self.agent, self.world = agent, agent.world
-        self.config = TrainConfig.preset("laptop")
+        self.config = TrainConfig.preset("laptop", rehearsal_batch=REHEARSED)
         config = self.config
         self.world.configure_optimizer(
             config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options
         )
         self.heads: list[nn.Parameter] = [*agent.reward.parameters(), *agent.continues.parameters()]
         self.head_optimizer = torch.optim.Adam(self.heads, lr=HEADS_RATE, eps=1e-7)
+        self.autocast = torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else None
         self.rows = episodes
         sizes = self.world.config
         self.memory = PosteriorMemory(
@@ -162,6 +172,7 @@ class PixelsLearner:
     def learn(self, batch: ReplayBatch, index: int, generator: torch.Generator) -> Learnt:
         """See `WorldLearner.learn`."""
         kept: list[SequencePass] = []
+        self._set_rate(index)
         self.world.train()
         losses = self.world.training_step_sequence(
             batch.observations,
@@ -170,21 +181,29 @@ class PixelsLearner:
             batch.continues,
             beta=self.config.beta_max,
             grad_clip=self.config.grad_clip,
+            autocast=self.autocast,
             generator=generator,
             after_pass=kept.append,
             **self.config.loss_weights(),
         )
         self._remember(batch, kept[0])
-        rehearsed = rehearse(self.world, self.memory, self.config, index, generator)
+        rehearsed = rehearse(self.world, self.memory, self.config, index, generator, self.autocast)
         self.world.eval()
-        start, acted = beliefs(self.world, kept[0].inferred.latent.detach(), batch.actions)
-        reward, continues = head_losses(self.agent, acted, batch)
-        norm = step(self.head_optimizer, reward + continues, self.heads, GRAD_CLIP)
+        start, acted = beliefs(self.world, kept[0].inferred.latent.detach().float(), batch.actions)
+        for _ in range(HEADS_STEPS):
+            reward, continues = head_losses(self.agent, acted, batch)
+            norm = step(self.head_optimizer, reward + continues, self.heads, GRAD_CLIP)
         metrics = {"reward_loss": reward.detach(), "heads_norm": norm, **rehearsed}
         for name, key in (("total_loss", "model_loss"), ("recon_loss", "reconstruction"), ("kl_z", "kl")):
             if name in losses:
                 metrics[key] = losses[name]
         return Learnt({**metrics, "finite": losses["finite"]}, start, acted)
+
+    def _set_rate(self, index: int) -> None:
+        assert self.world.optimizer is not None
+        factor = min(1.0, math.sqrt(FULL_RATE_STEPS / (index + 1)))
+        for group in self.world.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * group["rate_multiplier"] * factor
 
     def _remember(self, batch: ReplayBatch, result: SequencePass) -> None:
         rows = batch.episodes % self.rows
