@@ -40,6 +40,9 @@ class ControlConfig:
     """Windows of a batch; 0: 16 for pixels, 8 for states."""
     sequence_length: Annotated[int, Range(0, 65536)] = 0
     """Frames of a window; 0: 16 for pixels, 64 for states."""
+    recent: Annotated[float, Range(-1, 1)] = -1.0
+    """Share of the windows that are drawn from the episodes of the last two rounds; -1: half for pixels, none for
+    states. Pixels are replayed so little that new states would be learnt late."""
     prefill_rounds: Annotated[int, Range(1, 1000)] = 1
     """Rounds of random actions before the first step of training."""
     model_first: Annotated[int, Range(-1, 10**9)] = -1
@@ -68,6 +71,8 @@ class ControlConfig:
                 object.__setattr__(self, name, value)
         if self.model_first < 0:
             object.__setattr__(self, "model_first", 0 if self.states else 750)
+        if self.recent < 0:
+            object.__setattr__(self, "recent", 0.0 if self.states else 0.5)
         if self.sequence_length < 2:
             raise OptionError(f"sequence_length: expected at least 2, found {self.sequence_length}")
 

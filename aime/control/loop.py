@@ -275,7 +275,10 @@ def train(
     for k in range(updates):
         if stopped():
             return None
-        batch = run.replay.sample(config.batch_size, config.sequence_length, (config.seed, done + k))
+        key, recent = (config.seed, done + k), round(config.recent * config.batch_size)
+        batch = run.replay.sample(
+            config.batch_size, config.sequence_length, key, recent=recent, newest=2 * config.num_envs
+        )
         learnt = run.learner.learn(batch, done + k, generator)
         watch.lap("model")
         add(totals, learnt.metrics)

@@ -116,6 +116,7 @@ def training_step(
     lambda_gram: float = 0.05,
     lambda_diversity: float = 0.01,
     lambda_img: float = 1.0,
+    lambda_reward: float = 1.0,
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
@@ -141,6 +142,7 @@ def training_step(
         lambda_gram: weight of the Gram loss.
         lambda_diversity: weight of the slots' diversity.
         lambda_img: weight of the adversarial task, where there are critics.
+        lambda_reward: weight of the reward loss, that of a deviation of 1; 1 / sigma^2 is that of sigma.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
@@ -167,6 +169,7 @@ def training_step(
         lambda_gram=lambda_gram,
         lambda_diversity=lambda_diversity,
         lambda_img=lambda_img,
+        lambda_reward=lambda_reward,
     )
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
