@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import torch
@@ -31,27 +32,32 @@ from aime.training import TrainConfig, train
 from aime.training.batches import TrainingData
 from aime.training.config import PRESETS
 from aime.training.experiment import build_model
-from aime.training.loop import autocast_dtype
+from aime.training.precision import autocast_dtype
 from aime.world_model import RememberedSequences
 
 RESULTS = Path(__file__).parent / "results"
 Change = dict[str, dict[str, Any]]
 
+PILLARS = {"context_in_posterior": True, "attention_in_posterior": True}
 ARMS: dict[str, Change] = {
     "default": {},
     "no-rehearsal": {"train": {"rehearsals": 0}},
+    "rehearsal-96-sequences": {"train": {"rehearsal_batch": 96}},
     "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
     "no-whitening": {"model": {"spread_floor": 1000.0}},
     "one-component": {"model": {"max_components": 1}},
-    "no-context": {"model": {"context_in_posterior": False}},
-    "no-attention": {"model": {"attention_in_posterior": False}},
+    "context": {"model": {"context_in_posterior": True}},
+    "attention": {"model": {"attention_in_posterior": True}},
+    "pillars": {"model": PILLARS},
+    "pillars-sum-of-losses": {"model": PILLARS, "train": {"balancer": "sum", "balancer_options": {}}},
+    "pillars-upgrad": {"model": PILLARS, "train": {"balancer": "upgrad", "balancer_options": {}}},
     "two-groups": {"model": {"latent_groups": 2}},
     "two-components": {"model": {"max_components": 2}},
-    "sum-of-losses": {"train": {"balancer": "sum", "balancer_options": {}}},
-    "precision-weights": {"model": {"precision_weighting": True}},
-    "gram": {"model": {"gram_frames": 1}},
+    # Precision is the map's, so this arm's yardstick is "attention".
+    "precision-weights": {"model": {"attention_in_posterior": True, "precision_weighting": True}},
+    "gram": {"model": {"gram_frames": 4}},
     "no-average": {"train": {"weight_average": 0.0}},
     "windows-of-8": {"train": {"batch_size": 32, "sequence_length": 8}},
     "float32": {"train": {"precision": "float32"}},
@@ -107,6 +113,7 @@ class Ablations:
                 record["arms"][key] = run_arm(source, ARMS[name], steps, seed)
                 write_json(out, record)
                 print(json.dumps(record["arms"][key]["psnr_body"]), flush=True)
+        print(table(record))
         print(f"stored in {out}")
         return 0
 
@@ -184,6 +191,26 @@ def run_arm(source: EpisodeSource, change: Change, steps: int, seed: int) -> dic
     row["reconstruction"] = found.reconstruction["psnr_body"].mean
     row["probe"] = {name: estimate.mean for name, estimate in found.probe.items()}
     return row
+
+
+def table(record: dict[str, Any]) -> str:
+    """Body PSNR by arm and horizon, in Markdown: mean over the seeds, and its standard error if there are several."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for key, found in record["arms"].items():
+        rows.setdefault(key.split("/")[0], []).append(found)
+    horizons = list(next(iter(rows.values()))[0]["psnr_body"])
+    lines = [
+        "| arm | seeds | a step's cost | " + " | ".join(f"h {h}" for h in horizons) + " |",
+        "| --- | ---: | ---: |" + " ---: |" * len(horizons),
+    ]
+    for name, found in rows.items():
+        cells = [name, str(len(found)), f"{record['step_costs'][name]:.2f}"]
+        for horizon in horizons:
+            values = [row["psnr_body"][horizon][0] for row in found]
+            error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.2f}{error}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

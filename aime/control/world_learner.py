@@ -18,9 +18,9 @@ from aime.control.replay import Replay, ReplayBatch
 from aime.control.state_model import StateWorldModel
 from aime.control.worlds import beliefs
 from aime.data import Batch
-from aime.nn import multiplies_bfloat16
 from aime.training import TrainConfig
-from aime.training.rehearsal import PosteriorMemory, rehearse
+from aime.training.precision import autocast_dtype
+from aime.training.rehearsal import PosteriorMemory, Rehearsals
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime.world_model.sequence import SequencePass
 
@@ -154,7 +154,6 @@ class PixelsLearner:
         )
         self.heads: list[nn.Parameter] = [*agent.reward.parameters(), *agent.continues.parameters()]
         self.head_optimizer = torch.optim.Adam(self.heads, lr=HEADS_RATE, eps=1e-7)
-        self.autocast = torch.bfloat16 if multiplies_bfloat16(torch.device("cpu")) else None
         self.rows = episodes
         sizes = self.world.config
         self.memory = PosteriorMemory(
@@ -165,6 +164,8 @@ class PixelsLearner:
             torch.device("cpu"),
             seed,
         )
+        autocast = autocast_dtype(config, torch.device("cpu"))
+        self.rehearsals = Rehearsals(self.world, self.memory, config, autocast)
         self.owner = torch.full((episodes,), -1)  # number of the episode that a row of the memory is of
 
     def begin(self, replay: Replay) -> None:
@@ -177,21 +178,23 @@ class PixelsLearner:
         kept: list[SequencePass] = []
         self._set_rate(index)
         self.world.train()
-        losses = self.world.training_step_sequence(
-            batch.observations,
-            batch.actions,
-            batch.rewards,
-            batch.continues,
-            beta=self.config.beta_max,
-            grad_clip=self.config.grad_clip,
-            lambda_reward=REWARD_WEIGHT,
-            autocast=self.autocast,
-            generator=generator,
-            after_pass=kept.append,
-            **self.config.loss_weights(),
-        )
-        self._remember(batch, kept[0])
-        rehearsed = rehearse(self.world, self.memory, self.config, index, generator, self.autocast)
+        with self.rehearsals.beside(index) as found:
+            losses = self.world.training_step_sequence(
+                batch.observations,
+                batch.actions,
+                batch.rewards,
+                batch.continues,
+                beta=self.config.beta_max,
+                grad_clip=self.config.grad_clip,
+                lambda_reward=REWARD_WEIGHT,
+                autocast=self.rehearsals.autocast,
+                generator=generator,
+                before_update=found,
+                after_pass=kept.append,
+                **self.config.loss_weights(),
+            )
+            self._remember(batch, kept[0])
+        rehearsed = self.rehearsals.take(index, found())
         self.world.eval()
         start, acted = beliefs(self.world, kept[0].inferred.latent.detach().float(), batch.actions)
         for _ in range(HEADS_STEPS):
