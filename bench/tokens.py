@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime.data import EpisodeSource, open_source
@@ -31,9 +31,11 @@ from aime.evaluation.record import write_json
 from aime.nn import images_to_float
 from aime.perceiver_io import CausalPerceiverIO, TokenFrames
 from aime.perceiver_io.generation import Choice, continue_tokens
+from aime.perceiver_io.predictor import INITIAL_STAY_LOGIT
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.training.step_weights import load_model
 
+Figures = dict[str, float]
 RESULTS = Path(__file__).parent / "results"
 SCALES: dict[str, dict[str, Any]] = {
     "laptop": {
@@ -135,6 +137,8 @@ class Tokens:
     """Optimizer steps of the tokenizer, 64 frames each."""
     steps: int = 1500
     """Optimizer steps of the predictor."""
+    perceptron_steps: int = 600
+    """Optimizer steps of a plain network on the same tokens, the yardstick; 0 for none. It grows with the grid."""
     run: Path | None = None
     """A trained run whose tokens to predict instead; tokenizer and rotation arms make no sense then."""
     out: Path | None = None
@@ -166,11 +170,11 @@ class Tokens:
         tokens = None if self.run is None else self.run.name
         return {"benchmark": "tokens", "scale": self.scale, "device": device, **facts, "run": tokens, "arms": {}}
 
-    def arm(self, arm: Arm, train: Video, test: Video, seed: int) -> dict[str, float]:
+    def arm(self, arm: Arm, train: Video, test: Video, seed: int) -> Figures:
         """Figures of one arm."""
         torch.manual_seed(seed)
         begin = time.process_time()
-        row: dict[str, float] = {}
+        row: Figures = {}
         if self.run is None:
             perceiver = make(self.scale, arm, train)
             train_tokenizer(perceiver, train.frames, self.tokenizer_steps)
@@ -186,6 +190,9 @@ class Tokens:
             torch.nn.init.constant_(perceiver.model.stay.bias, arm.stay)
         train_predictor(perceiver, arm, seen, train.actions, self.steps, BATCH[self.scale])
         row |= score(perceiver, arm, unseen, test.actions)
+        if self.perceptron_steps and quantizer.heads == 1:
+            known = (seen, train.actions), (unseen, test.actions)
+            row |= perceptron_figures(quantizer.codebook, *known, self.perceptron_steps)
         return row | {"cpu_seconds": time.process_time() - begin}
 
 
@@ -265,6 +272,56 @@ def next_tokens(perceiver: CausalPerceiverIO, arm: Arm, ids: Tensor, actions: Te
     return logits, ids[:, 1:].flatten(2, 3).long(), ids[:, :-1].flatten(2, 3).long()
 
 
+class Perceptron(nn.Module):
+    """What a plain network knows: the codes of all positions of 3 frames and the action, densely mixed.
+
+    Its size grows with the positions: a yardstick for small grids, not a model.
+    """
+
+    FRAMES = 3
+
+    def __init__(self, codes: Tensor, positions: int, action_dim: int, hidden: int = 128, width: int = 64) -> None:
+        super().__init__()
+        self.codes, self.positions = codes, positions
+        inputs = self.FRAMES * positions * codes.shape[1] + action_dim
+        self.mix = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
+        self.spread, self.present = nn.Linear(hidden, positions * width), nn.Linear(codes.shape[1], width)
+        self.logits, self.stay = nn.Linear(width, len(codes)), nn.Linear(width, 1)
+        nn.init.zeros_(self.stay.weight)
+        nn.init.constant_(self.stay.bias, INITIAL_STAY_LOGIT)
+
+    def forward(self, past: Tensor, actions: Tensor) -> Tensor:
+        """Logits (N, P, V) after ids (N, 3, P), the present ones last, and actions (N, A)."""
+        codes = self.codes[past]  # (N, 3, P, D)
+        mixed = self.spread(self.mix(torch.cat([codes.flatten(1), actions], 1))).unflatten(1, (self.positions, -1))
+        queries = F.gelu(mixed + self.present(codes[:, -1]))  # (N, P, C)
+        logits: Tensor = self.logits(queries)
+        return logits.scatter_add(-1, past[:, -1, :, None], self.stay(queries))
+
+
+def perceptron_figures(codes: Tensor, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], steps: int) -> Figures:
+    """Accuracies one ahead of the yardstick, trained on (ids, actions) of single-book tokens, 512 frames a step."""
+
+    def rows(ids: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        flat, n = ids.flatten(2).long(), Perceptron.FRAMES  # (E, T, P)
+        past = torch.stack([flat[:, k : flat.shape[1] - n + k] for k in range(n)], 2)  # (E, T - 3, 3, P)
+        return past.flatten(0, 1), actions[:, n - 1 : -1].flatten(0, 1), flat[:, n:].flatten(0, 1)
+
+    past, acted, after = rows(*train)
+    model = Perceptron(codes, past.shape[-1], acted.shape[-1])
+    for take in descend(list(model.parameters()), 3e-3, steps):
+        chosen = torch.randint(len(past), (512,))
+        logits = model(past[chosen], acted[chosen])
+        take(F.cross_entropy(logits.flatten(0, 1), after[chosen].flatten()))
+    with torch.no_grad():
+        past, acted, after = rows(*test)
+        logits = model(past, acted)
+    hit, move = (logits.argmax(-1) == after).float(), after != past[:, -1]
+    figures = {"accuracy": hit.mean(), "accuracy_changed": hit[move].mean(), "accuracy_unchanged": hit[~move].mean()}
+    figures["nats"] = F.cross_entropy(logits.flatten(0, 1), after.flatten())
+    return {f"perceptron_{name}": float(value) for name, value in figures.items()}
+
+
 @torch.no_grad()
 def read(encode: Callable[[Tensor], Tensor], video: Video) -> Tensor:
     """Token ids (E, T, Ht, Wt[, Q]) of whole episodes."""
@@ -282,7 +339,7 @@ def psnr(perceiver: CausalPerceiverIO, frames: Tensor) -> float:
 
 
 @torch.no_grad()
-def score(perceiver: CausalPerceiverIO, arm: Arm, ids: Tensor, actions: Tensor, context: int = 10) -> dict[str, float]:
+def score(perceiver: CausalPerceiverIO, arm: Arm, ids: Tensor, actions: Tensor, context: int = 10) -> Figures:
     """Accuracies on held-out token episodes: one ahead from the true tokens, and 5 ahead from the model's own."""
     hits, moved, nats = [], [], []
     for some, acted in zip(ids.split(2), actions.split(2), strict=True):

@@ -10,11 +10,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import Parameter
 
 LIBRARY = torch.library.Library("aime", "FRAGMENT")
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 OPERATORS: dict[str, Any] = {}  # by name
+
+# Of every operator, its kernel, filled by `operator`.
+_KERNELS: dict[Any, Callable[..., Any]] = {}
 
 # Of every operator, what runs it where a gradient is wanted; filled by `operator` and `attach_gradient`.
 _DIFFERENTIABLE: dict[Any, Callable[..., Any]] = {}
@@ -62,10 +66,11 @@ def _function(op: Any, name: str, setup_context: Callable[..., None], backward: 
     One function instead of forward and setup_context: with two, `apply` binds arguments to a signature, which takes
     longer than the rest of the call.
     """
+    run = direct(op)
 
     def forward(ctx: Any, *inputs: Any) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
-            output = op(*inputs)
+            output = run(*inputs)  # no gradients are recorded here
         setup_context(ctx, inputs, output)
         return output
 
@@ -99,10 +104,56 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
         LIBRARY.impl(name, autograd, "Autograd")
         OPERATORS[name] = op
+        _KERNELS[op] = kernel
         _DIFFERENTIABLE[op] = _function(op, name, _keep_nothing, no_gradient).apply
         return op
 
     return define
+
+
+def _watched() -> bool:
+    """Whether somebody is to see the operator itself: a compiler, a tracer, a transform, a mode or a profiler."""
+    return (
+        torch.compiler.is_compiling()
+        or forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+        or torch._C._functorch.maybe_current_level() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch._C._autograd._profiler_enabled()
+    )
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether the dispatcher would lead straight to the kernel: no subclass, real memory as it stands."""
+    kind = type(tensor)
+    return (kind is Tensor or kind is Parameter) and (tensor.is_cpu or tensor.is_cuda) and not tensor.is_neg()
+
+
+def direct(op: Any) -> Callable[..., Any]:
+    """The operator as a function that goes past the dispatcher where nobody watches it and all tensors are plain.
+
+    Two trips through the dispatcher into Python take 5 us, as much as the smallest kernels. Results and gradients are
+    those of the operator; lists of tensors go through it.
+    """
+    kernel = _KERNELS[op]
+
+    def call(*arguments: Any) -> Any:
+        if _watched():
+            return op(*arguments)
+        wants_gradient = False
+        for argument in arguments:
+            if isinstance(argument, Tensor):
+                if not _plain(argument):
+                    return op(*arguments)
+                wants_gradient = wants_gradient or argument.requires_grad
+            elif isinstance(argument, (list, tuple)):
+                return op(*arguments)
+        if wants_gradient and torch.is_grad_enabled():
+            return _DIFFERENTIABLE[op](*arguments)
+        return kernel(*arguments)
+
+    return call
 
 
 def fake(op: Any) -> Callable[[Kernel], Kernel]:

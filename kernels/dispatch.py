@@ -1,7 +1,7 @@
 """Which backend runs an op: an argument decides, never an import.
 
 Every op takes `backend=None | "torch" | "triton" | "cpp"`, `vq_lookup` also "cublas". `None` lets the op choose by the
-tables below; a name is an order, and an order that cannot be carried out raises with the reason. Inside
+table below; a name is an order, and an order that cannot be carried out raises with the reason. Inside
 `with use_backend(...)` its name takes the place of `None`; so does `AIME_KERNELS_BACKEND` (read once, when
 `aime.kernels` is imported) everywhere, for debugging.
 """
@@ -11,6 +11,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,29 +26,49 @@ TRITON_INSTALLED = importlib.util.find_spec("triton") is not None
 TRITON_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
-# What `backend=None` runs, by op and device; "torch" where the named one cannot run and for every device not listed.
-# The rows for "cpu" are measured (docs/kernels/); those for "cuda" stay with PyTorch's own kernels until
-# bench/kernels.py has been run on a GPU, because a choice without a measurement is a guess. The C++ kernels won at
-# every size tried, the smallest of AIME's presets included, but for slot attention (below).
-PREFERRED: dict[str, dict[str, str]] = {
-    "vq_lookup": {"cpu": "cpp"},
-    "stick_log_weights": {"cpu": "cpp"},
-    "mixture_log_prob": {"cpu": "cpp"},
-    "mixture_kl": {"cpu": "cpp"},
-    "mixture_logistics_nll": {"cpu": "cpp"},
-}
 
-# From this many channels on another backend than the one above, by op and device: (backend, channels).
-# slot_attention on a CPU is measured: forward and backward, C++ takes 1.07 times PyTorch's kernels at 32 channels,
-# where the slot side costs as much as the pass over the inputs, and .67 times at 64 (bench/results/kernels-cpu.json).
-# vq_lookup on CUDA is a prediction from the floors of an H100, not measured. Seconds a (row, code) pair, float32 as
-# three TF32 products at 495 TFLOP/s of which cuBLAS reaches 80 % and assignment kernels 40 %, and 8 bytes of a score
-# written and read again at 3.35 TB/s: cuBLAS 1.5e-14 D + 2.4e-12, Triton 3.0e-14 D; equal at D = 158. (PyTorch's own
-# product, 3.5e-14 D + 2.4e-12 on the 67 TFLOP/s of float32, loses to both.)
-PREFERRED_FROM_WIDTH: dict[str, dict[str, tuple[str, int]]] = {
-    "slot_attention": {"cpu": ("cpp", 64)},
-    "vq_lookup": {"cuda": ("cublas", 160)},
+class Preference(NamedTuple):
+    """A backend, and from which size on `backend=None` takes it."""
+
+    backend: str
+    least_width: int = 0  # channels
+    least_size: int = 0  # numbers in the largest input
+
+
+CPP, TRITON = Preference("cpp"), Preference("triton")
+
+# What `backend=None` runs, by op and device: the first entry whose sizes are reached and in whose way nothing is, else
+# "torch", as for every device not listed.
+#
+# "cpu" is measured (bench/results/kernels-cpu.json): the C++ kernels won at every size tried, the smallest of AIME's
+# presets included, but for slot_attention: forward and backward took 1.07 times PyTorch's kernels at 32 channels, where
+# the slot side costs as much as the pass over the inputs, and .67 times at 64.
+#
+# "cuda" is PREDICTED for an H100, not measured, from launches, bytes and operations:
+# - PyTorch's own kernels are written for a CPU's caches, and are launches of some 5 us each: 30 for a vq_lookup, 25 for
+#   the sticks, 3 and more a sample for the densities, 60 for mixture_logistics_nll, against one to three of Triton's.
+#   Intermediates beyond the second-level cache cost bytes besides; so small and large sizes fall to Triton alike.
+# - vq_lookup, seconds a (row, code) pair, float32 as three TF32 products at 495 TFLOP/s of which cuBLAS reaches 80 %
+#   and assignment kernels 40 %, and 8 bytes of a score written and read again at 3.35 TB/s: cuBLAS 1.5e-14 D + 2.4e-12,
+#   Triton 3.0e-14 D; equal at D = 158. (PyTorch's own product, 3.5e-14 D + 2.4e-12 on the 67 TFLOP/s of float32, loses
+#   to both.)
+# - slot_attention: its slot side runs on few programs, 40 to 75 us a launch, three launches an iteration with those of
+#   the backward pass; PyTorch's operations are 90 launches an iteration, .4 ms of the host, and .2 ms in a CUDA graph,
+#   and read the inputs 7 times where Triton does twice: 5 x 4 bytes a number are .1 ms from 2^24 numbers on.
+# - vq_statistics stays on two index_add_ until a GPU says otherwise: it is bound by the same atomic additions.
+PREFERRED: dict[str, dict[str, tuple[Preference, ...]]] = {
+    "vq_lookup": {"cpu": (CPP,), "cuda": (Preference("cublas", least_width=160), TRITON)},
+    "stick_log_weights": {"cpu": (CPP,), "cuda": (TRITON,)},
+    "mixture_log_prob": {"cpu": (CPP,), "cuda": (TRITON,)},
+    "mixture_kl": {"cpu": (CPP,), "cuda": (TRITON,)},
+    "mixture_logistics_nll": {"cpu": (CPP,), "cuda": (TRITON,)},
+    "slot_attention": {
+        "cpu": (Preference("cpp", least_width=64),),
+        "cuda": (Preference("triton", least_size=2**24),),
+    },
 }
+PREDICTED = ("cuda",)
+"""Devices whose rows of PREFERRED no machine has confirmed."""
 
 # Why a backend cannot run, None if it can, or a function that says so: only the backend that is meant is asked.
 Obstacle = str | None | Callable[[], str | None]
@@ -87,17 +108,23 @@ def _reason(obstacles: Mapping[str, Obstacle], name: str) -> str | None:
     return obstacle() if callable(obstacle) else obstacle
 
 
-def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0) -> str:
-    """The tables' backend for this op, device and number of channels if nothing is in its way, else "torch"."""
-    wide, least = PREFERRED_FROM_WIDTH.get(op, {}).get(device_type, ("torch", 0))
-    if width >= least and wide != "torch" and _reason(obstacles, wide) is None:
-        return wide
-    name = PREFERRED.get(op, {}).get(device_type, "torch")
-    return name if _reason(obstacles, name) is None else "torch"
+def preferred_backend(
+    op: str, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0, size: int = 0
+) -> str:
+    """The table's backend for this op, device and size if nothing is in its way, else "torch"."""
+    for name, least_width, least_size in PREFERRED.get(op, {}).get(device_type, ()):
+        if width >= least_width and size >= least_size and _reason(obstacles, name) is None:
+            return name
+    return "torch"
 
 
 def choose_backend(
-    op: str, requested: str | None, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0
+    op: str,
+    requested: str | None,
+    device_type: str,
+    obstacles: Mapping[str, Obstacle],
+    width: int = 0,
+    size: int = 0,
 ) -> str:
     """Name of the backend to run.
 
@@ -108,6 +135,7 @@ def choose_backend(
         obstacles: for every backend the op offers, why it cannot run on these inputs, None if it can, or a function
             that says so.
         width: channels, for ops whose preference depends on them.
+        size: numbers in the largest input, likewise.
 
     Raises:
         ValueError: `requested` is not a backend of this op.
@@ -116,7 +144,7 @@ def choose_backend(
     ordered = ORDERED.get(op, ORDERED.get(""))
     name = requested or ordered or BACKEND_FROM_ENVIRONMENT
     if name is None:
-        return preferred_backend(op, device_type, obstacles, width)
+        return preferred_backend(op, device_type, obstacles, width, size)
     if name not in obstacles:
         hint = ""
         if not torch.compiler.is_compiling():  # which cannot trace difflib

@@ -42,12 +42,6 @@ def log1p(x):
 
 
 @triton.jit
-def log_sigmoid(x):
-    """log(1 / (1 + exp(-x))) without overflow."""
-    return tl.minimum(x, 0.0) - log1p(tl.exp(-tl.abs(x)))
-
-
-@triton.jit
 def tanh(x):
     """By the sigmoid of 2 x: absolute error of one float32 rounding."""
     return 2.0 / (1.0 + tl.exp(-2.0 * x)) - 1.0

@@ -56,6 +56,20 @@ def check_floating(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} is on {tensor.device}, but {first[0]} is on {first[1].device}")
 
 
+def alike(*tensors: object) -> bool:
+    """Whether all are tensors of one floating dtype on one device: what nearly every call brings, found out quickly."""
+    first = tensors[0]
+    if not isinstance(first, Tensor):
+        return False
+    dtype, device = first.dtype, first.device
+    if dtype not in FLOATING:
+        return False
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or tensor.dtype != dtype or tensor.device != device:
+            return False
+    return True
+
+
 def accumulation_dtype(*tensors: Tensor) -> torch.dtype:
     """float64 if any input is float64, else float32: what densities and distances are computed in."""
     for tensor in tensors:

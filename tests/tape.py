@@ -37,7 +37,7 @@ class Recorder(TorchDispatchMode):
     """Notes every operator with its arguments and results, and what memory held before it was first written to."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any], Any, bool]] = []
         self.made: set[int] = set()  # memory that the recording itself allocated
         self.before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}

@@ -395,10 +395,10 @@ def test_a_run_is_stored_and_shown(tmp_path: Path, script: ModuleType, monkeypat
         origin | {"seconds": {"train": 60.0, "setup": None}, "frames_trained": 1000} | figures | {"stderr": figures}
     )
     (tmp_path / "metrics.json").write_text(json.dumps(record))
-    monkeypatch.setattr(script, "RESULTS", tmp_path / "results")
-    assert "Not measured yet" in script.runs_text()
+    monkeypatch.setattr(script.parts, "RESULTS", tmp_path / "results")
+    assert "Not measured yet" in script.models.runs_text()
     assert script.store_run(tmp_path).name == "run-a-b-laptop-seed3.json"
-    text = script.runs_text()
+    text = script.models.runs_text()
     assert "| AIME, mean of 16 rollouts | 20.00 ± 20.00 |" in text
     assert "mean image | 12.50 ± 12.50" in text
     assert "RSSM" not in text  # null everywhere: no row

@@ -34,8 +34,6 @@ FULL_RATE_STEPS = 1500
 REWARD_WEIGHT = 400.0
 """Of the pixel model's own reward loss: a deviation of .05 instead of 1. At 1 it is a millionth of the frames'
 likelihood, and what rewards depend on, a thin pole, was recognised in familiar states alone."""
-REHEARSED = 64
-"""Sequences of a rehearsal, two thirds of the preset's: a step costs a fifteenth less."""
 GRAD_CLIP = 100.0
 
 
@@ -147,7 +145,7 @@ class PixelsLearner:
     def __init__(self, agent: Agent, seed: int, episodes: int, length: int) -> None:
         assert isinstance(agent.world, DPGMMVariationalRecurrentAutoencoder)
         self.agent, self.world = agent, agent.world
-        self.config = TrainConfig.preset("laptop", rehearsal_batch=REHEARSED)
+        self.config = TrainConfig.preset("laptop")
         config = self.config
         self.world.configure_optimizer(
             config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options

@@ -94,7 +94,8 @@ class VAEDecoder(encoder_decoder.VAEDecoder):
         channels = names.pop("reconstruction_channels", image_channels)
         if channels != 3:
             raise ValueError(f"image_channels: expected 3, which the mixture couples, found {channels}")
-        super().__init__(*args, output_channels=10 * num_mixtures, **names)
+        names["output_channels"] = 10 * num_mixtures
+        super().__init__(*args, **names)
         self.mdl_head = MDLHead()
 
     def forward(  # type: ignore[override]

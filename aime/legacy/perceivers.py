@@ -40,9 +40,9 @@ class PerceiverTokenPredictor(nn.Module):
 
     def __init__(self, tokenizer: perceiver_io.VQPTTokenizer, **names: Any) -> None:
         super().__init__()
-        books = tokenizer.quantizer.heads
         self.tokenizer, self.image_size, self.masked_share = tokenizer, (64, 64), 0.0
-        self.model = perceiver_io.PerceiverTokenPredictor(tokenizer=tokenizer, num_codebooks=books, **names)
+        names |= {"tokenizer": tokenizer, "num_codebooks": tokenizer.quantizer.heads}
+        self.model = perceiver_io.PerceiverTokenPredictor(**names)
 
     def forward(self, videos: Tensor, num_context_frames: int, return_dict: bool = True) -> dict[str, Tensor]:  # noqa: ARG002
         """Predict the frames after the first ones.
@@ -102,7 +102,7 @@ class CausalPerceiverIO(perceiver_io.CausalPerceiverIO):
     """`future_tokens = perceiver.predict_future(observations, num_steps=10)`."""
 
     @torch.no_grad()
-    def predict_future(self, videos: Tensor, num_steps: int, *, actions: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def predict_future(self, videos: Tensor, num_steps: int, *, actions: Tensor | None = None) -> Tensor:
         """The most probable next n token frames (B, n, Ht, Wt) after videos (B, T, C, H, W)."""
         tokens, _ = self.tokenizer.encode(videos)
         ids = continue_tokens(self, tokens.ids, num_steps, Choice(temperature=0.0), actions)

@@ -19,7 +19,7 @@ class DPGMMPrior(generative_prior.DPGMMPrior):
         super().__init__(*args, **names)
         self.hidden_dim = int(args[2] if len(args) > 2 else names["hidden_dim"])
 
-    @overload  # type: ignore[override]
+    @overload
     def sample(
         self, params: PriorParameters, temperature: float = ..., generator: torch.Generator | None = ...
     ) -> Tensor: ...
@@ -52,7 +52,7 @@ class DPGMMPrior(generative_prior.DPGMMPrior):
 class GammaPosterior(generative_prior.GammaPosterior):
     """`alpha = posterior.sample(h_t, n_samples=10)` and `posterior.kl_divergence(h_t, ...)`."""
 
-    def sample(self, h: Tensor, n_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:  # type: ignore[override]
+    def sample(self, h: Tensor, n_samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
         """Concentrations (B, n) of states (B, hidden_dim)."""
         return super().sample(h, n_samples, generator)
 

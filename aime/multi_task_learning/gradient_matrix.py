@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aime.ranks import Ranks, Work
+from aime.sharding import divided, held, is_divided, rows_of, whole
 
 # Rows are multiplied in chunks of this many columns: (T + 1) rows of 16 Ki float32 stay inside a 256 KiB L2 cache, and
 # summing chunk by chunk keeps the float32 error of an inner product near 1e-7 whatever the number of parameters.
@@ -43,16 +44,21 @@ class GradientMatrix:
     """The gradients of `task_num` tasks with respect to `parameters`, and one kept direction.
 
     Args:
-        parameters: the shared parameters, in an order that stays the same from call to call.
+        parameters: the shared parameters, in an order that stays the same from call to call. Of divided ones (see
+            `aime.sharding`) a block has the columns of this process, inner products are those of all, and so is the
+            direction where it goes in and out.
         task_num: number of tasks T.
+        ranks: the processes among which parameters are divided.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], task_num: int) -> None:
+    def __init__(self, parameters: Sequence[Tensor], task_num: int, ranks: Ranks | None = None) -> None:
         if not parameters:
             raise ValueError("expected at least one parameter to balance gradients on, found none")
         self.parameters = list(parameters)
+        self._ranks = ranks if any(is_divided(parameter) for parameter in parameters) else None
+        self._held = [held(parameter) for parameter in parameters]  # (their columns of this process)
         self.task_num = task_num
-        self._reach = [0] * len(self.parameters)  # bit t of entry p: task t has reached parameter p
+        self._reach = [0] * len(self._held)  # bit t of entry p: task t has reached parameter p
         self._groups: list[_Group] = []
         self._sums: list[tuple[Ranks, Work]] = []  # sums over the ranks that are under way
         self._rebuild(self._reach, {})
@@ -92,7 +98,7 @@ class GradientMatrix:
             pieces = []
             for index in group.parameters:
                 grad = gradients[index]
-                parameter = self.parameters[index]
+                parameter = self._held[index]
                 pieces.append(group.zeros[: parameter.numel()] if grad is None else _flatten(grad, parameter))
             torch.cat(pieces, out=row)
 
@@ -115,26 +121,26 @@ class GradientMatrix:
         """Inner products of [g_1 .. g_T, d] as a (T + 1, T + 1) float64 tensor."""
         self.finish_sums()
         size = self.task_num + 1
-        gram = torch.zeros(size, size, dtype=torch.float64, device=self.parameters[0].device)
+        gram = torch.zeros(size, size, dtype=torch.float64, device=self._held[0].device)
         for group in self._groups:
             gram[group.index[:, None], group.index[None, :]] += _chunked_gram(group.rows)
-        return gram
+        return gram if self._ranks is None else self._ranks.sum_(gram)
 
     def gram_of(self, members: Sequence[int]) -> Tensor:
         """Inner products (T, T), float64, of the task gradients over some of the parameters, given by index.
 
         Valid after the tasks were written, before and after `combine`.
         """
-        gram = torch.zeros(self.task_num, self.task_num, dtype=torch.float64, device=self.parameters[0].device)
+        gram = torch.zeros(self.task_num, self.task_num, dtype=torch.float64, device=self._held[0].device)
         chosen = set(members)
         for group in self._groups:
-            sizes = [self.parameters[index].numel() for index in group.parameters]
+            sizes = [self._held[index].numel() for index in group.parameters]
             pieces = torch.split(group.rows[1:], sizes, dim=1)  # (m, P_i) each
             kept = [piece for index, piece in zip(group.parameters, pieces, strict=True) if index in chosen]
             if kept and group.tasks:
                 place = group.index[1:]
                 gram[place[:, None], place[None, :]] += _chunked_gram(torch.cat(kept, 1))
-        return gram
+        return gram if self._ranks is None else self._ranks.sum_(gram)
 
     def combine(self, gradient: Tensor, direction: Tensor, replace: Tensor) -> None:
         """Write `.grad` and replace the kept direction by linear combinations of the rows.
@@ -152,29 +158,37 @@ class GradientMatrix:
             torch.mv(group.rows.T, coefficients[1], out=group.combined[1])
             torch.where(replace, group.combined[1], group.rows[0], out=group.rows[0])
             for parameter_index, view, grad in zip(group.parameters, group.views, group.grads, strict=True):
-                if grad is not view:
-                    grad.copy_(view)
+                if view.dtype != grad.dtype:
+                    held(grad).copy_(view)
                 # A parameter that no task has reached gets no gradient, so that the optimizer leaves it alone.
                 self.parameters[parameter_index].grad = grad if group.tasks else None
 
     def direction(self) -> Tensor:
-        """The kept direction (P,) in parameter order, as a copy."""
-        pieces: list[Tensor] = [torch.empty(0)] * len(self.parameters)
+        """The kept direction (P,) in parameter order, as a copy; of divided parameters a collective."""
+        pieces = zip(self._direction(), self.parameters, strict=True)
+        return torch.cat([whole(divided(piece.contiguous(), given)).reshape(-1) for piece, given in pieces])
+
+    def _direction(self) -> list[Tensor]:
+        """The kept direction in the shapes of the parameters (of their parts here), views where layouts allow."""
+        pieces: list[Tensor] = [torch.empty(0)] * len(self._held)
         for group in self._groups:
-            sizes = [self.parameters[index].numel() for index in group.parameters]
+            sizes = [self._held[index].numel() for index in group.parameters]
             for index, piece in zip(group.parameters, torch.split(group.rows[0], sizes), strict=True):
-                pieces[index] = _unflatten(piece, self.parameters[index]).reshape(-1)
-        return torch.cat(pieces)
+                pieces[index] = _unflatten(piece, self._held[index])
+        return pieces
 
     def set_direction(self, direction: Tensor) -> None:
         """Replace the kept direction by a (P,) vector in parameter order."""
         if direction.shape != (self.numel,):
             raise ValueError(f"expected a direction of shape (P,) = ({self.numel},), found {tuple(direction.shape)}")
-        sizes = [parameter.numel() for parameter in self.parameters]
-        pieces = torch.split(direction.to(self.parameters[0].device), sizes)
+        pieces = torch.split(direction.to(self._held[0].device), [given.numel() for given in self.parameters])
+        members = zip(pieces, self.parameters, strict=True)
+        self._set_direction([rows_of(piece.view(given.shape), given) for piece, given in members])
+
+    def _set_direction(self, pieces: Sequence[Tensor]) -> None:
+        """Inverse of `_direction`."""
         for group in self._groups:
-            members = [(pieces[index], self.parameters[index]) for index in group.parameters]
-            flat = [_flatten(piece.view(parameter.shape), parameter) for piece, parameter in members]
+            flat = [_flatten(pieces[index], self._held[index]) for index in group.parameters]
             torch.cat(flat, out=group.rows[0])
 
     @property
@@ -184,8 +198,8 @@ class GradientMatrix:
 
     def set_reach(self, reach: Sequence[int]) -> None:
         """Restore a saved layout, so that a resumed run adds in the same order as an uninterrupted one."""
-        if len(reach) != len(self.parameters):
-            raise ValueError(f"expected reach masks of {len(self.parameters)} parameters, found {len(reach)}")
+        if len(reach) != len(self._held):
+            raise ValueError(f"expected reach masks of {len(self._held)} parameters, found {len(reach)}")
         if list(reach) != self._reach:
             self.finish_sums()
             self._rebuild(list(reach), self._task_rows())
@@ -194,7 +208,7 @@ class GradientMatrix:
         """Every stored piece of a gradient, by (task, parameter)."""
         rows: dict[tuple[int, int], Tensor] = {}
         for group in self._groups:
-            sizes = [self.parameters[index].numel() for index in group.parameters]
+            sizes = [self._held[index].numel() for index in group.parameters]
             for slot, task in enumerate(group.tasks):
                 for index, piece in zip(group.parameters, torch.split(group.rows[1 + slot], sizes), strict=True):
                     rows[task, index] = piece
@@ -202,16 +216,16 @@ class GradientMatrix:
 
     def _rebuild(self, reach: list[int], rows: dict[tuple[int, int], Tensor]) -> None:
         """Lay the blocks out for new reach sets, carrying the direction and the gradients already written."""
-        direction = self.direction() if self._groups else None
+        direction = self._direction() if self._groups else None
         members: dict[tuple[int, bool], list[int]] = {}
         for index, mask in enumerate(reach):
-            members.setdefault((mask, self.parameters[index].dtype == torch.float64), []).append(index)
+            members.setdefault((mask, self._held[index].dtype == torch.float64), []).append(index)
         self._reach = reach
         self._groups = [self._allocate(key[0], members[key]) for key in sorted(members)]
         if direction is not None:
-            self.set_direction(direction)
+            self._set_direction(direction)
         for group in self._groups:
-            sizes = [self.parameters[index].numel() for index in group.parameters]
+            sizes = [self._held[index].numel() for index in group.parameters]
             for slot, task in enumerate(group.tasks):
                 for index, piece in zip(group.parameters, torch.split(group.rows[1 + slot], sizes), strict=True):
                     if (task, index) in rows:
@@ -219,17 +233,17 @@ class GradientMatrix:
 
     def _allocate(self, mask: int, indices: list[int]) -> _Group:
         tasks = tuple(task for task in range(self.task_num) if mask >> task & 1)
-        sizes = [self.parameters[index].numel() for index in indices]
-        like = self.parameters[indices[0]]
+        sizes = [self._held[index].numel() for index in indices]
+        like = self._held[indices[0]]
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         rows = torch.zeros(1 + len(tasks), sum(sizes), dtype=dtype, device=like.device)
         combined = torch.zeros(2, sum(sizes), dtype=dtype, device=like.device)
         pieces = torch.split(combined[0], sizes)
-        views = [_unflatten(piece, self.parameters[index]) for piece, index in zip(pieces, indices, strict=True)]
+        views = [_unflatten(piece, self._held[index]) for piece, index in zip(pieces, indices, strict=True)]
         # bfloat16 and float16 parameters are balanced in float32, and get their gradient rounded to their own dtype.
         grads = [
-            view
-            if view.dtype == self.parameters[i].dtype
+            divided(view, self.parameters[i])
+            if view.dtype == self._held[i].dtype
             else torch.empty_like(self.parameters[i], requires_grad=False)
             for view, i in zip(views, indices, strict=True)
         ]

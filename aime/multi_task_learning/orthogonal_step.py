@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aime.nn import multiplies_bfloat16
+from aime.sharding import divided, held, rows_of, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration: it takes singular values in (0, 1] to about 1 in five rounds (Jordan et al. 2024, Muon)."""
@@ -23,8 +24,9 @@ class OrthogonalAdamW(torch.optim.AdamW):
 
     In a gradient of a weight a few directions outweigh all others by far, and Adam's division by each entry's own size
     keeps that; with all singular values made equal, rare directions are learned as fast as common ones. A weight of
-    more than two axes (F, C, k, k) counts as the matrix (F, C k k). Whoever sets ``found_inf`` has a step skipped on
-    the device, as with fused AdamW.
+    more than two axes (F, C, k, k) counts as the matrix (F, C k k). Of a divided weight (see `aime.sharding`) the
+    matrix is gathered for it, one at a time, and every process takes its rows of the factor. Whoever sets ``found_inf``
+    has a step skipped on the device, as with fused AdamW.
 
     Args:
         params: groups as for AdamW; ``orthogonal`` ones hold tensors of at least two axes.
@@ -57,16 +59,18 @@ class OrthogonalAdamW(torch.optim.AdamW):
             state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)  # as AdamW's own states do
             state["momentum_buffer"] = torch.zeros_like(parameter)
         found = getattr(self, "found_inf", None)
-        momentum = state["momentum_buffer"].lerp(gradient, 1.0 - MOMENTUM)
-        direction = orthogonal_factor(gradient.lerp(momentum, MOMENTUM).flatten(1)).view_as(parameter)
-        size = RMS * max(parameter.shape[0], parameter[0].numel()) ** 0.5
-        moved = parameter * (1.0 - rate * decay) - rate * size * direction
+        own, own_gradient, own_momentum = held(parameter), held(gradient), held(state["momentum_buffer"])  # (m', n)
+        momentum = own_momentum.lerp(own_gradient, 1.0 - MOMENTUM)
+        matrix = whole(divided(own_gradient.lerp(momentum, MOMENTUM), parameter)).flatten(1)  # (m, n)
+        direction = rows_of(orthogonal_factor(matrix).view(parameter.shape), parameter)
+        size = RMS * max(matrix.shape) ** 0.5
+        moved = own * (1.0 - rate * decay) - rate * size * direction
         if found is not None:
-            moved = torch.where(found > 0, parameter, moved)
-            momentum = torch.where(found > 0, state["momentum_buffer"], momentum)
+            moved = torch.where(found > 0, own, moved)
+            momentum = torch.where(found > 0, own_momentum, momentum)
         state["step"] += 1.0 if found is None else 1.0 - found
-        parameter.copy_(moved)
-        state["momentum_buffer"].copy_(momentum)
+        own.copy_(moved)
+        own_momentum.copy_(momentum)
 
 
 def orthogonal_factor(matrix: Tensor) -> Tensor:

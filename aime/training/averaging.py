@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from aime.sharding import divide, held
 from aime.training.protocol import SequenceModel
 
 
@@ -32,7 +33,8 @@ class WeightAverage:
         """After an optimizer step."""
         k = int(self._updates)
         decay = min(self.decay, (1 + k) / (10 + k))
-        torch._foreach_lerp_(list(self._mean.values()), list(self._live.values()), 1.0 - decay)
+        means, live = ([held(tensor) for tensor in kept.values()] for kept in (self._mean, self._live))
+        torch._foreach_lerp_(means, live, 1.0 - decay)
         self._updates += 1
 
     @contextmanager
@@ -48,14 +50,15 @@ class WeightAverage:
     def move_in(self) -> None:
         """The model holds the averaged weights from now on; its own are gone."""
         for name, parameter in self._live.items():
-            parameter.copy_(self._mean[name])
+            held(parameter).copy_(held(self._mean[name]))
 
     @torch.no_grad()
     def _swap(self) -> None:
         for name, parameter in self._live.items():
-            mean = self._mean[name].clone()
-            self._mean[name].copy_(parameter)
-            parameter.copy_(mean)
+            own, kept = held(parameter), held(self._mean[name])
+            mean = kept.clone()
+            kept.copy_(own)
+            own.copy_(mean)
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
@@ -64,4 +67,4 @@ class WeightAverage:
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `tensors`."""
         for name, kept in self.tensors().items():
-            kept.copy_(tensors[name])
+            held(kept).copy_(held(divide(tensors[name], kept)))

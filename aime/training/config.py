@@ -123,6 +123,9 @@ class TrainConfig:
     rank_timeout: Annotated[float, Range(above=0, to=86400)] = 600.0
     """Seconds that a process of a distributed run waits for the others before it gives up; longer than a checkpoint or
     a validation of one process takes."""
+    shard: bool = False
+    """Divide parameters, moments, averages and task gradients among the processes of a distributed run, for models
+    that do not fit a GPU several times (docs/scaling.md). Checkpoints are the same with and without."""
     initial_frames: Annotated[int, Range(1, 10**7)] = 2048
     """Training frames from which the mean image and the codebook are initialised."""
 
@@ -192,9 +195,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tier1": {
         "batch_size": 16,
         "sequence_length": 10,
-        "epochs": 50,
+        "epochs": 2,  # 112 steps, 6 minutes of a core; the 50 of the older documents took it two hours (docs/tiers.md)
         "learning_rate": 3e-4,
         "beta_warmup_fraction": 25 / 50,
+        "validate_every": 28,
+        "checkpoint_every": 28,
     },
     "tier2": {
         "batch_size": 32,

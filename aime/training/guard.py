@@ -12,6 +12,7 @@ from torch import Tensor
 from aime.data import Batch
 from aime.files import naming
 from aime.ranks import Ranks
+from aime.sharding import held, is_divided
 from aime.tensor_files import first_non_finite
 from aime.training.protocol import SequenceModel
 
@@ -28,8 +29,9 @@ def check_parameters(model: SequenceModel, step: int, learning_rate: float) -> N
     Raises:
         NonFiniteError: names the first such tensor.
     """
-    parameters: dict[str, Tensor] = dict(model.named_parameters())
-    buffers = {name: tensor for name, tensor in model.state_dict().items() if name not in parameters}
+    parameters: dict[str, Tensor] = {name: held(parameter) for name, parameter in model.named_parameters()}
+    state = model.state_dict()
+    buffers = {name: tensor for name, tensor in state.items() if name not in parameters and not is_divided(tensor)}
     name = first_non_finite(parameters) or first_non_finite(buffers, infinity_counts=False)
     if name is not None:
         tensor = {**buffers, **parameters}[name]

@@ -18,6 +18,7 @@ import torch
 from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
+from aime.sharding import gathered
 from aime.threads import threads
 from aime.training import schedule
 from aime.training.config import TrainConfig
@@ -34,7 +35,7 @@ from aime.training.session import (
     begin_session,
     best_checkpoint,
     check_fit,
-    export_weights,
+    export,
     open_logs,
     save,
     start_session,
@@ -266,7 +267,7 @@ def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> C
 def validate(session: Session) -> dict[str, float]:
     """Losses on the held-out batches as validation/<name>."""
     session.validated = session.counters.step
-    with session.averaged():
+    with session.averaged(), gathered(session.model):
         losses = held_out_losses(session.model, session.data.validation, session.config, session.device, session.ranks)
         session.show_pictures()
     return {f"validation/{name}": value for name, value in losses.items()}
@@ -343,7 +344,8 @@ def check_best_metric(session: Session) -> None:
     if name == "total_loss":  # every model has it
         return
     batches = session.data.validation[:1]
-    losses = held_out_losses(session.model, batches, session.config, session.device, session.ranks)
+    with gathered(session.model):
+        losses = held_out_losses(session.model, batches, session.config, session.device, session.ranks)
     if name not in losses:
         raise OptionError(f"best_metric: expected one of {', '.join(losses)}, found {show(name)}")
 
@@ -376,8 +378,7 @@ def finish(session: Session, watch: Stopwatch) -> TrainResult:
         elif session.average is not None:
             session.average.move_in()
             check_parameters(session.model, counters.step, session.config.learning_rate)
-        if run is not None and session.leads:
-            weights = export_weights(session.model, run)
+        weights = export(session)
     stopped_by = None if finished or watch.requested is None else watch.requested.name
     return TrainResult(
         counters.step,

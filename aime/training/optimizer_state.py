@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aime.files import DamagedFileError
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
+from aime.sharding import divide
 from aime.tensor_files import check_finite, check_tensor_like
 from aime.terminal import printable
 
@@ -83,11 +84,18 @@ def check_optimizer(
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], moments: Mapping[str, Tensor], plain: Plain
 ) -> None:
-    """Through `load_state_dict`, which places every entry where this optimizer (fused or not) wants it."""
+    """Through `load_state_dict`, which places every entry where this optimizer (fused or not) wants it.
+
+    Entries are whole; of a divided parameter each process takes its rows.
+    """
     template = optimizer.state_dict()
     entries = {id(parameters[name]): state for name, state in _by_parameter("", moments, plain).items()}
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state = {index: dict(entries[id(parameter)]) for index, parameter in enumerate(order) if id(parameter) in entries}
+    state = {
+        index: {key: _divided(value, parameter) for key, value in entries[id(parameter)].items()}
+        for index, parameter in enumerate(order)
+        if id(parameter) in entries
+    }
     optimizer.load_state_dict({"state": state, "param_groups": template["param_groups"]})
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
@@ -103,6 +111,11 @@ def _entries(optimizer: torch.optim.Optimizer) -> Iterator[tuple[Tensor, str, An
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             yield parameter, key, value
+
+
+def _divided(value: Any, parameter: Tensor) -> Any:
+    """An entry as the parameter is divided, where it is one of its shape."""
+    return divide(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
 
 
 def _by_parameter(place: str, moments: Mapping[str, Tensor], plain: Any) -> dict[str, dict[str, Any]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
 from aime.ranks import Ranks
+from aime.sharding import is_divided
 from aime.threads import threads
 from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
@@ -195,6 +196,8 @@ class Rehearsals:
         self.threads = max(1, config.rehearsal_batch // SEQUENCES_A_THREAD)
         """Threads of a CPU that keep busy with it."""
         self._worker: ThreadPoolExecutor | None = None
+        self.divided = any(is_divided(parameter) for parameter in getattr(model, "trainable", []))
+        """Whether the model's parameters are gathered for a rehearsal, by all processes in the order of one thread."""
 
     @contextmanager
     def beside(self, step: int) -> Iterator[Callable[[], Any]]:
@@ -206,7 +209,7 @@ class Rehearsals:
         index, left = step * self.config.rehearsals, torch.get_num_threads() - self.threads
         if self.generator is not None or not self.config.rehearsals:
             yield lambda: None
-        elif left < 1:
+        elif left < 1 or self.divided:
             found = self._gradient(index)
             yield lambda: found
         else:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from aime.allocator import keep_freed_memory
 from aime.data import EpisodeSource
 from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
 from aime.ranges import OptionError
 from aime.ranks import Ranks
+from aime.sharding import gathered, is_divided, shard, whole_state
 from aime.training import schedule
 from aime.training.averaging import WeightAverage
 from aime.training.batches import TrainingData
@@ -148,6 +150,8 @@ def start_session(
     torch.manual_seed(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     model.to(device)
+    if config.shard:
+        divide_model(model, ranks)
     model.configure_optimizer(config.learning_rate, config.weight_decay, config.balancer, **config.balancer_options)
     if ranks is not None and second_player_of(model) is not None:
         raise OptionError(
@@ -162,6 +166,21 @@ def start_session(
     session.rehearsals = make_rehearsals(session) if config.rehearsals else None
     session.captured = make_captured(model, session.optimizers, config, generator, ranks)
     return session
+
+
+def divide_model(model: SequenceModel, ranks: Ranks | None) -> None:
+    """Divide the model's parameters among the processes, rank 0's values; OptionError where that cannot be."""
+    if ranks is None:
+        raise OptionError("shard: expected several processes to divide the model among (torchrun), found one")
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"shard: expected a model that is an nn.Module, found {type(model).__name__}")
+    if any(hasattr(parameter, "manifold") for parameter in model.parameters()):
+        raise OptionError(
+            "shard: expected parameters that can be divided by rows, found some on a manifold, whose steps need whole "
+            "matrices (orthogonal manifold): train without shard, or with another orthogonal"
+        )
+    ranks.copy_from_leader(list(model.state_dict().values()))
+    shard(model, ranks)
 
 
 def begin_session(
@@ -185,9 +204,11 @@ def begin_session(
         step = resume_session(session) if resume else None
     if step is None and initialise:
         frames = session.data.initial_frames(session.config.initial_frames, session.config.seed)
-        session.model.initialise_from_data(frames, generator=session.generator)
+        with gathered(session.model):
+            session.model.initialise_from_data(frames, generator=session.generator)
     if session.ranks is not None:
-        session.ranks.copy_from_leader(list(session.model.state_dict().values()))
+        state = session.model.state_dict().values()
+        session.ranks.copy_from_leader([tensor for tensor in state if not is_divided(tensor)])
     return step
 
 
@@ -256,17 +277,33 @@ def write_facts(session: Session, run: RunDirectory, provenance: dict[str, Any])
 def save(session: Session, *, best: bool = False) -> None:
     """Write a checkpoint of everything; NonFiniteError, and none is written, where parameters are not finite.
 
-    Of a distributed run rank 0 writes, and the others go on; their state is the same.
+    Of a distributed run rank 0 writes, and the others go on; their state is the same, or handed to rank 0.
     """
     if session.checkpoints is None:
         return
     check_parameters(session.model, session.counters.step, session.config.learning_rate)
-    if not session.leads:
+    if not (session.leads or session.config.shard):
         return
     state = capture(
-        session.model, session.data.loader, session.counters, session.guard, session.generator, session.kept
+        session.model,
+        session.data.loader,
+        session.counters,
+        session.guard,
+        session.generator,
+        session.kept,
+        session.ranks,
     )
+    if not session.leads:
+        return
     session.checkpoints.save(session.counters.step, state, best=best)
+
+
+def export(session: Session) -> Path | None:
+    """The model's weights into the run directory, by rank 0; None without one, and on other ranks."""
+    with whole_state(session.model, session.ranks):
+        if session.run is None or not session.leads:
+            return None
+        return export_weights(session.model, session.run)
 
 
 def best_checkpoint(session: Session) -> int | None:

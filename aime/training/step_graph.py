@@ -69,9 +69,9 @@ class CudaCapture:
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.generator)
         # thread_local: the thread that loads batches may allocate page-locked memory meanwhile
-        options = {"pool": self.pool, "stream": self.stream, "capture_error_mode": "thread_local"}
+        recording = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
         try:
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, **options):
+            with torch.cuda.device(self.device), recording:
                 result = call()
         except Exception as error:
             raise RuntimeError(

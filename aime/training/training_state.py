@@ -17,6 +17,8 @@ from torch import Tensor
 from aime.data import PrefetchLoader
 from aime.files import DamagedFileError
 from aime.ranges import Range, check_ranges
+from aime.ranks import Ranks
+from aime.sharding import load_whole_state, whole_to_leader
 from aime.tensor_files import check_finite, check_tensor_like, check_tensors, first_non_finite
 from aime.training.checkpoint import Checkpoint
 from aime.training.guard import FiniteGuard
@@ -61,8 +63,13 @@ def capture(
     guard: FiniteGuard,
     generator: torch.Generator,
     kept: Mapping[str, TensorHolder] | None = None,
+    ranks: Ranks | None = None,
 ) -> Checkpoint:
-    """Tensors and plain values of the whole run; nothing is copied that need not be."""
+    """Tensors and plain values of the whole run; nothing is copied that need not be.
+
+    Of a model that is divided among ``ranks`` (a collective) rank 0 gets them whole, one after the other into the
+    host's memory, and the others only shapes.
+    """
     optimizer, balancer = optimizers_of(model)
     names = {parameter: name for name, parameter in model.named_parameters()}
     tensors: dict[str, Tensor] = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
@@ -86,7 +93,7 @@ def capture(
         },
         "config": model.config.to_dict(),
     }
-    return Checkpoint(tensors, values)
+    return Checkpoint({name: whole_to_leader(tensor, ranks) for name, tensor in tensors.items()}, values)
 
 
 def restore(
@@ -132,7 +139,7 @@ def restore(
     _check_sampler(place, values["sampler"], loader)
     counters = _counters(place, values["counters"])
 
-    model.load_state_dict(weights)
+    load_whole_state(model, weights)
     for prefix, player in players.items():
         restore_optimizer(player, parameters, _under(tensors, f"{prefix}/"), values.get(prefix, {}))
     balancer.load_state_dict(state)
@@ -157,7 +164,7 @@ def load_weights(checkpoint: Checkpoint, model: SequenceModel, *, averaged: bool
         means = _under(checkpoint.tensors, "average/")
         weights |= {name: means[name] for name in weights if name in means}
     check_weights(_place(checkpoint), weights, model)
-    model.load_state_dict(weights)
+    load_whole_state(model, weights)
 
 
 def check_weights(place: str, weights: Mapping[str, Tensor], model: SequenceModel) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.nn import apply_step
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.ranks import Ranks
+from aime.sharding import clip, divided, gathered, held, is_divided, sum_and_divide
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
 from aime.world_model.rehearsal import RememberedSequences, rehearsal_loss
@@ -147,12 +148,17 @@ def training_step(
     Returns:
         what `step_metrics` gathers, and what the critics report.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator, ranks=ranks)
-    outputs = SequenceOutputs(parts, result, ranks)
-    losses, tasks = aggregator.weigh(outputs, weights)
+    moved = parts.trainable
     optimizer.zero_grad(set_to_none=True)
-    balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
+    with gathered(parts):
+        with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+            result = forward_sequence(
+                parts, observations, actions, rewards, continues, generator=generator, ranks=ranks
+            )
+        outputs = SequenceOutputs(parts, result, ranks)
+        losses, tasks = aggregator.weigh(outputs, weights)
+        shards = moved if is_divided(moved[0]) else None
+        balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks, shards=shards)
     if before_update is not None:
         before_update()
     apply_step(optimizer, balanced.finite)
@@ -219,11 +225,12 @@ def rehearsal_gradient(
     """Gradient of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
 
     It only reads the parameters and leaves every ``.grad`` alone, so that it may run on a thread beside the pass and
-    the gradient of a :func:`training_step`.
+    the gradient of a :func:`training_step`; not of a divided model, whose parameters it gathers.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
-    gradients = torch.autograd.grad(loss, parts.trainable, allow_unused=True)
+    with gathered(parts):
+        with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+            loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+        gradients = torch.autograd.grad(loss, parts.trainable, allow_unused=True)
     return RehearsalGradient(loss.detach(), gradients)
 
 
@@ -240,18 +247,34 @@ def rehearsal_update(
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
     optimizer.zero_grad(set_to_none=True)
-    moved = []
-    for parameter, gradient in zip(parts.trainable, found.gradients, strict=True):
-        if gradient is not None:
-            parameter.grad = gradient
-            moved.append(parameter)
-    if ranks is not None:
-        torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
-        sum_gradients(moved, ranks)
-    norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
+    norm = write_gradients(parts.trainable, found.gradients, ranks)
     finite = torch.isfinite(norm) & torch.isfinite(found.loss)
     apply_step(optimizer, finite)
     return {"rehearsal_loss": found.loss, "rehearsal_finite": finite.float()}
+
+
+def write_gradients(moved: list[nn.Parameter], gradients: Sequence[Tensor | None], ranks: Ranks | None) -> Tensor:
+    """Average a rehearsal's gradients over the ranks, clip them, and leave them to the optimizer; their norm () before.
+
+    Args:
+        moved: what the optimizer moves; the shards of a divided model take the rows that they are of.
+        gradients: of the whole parameters, in order; None where there is none.
+        ranks: the processes.
+    """
+    reached = [(moved[i], gradient) for i, gradient in enumerate(gradients) if gradient is not None]
+    parameters, found = [parameter for parameter, _ in reached], [gradient for _, gradient in reached]
+    if ranks is not None:
+        torch._foreach_div_(found, ranks.size)
+    if ranks is not None and is_divided(parameters[0]):
+        for parameter, rows in zip(parameters, sum_and_divide(found, parameters, ranks), strict=True):
+            assert rows is not None
+            parameter.grad = divided(rows, parameter)
+        return clip(parameters, REHEARSAL_CLIP, ranks)
+    for parameter, gradient in reached:
+        parameter.grad = gradient
+    if ranks is not None:
+        sum_gradients(parameters, ranks)
+    return torch.nn.utils.clip_grad_norm_(parameters, REHEARSAL_CLIP)
 
 
 @torch.no_grad()
@@ -272,4 +295,4 @@ def update_buffers(
     if parts.teacher_trunk is not None:
         weight = (1.0 - parts.config.teacher_decay) * finite.float()
         for teacher, student in zip(parts.teacher_trunk.parameters(), parts.encoder.trunk.parameters(), strict=True):
-            teacher.lerp_(student, weight.to(teacher.dtype))
+            held(teacher).lerp_(held(student), weight.to(teacher.dtype))

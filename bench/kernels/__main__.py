@@ -1,7 +1,9 @@
 """Measure the kernels: `python -m bench.kernels [OP ...] [--device cpu|cuda] [--no-compile] [--rounds N]`.
 
 Implementations of a case take turns, round by round, so that a busy machine slows all of them; the median over rounds
-is kept. Prints a table, writes bench/results/kernels-<device>.json and draws docs/kernels/roofline-<device>.svg.
+and the least time are kept, and ratios of both are printed, of least times in brackets. On a GPU the time on the device
+alone stands beside the wall clock. Prints a table, writes bench/results/kernels-<device>.json and draws
+docs/kernels/roofline-<device>.svg.
 Freed memory is kept as in training (aime/allocator.py): without that the peers would fault a page for every
 4 KiB of their intermediates. A run of everything takes some five minutes on two cores, most of it torch.compile.
 """
@@ -16,8 +18,9 @@ from typing import Any
 import torch
 
 from aime.allocator import keep_freed_memory
+from bench.kernels.case import limits
 from bench.kernels.cases import CASES, cases
-from bench.kernels.measure import floor_of, machine, measure
+from bench.kernels.measure import CLOCKS, floor_of, machine, measure
 from bench.kernels.roofline import draw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,14 +34,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seconds", type=float, default=4.0, help="for the rounds of one case; at least 3 are run")
+    parser.add_argument("--seconds", type=float, default=4.0, help="for the rounds of one case; at least 9 are run")
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), default="wall", help="processor: time of all threads together"
+    )
+    parser.add_argument("--most-rows", type=float, default=float("inf"), help="leave larger cases out")
     parser.add_argument("--out", type=Path, default=None, help="result file; without it the picture is drawn anew too")
     options = parser.parse_args(arguments)
     if unknown := set(options.ops) - set(CASES):
         parser.error(f"unknown op {sorted(unknown)}, expected some of {sorted(CASES)}")
+    limits["rows"] = options.most_rows
     torch.manual_seed(0)
     keep_freed_memory()
-    floor = floor_of(options.device)
+    floor = floor_of(options.device, options.clock)
     if floor is not None:
         print(f"floor: {floor.bandwidth / 1e9:.1f} GB/s, {floor.operations / 1e9:.0f} GFLOP/s ({floor.source})")
     measured: list[dict[str, Any]] = []
@@ -47,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     record = {
         "benchmark": "kernels",
         "command": f"python -m bench.kernels {' '.join(options.ops)}".strip(),
-        "machine": machine(options.device),
+        "machine": machine(options.device) | {"clock": options.clock},
         "floor": None if floor is None else floor.record(),
         "results": compared,
         "measurements": measured,
         "left_out": left_out,
     }
     for case in cases(options.device, not options.no_compile, options.ops or list(CASES)):
-        rows = measure(case, options.device, options.rounds, options.seconds, floor)
+        rows = measure(case, options.device, options.rounds, options.seconds, floor, options.clock)
         ratios = list(compare(rows))
         for row in rows:
             print(format_row(row, ratios), flush=True)
@@ -95,17 +103,23 @@ def compare(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "peer": peer["implementation"],
             "ratio": peer["milliseconds"] / mine["milliseconds"],
             "least_ratio": peer["least_milliseconds"] / mine["least_milliseconds"],
+            "device_ratio": None
+            if None in (peer["device_milliseconds"], mine["device_milliseconds"])
+            else peer["device_milliseconds"] / mine["device_milliseconds"],
         }
 
 
 def format_row(row: dict[str, Any], ratios: list[dict[str, Any]]) -> str:
     """A line of the printed table."""
     backend = row["implementation"].removeprefix(OURS)
-    faster = ", ".join(f"{r['ratio']:.2f}x {r['peer']}" for r in ratios if r["backend"] == backend)
+    faster = ", ".join(
+        f"{r['ratio']:.2f} ({r['least_ratio']:.2f})x {r['peer']}" for r in ratios if r["backend"] == backend
+    )
+    alone = "" if row["device_milliseconds"] is None else f"  {row['device_milliseconds']:.4f} ms on the device"
     memory = 12 * " " if row["memory_ratio"] is None else f"{row['memory_ratio']:5.2f}x memory"
     distance = "" if row["times_floor"] is None else f"  {row['times_floor']:6.1f}x floor"
     return (
-        f"{row['op']:22} {row['size']:44} {row['implementation']:24} {row['milliseconds']:10.3f} ms {memory}"
+        f"{row['op']:22} {row['size']:44} {row['implementation']:24} {row['milliseconds']:10.3f} ms {memory}{alone}"
         f"{distance}  {faster if row['implementation'].startswith(OURS) else ''}"
     )
 

@@ -18,6 +18,42 @@ TRANSCENDENTAL = 16.0
 """Operations that an exponential, logarithm or tanh counts for: its polynomial and range reduction."""
 
 
+limits = {"rows": float("inf")}
+"""Cases of more rows (frames, inputs, pixels) are left out."""
+
+
+def within(rows: float) -> bool:
+    """Whether a case of so many rows is measured."""
+    return rows <= limits["rows"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Dtype of a case's tensors and precision of its products.
+
+    Attributes:
+        suffix: of the size in tables, "" for float32.
+        dtype: of the inputs.
+        precision: of vq_lookup, "exact" or "fast".
+        products: how tensor cores would multiply: "tf32x3" (three products of TF32 for one of float32), "tf32", "half".
+    """
+
+    suffix: str
+    dtype: torch.dtype
+    precision: str
+    products: str
+
+
+FLOAT32 = Kind("", torch.float32, "exact", "tf32x3")
+HALVES = (Kind(", bfloat16", torch.bfloat16, "exact", "half"), Kind(", float16", torch.float16, "exact", "half"))
+FAST = Kind(", fast", torch.float32, "fast", "tf32")
+
+
+def kinds(device: str, *further: Kind) -> tuple[Kind, ...]:
+    """float32 everywhere, the others on a GPU."""
+    return (FLOAT32, *further) if device == "cuda" else (FLOAT32,)
+
+
 @dataclass(frozen=True)
 class Case:
     """`runs` maps an implementation's name to a call that does the whole work once."""
@@ -30,6 +66,8 @@ class Case:
     held: float  # bytes of inputs and outputs that stand in memory together
     inputs: float  # bytes of the inputs alone
     left_out: Mapping[str, str] = field(default_factory=dict)  # implementation -> why it is not among the runs
+    products: float = 0.0  # of the flops, those that tensor cores can do
+    kind: str = "float32"  # of those products there: "float32" where nothing may be rounded, or a name of PRODUCTS
 
 
 class Contestants:
@@ -56,6 +94,7 @@ def ours(
         "torch": True,
         "cpp": device == "cpu" and dispatch.EXTENSION_BUILT,
         "triton": device == "cuda" and dispatch.TRITON_INSTALLED,
+        "cublas": device == "cuda" and torch.version.hip is None,
     }
     for backend in backends:
         if possible[backend]:

@@ -1,13 +1,14 @@
 """What is measured: for every op, the sizes and the peers. CPU sizes go from AIME's own to a million rows."""
 
-import importlib
-import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from aime.kernels import (
     SlotAttentionWeights,
@@ -17,73 +18,85 @@ from aime.kernels import (
     stick_log_weights,
     vq_lookup,
 )
+from aime.kernels.mixture_kl import eager as stick_eager
 from aime.kernels.mixture_kl.reference import stick_log_weights_reference
+from aime.kernels.mixture_logistics import eager as logistics_eager
 from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_reference
+from aime.kernels.slot_attention import eager as slot_eager
 from aime.kernels.slot_attention.reference import slot_attention_reference
-from bench.kernels.case import TRANSCENDENTAL, Case, Contestants, Forward, Run, nbytes, ours, training
+from aime.kernels.vq_lookup.cublas import float32_products
+from bench.kernels.case import (
+    FAST,
+    HALVES,
+    TRANSCENDENTAL,
+    Case,
+    Contestants,
+    Forward,
+    Kind,
+    kinds,
+    nbytes,
+    ours,
+    training,
+    within,
+)
+from bench.kernels.rivals import (
+    addmm_argmin,
+    cdist_argmin,
+    installed,
+    iterated_attention,
+    lucidrains,
+    packaged_lookups,
+    streamed_assign,
+)
 
 
 def vq_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
-    """(rows, codes, width); torch.compile at the first size of the design."""
-    sizes = [(8192, 1024, 64), (16384, 256, 32), (65536, 1024, 64), (1_000_000, 1024, 64)]
+    """(rows, codes, width): laptop and tier 1, the sizes of the design, and a million rows."""
+    sizes = [(4096, 256, 32), (8192, 1024, 64), (40960, 1024, 64), (65536, 1024, 64), (1_000_000, 1024, 64)]
     sizes += [(8192, 512, 64), (65536, 8192, 256)] if device == "cuda" else []
-    for rows, codes, width in sizes if large else sizes[:2]:
-        x, codebook = torch.randn(rows, width, device=device), torch.randn(codes, width, device=device)
-        scores = 4.0 * rows * codes  # bytes of the matrix that the peers hold
-
-        def whole(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-            half = codebook.square().sum(-1) / 2
-            indices = torch.addmm(half, x, codebook.t(), alpha=-1).argmin(-1)
-            return indices, codebook[indices]
-
-        def distances(x: Tensor, codebook: Tensor) -> tuple[Tensor, Tensor]:
-            indices = torch.cdist(x, codebook).argmin(-1)
-            return indices, codebook[indices]
-
-        functions: list[tuple[str, Callable[..., object], float]] = [
-            ("cdist + argmin", distances, 2 * scores),
-            ("addmm + argmin", whole, scores),
-        ]
-        if compiled and (rows == 8192 or device == "cuda"):
-            functions.append(("torch.compile", torch.compile(whole, dynamic=False), scores))
-        functions += [(name, op, 0.0) for name, op in ours(device, vq_lookup, ("torch", "cpp", "triton"))]
-        contestants = Contestants(device)
-        for name, f, needs in functions:
-            contestants.add(name, lambda f=f, x=x, codebook=codebook: f(x, codebook), needs)
-        if importlib.util.find_spec("vector_quantize_pytorch"):
-            contestants.add("vector-quantize-pytorch", vector_quantize_pytorch(x, codebook), 3 * scores)
-        moved = 2 * nbytes(x) + nbytes(codebook) + 8 * rows
-        yield Case(
-            "vq_lookup",
-            f"{rows} x {codes} x {width}",
-            contestants.runs,
-            2.0 * rows * codes * width,
-            moved,
-            moved,
-            nbytes(x, codebook),
-            contestants.left_out,
-        )
+    sizes = [size for size in sizes if within(size[0])]
+    for size, kind in itertools.product(sizes if large else sizes[:2], kinds(device, *HALVES, FAST)):
+        yield vq_case(device, compiled and (size[0] == 8192 or device == "cuda"), kind, *size)
 
 
-def vector_quantize_pytorch(x: Tensor, codebook: Tensor) -> Run:
-    """The peer package in evaluation mode with the same codes."""
-    module: Any = importlib.import_module("vector_quantize_pytorch")
-    quantizer = (
-        module.VectorQuantize(dim=x.shape[-1], codebook_size=len(codebook), kmeans_init=False).to(x.device).eval()
-    )
-    quantizer.codebook = codebook
-    rows = x[None]
+def vq_case(device: str, compiled: bool, kind: Kind, rows: int, codes: int, width: int) -> Case:
+    """One size in one dtype: our backends, PyTorch's products, and packages."""
+    x, codebook = (torch.randn(n, width, device=device).to(kind.dtype) for n in (rows, codes))
+    scores = 4.0 * rows * codes  # bytes of the matrix that the peers hold
+    fast = kind.precision == "fast" and device == "cuda"  # then rivals may round as well
+    functions: list[tuple[str, Callable[..., object], float]] = [("addmm + argmin", addmm_argmin, scores)]
+    if kind.dtype == torch.float32:
+        functions.append(("cdist + argmin", cdist_argmin, 2 * scores))
+    if compiled:
+        functions.append(("torch.compile", torch.compile(addmm_argmin, dynamic=False), scores))
+        functions.append(("torch.compile, our algorithm", torch.compile(streamed_assign, dynamic=False), 0.0))
+    backends = ("torch", "cpp", "triton", *(("cublas",) if kind.dtype == torch.float32 else ()))
+    for name, op in ours(device, vq_lookup, backends):
+        functions.append((name, partial(op, precision=kind.precision), 0.0))
+    contestants = Contestants(device)
+    for name, function, needs in functions:
+        rounded = fast and not name.startswith("aime")
+        contestants.add(name, partial(look_up, function, x, codebook, rounded), needs)
+    for name, run, needs in packaged_lookups(x, codebook):
+        contestants.add(name, run, needs)
+    moved = 2 * nbytes(x) + nbytes(codebook) + 8 * rows
+    flops = 2.0 * rows * codes * width
+    size = f"{rows} x {codes} x {width}{kind.suffix}"
+    inputs = nbytes(x, codebook)
+    left_out = contestants.left_out
+    return Case("vq_lookup", size, contestants.runs, flops, moved, moved, inputs, left_out, flops, kind.products)
 
-    def run() -> object:
-        with torch.no_grad():
-            return quantizer(rows)
 
-    return run
+def look_up(function: Callable[..., object], x: Tensor, codebook: Tensor, rounded: bool) -> object:
+    """The function's result, with products in TF32 where they may be rounded."""
+    with float32_products("tf32") if rounded else nullcontext():
+        return function(x, codebook)
 
 
 def stick_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(rows, sticks): those of the laptop preset, of the mixture below, and many."""
     sizes = [(256, 5), (4096, 31), (1_000_000, 14)]
+    sizes = [size for size in sizes if within(size[0])]
     for rows, sticks in sizes if large else sizes[:2]:
         leaves = [torch.randn(rows, sticks, device=device).requires_grad_() for _ in range(2)]
         u = torch.rand(rows, sticks, device=device).clamp(1e-3, 1 - 1e-3)
@@ -101,6 +114,8 @@ def stick_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
         if compiled and rows == 4096:
             function = torch.compile(total(stick_log_weights_reference), dynamic=False)
             contestants.add("torch.compile", training(function, leaves))
+            function = torch.compile(total(stick_eager.stick_log_weights), dynamic=False)
+            contestants.add("torch.compile, our algorithm", training(function, leaves))
         for name, op in ours(device, stick_log_weights, ("torch", "cpp", "triton")):
             contestants.add(name, training(total(op), leaves))
         size = f"N {rows}, K {sticks + 1}"
@@ -114,15 +129,20 @@ def mixture_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(S, N, K, D): laptop and tier 1, the sizes of the design, and a million rows."""
     sizes = [(2, 256, 6, 16), (8, 160, 8, 18), (8, 1024, 32, 64), (8, 4096, 32, 64), (2, 1_000_000, 6, 16)]
     sizes += [(8, 65536, 15, 36)] if device == "cuda" else []
+    sizes = [size for size in sizes if within(size[1])]
     for samples, rows, components, width in sizes if large else sizes[:3]:
         shapes = ((rows, width), (rows, width), (rows, components), *2 * ((rows, components, width),))
         leaves = [(0.3 * torch.randn(*shape, device=device)).requires_grad_() for shape in shapes]
         eps = torch.randn(samples, rows, width, device=device)
 
         def peer(*t: Tensor, eps: Tensor = eps) -> Tensor:
-            q = torch.distributions.Independent(torch.distributions.Normal(t[0], t[1].exp()), 1)
-            parts = torch.distributions.Independent(torch.distributions.Normal(t[3], t[4].exp()), 1)
-            prior = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(logits=t[2]), parts)
+            checks = {"validate_args": False}
+            q = torch.distributions.Independent(torch.distributions.Normal(t[0], t[1].exp(), **checks), 1, **checks)
+            parts = torch.distributions.Normal(t[3], t[4].exp(), **checks)
+            weights = torch.distributions.Categorical(logits=t[2], **checks)
+            prior = torch.distributions.MixtureSameFamily(
+                weights, torch.distributions.Independent(parts, 1, **checks), **checks
+            )
             return (-q.entropy() - prior.log_prob(t[0] + t[1].exp() * eps).mean(0)).sum()
 
         def direct(*t: Tensor, eps: Tensor = eps) -> Tensor:
@@ -131,9 +151,9 @@ def mixture_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
             return (t[1].sum(-1) + torch.logsumexp(t[2] - t[4].sum(-1) - 0.5 * square, -1).mean(0)).sum()
 
         contestants, elements = Contestants(device), rows * components * width
-        contestants.add("MixtureSameFamily", training(peer, leaves), 4.0 * 6 * samples * elements)
+        contestants.add("MixtureSameFamily, unchecked", training(peer, leaves), 4.0 * 6 * samples * elements)
         if compiled and rows in {1024, 4096}:
-            contestants.add("torch.compile", training(torch.compile(direct, dynamic=False), leaves))
+            contestants.add("torch.compile, our algorithm", training(torch.compile(direct, dynamic=False), leaves))
         for name, op in ours(device, mixture_kl, ("torch", "cpp", "triton")):
             function: Forward = lambda *t, op=op, eps=eps: op(*t, eps).sum()  # noqa: E731
             contestants.add(name, training(function, leaves))
@@ -167,49 +187,54 @@ def slot_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """(B, N, S, D, iterations): laptop and tier 1, the size of the design, and a million inputs."""
     sizes = [(256, 64, 4, 32, 2), (160, 256, 4, 64, 3), (32, 1024, 8, 128, 3), (256, 4096, 4, 64, 3)]
     sizes += [(8, 256, 8, 64, 3), (64, 4096, 16, 128, 3)] if device == "cuda" else []
-    for batch, count, slots, width, iters in sizes if large else sizes[:2]:
-        shapes = [(width,)] * 4 + [(width, width)] * 3 + [(3 * width, width)] * 2 + [(3 * width,)] * 2
-        shapes += [(width,)] * 2 + [(2 * width, width), (2 * width,), (width, 2 * width), (width,)]
-        weights = [(torch.randn(*shape, device=device) * width**-0.5).requires_grad_() for shape in shapes]
-        inputs = torch.randn(batch, count, width, device=device, requires_grad=True)
-        initial = torch.randn(batch, slots, width, device=device, requires_grad=True)
-        leaves = [inputs, initial, *weights]
-
-        contestants = Contestants(device)
-        contestants.add("textbook", training(slot_loss(slot_attention_reference, iters), leaves), 8 * nbytes(inputs))
-        if compiled and count == 1024:
-            function = torch.compile(slot_loss(slot_attention_reference, iters), dynamic=False)
-            contestants.add("torch.compile", training(function, leaves))
-        if importlib.util.find_spec("slot_attention"):
-            contestants.add("lucidrains", lucidrains(inputs, slots, iters), 8 * nbytes(inputs))
-        for name, op in ours(device, slot_attention, ("torch", "cpp", "triton")):
-            contestants.add(name, training(slot_loss(op, iters), leaves))
-        flops = 3 * iters * 4.0 * batch * count * slots * width  # backward twice forward
-        size = f"B {batch}, N {count}, S {slots}, D {width}, {iters} iterations"
-        held = 2 * nbytes(*leaves)
-        yield Case(
-            "slot_attention",
-            size,
-            contestants.runs,
-            flops,
-            3 * nbytes(*leaves),
-            held,
-            nbytes(*leaves),
-            contestants.left_out,
-        )
+    sizes = [size for size in sizes if within(size[0] * size[1])]
+    for size, kind in itertools.product(sizes if large else sizes[:2], kinds(device, *HALVES)):
+        yield slot_case(device, compiled and size[1] == 1024, kind, *size)
 
 
-def lucidrains(inputs: Tensor, slots: int, iters: int) -> Run:
-    """The peer package at the same sizes on the same inputs; it draws its slots and has a ReLU."""
-    width = inputs.shape[-1]
-    module: Any = importlib.import_module("slot_attention").SlotAttention(slots, width, iters, hidden_dim=2 * width)
-    module = module.to(inputs.device)
-    leaves = [inputs, *module.parameters()]
+def slot_case(
+    device: str, compiled: bool, kind: Kind, batch: int, count: int, slots: int, width: int, iters: int
+) -> Case:
+    """One size in one dtype; the weights have it too."""
+    shapes = [(width,)] * 4 + [(width, width)] * 3 + [(3 * width, width)] * 2 + [(3 * width,)] * 2
+    shapes += [(width,)] * 2 + [(2 * width, width), (2 * width,), (width, 2 * width), (width,)]
+    drawn = [torch.randn(*shape, device=device) * width**-0.5 for shape in shapes]
+    drawn = [torch.randn(batch, n, width, device=device) for n in (count, slots)] + drawn
+    leaves = [tensor.to(kind.dtype).requires_grad_() for tensor in drawn]
+    contestants, inputs = Contestants(device), leaves[0]
+    textbook = slot_loss(slot_attention_reference, iters)
+    contestants.add("textbook", training(textbook, leaves), 8 * nbytes(inputs))
+    if compiled:
+        contestants.add("torch.compile", training(torch.compile(textbook, dynamic=False), leaves))
+        function = torch.compile(slot_loss(absorbed_attention, iters), dynamic=False)
+        contestants.add("torch.compile, our algorithm", training(function, leaves))
+    if installed("slot_attention"):
+        contestants.add("lucidrains", lucidrains(inputs, slots, iters), 8 * nbytes(inputs))
+    else:
+        run = training(slot_loss(iterated_attention, iters), leaves)
+        contestants.add("plain, lucidrains", run, 8 * nbytes(inputs))
+    for name, op in ours(device, slot_attention, ("torch", "cpp", "triton")):
+        contestants.add(name, training(slot_loss(op, iters), leaves))
+    flops = 3 * iters * 4.0 * batch * count * slots * width  # backward twice forward
+    size = f"B {batch}, N {count}, S {slots}, D {width}, {iters} iterations{kind.suffix}"
+    held, products = 2 * nbytes(*leaves), "tf32" if kind.dtype == torch.float32 else kind.products
+    moved, left_out = 3 * nbytes(*leaves), contestants.left_out
+    return Case(
+        "slot_attention", size, contestants.runs, flops, moved, held, nbytes(*leaves), left_out, flops, products
+    )
 
-    def run() -> object:
-        return torch.autograd.grad(module(inputs).sum(), leaves)
 
-    return run
+def absorbed_attention(inputs: Tensor, initial: Tensor, weights: SlotAttentionWeights, iters: int) -> Any:
+    """Our algorithm in PyTorch's operations alone: projections of keys and values absorbed into queries and means."""
+    normed = F.layer_norm(inputs, inputs.shape[-1:], weights.norm_inputs_weight, weights.norm_inputs_bias)
+
+    def attend(seen: Tensor, offset: Tensor | None, _last: bool) -> tuple[Tensor, Tensor]:
+        logits = seen @ normed.transpose(1, 2)  # (B, S, N)
+        attention = (logits if offset is None else logits + offset).softmax(1)
+        shares = attention + 1e-8
+        return shares / shares.sum(-1, keepdim=True) @ normed, attention
+
+    return slot_eager.slot_attention(initial, weights, attend, iters, "gelu", 1, False)  # type: ignore[arg-type]
 
 
 def logistics_loss(op: Callable[..., Any], x: Tensor) -> Forward:
@@ -223,19 +248,27 @@ def logistics_loss(op: Callable[..., Any], x: Tensor) -> Forward:
     return function
 
 
+def eager_logistics(x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Our algorithm in PyTorch's operations, every pixel with weight 1."""
+    return logistics_eager.mixture_logistics_nll(x, *parameters, None)  # type: ignore[call-arg, arg-type]
+
+
 def logistics_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
     """Images of 64 x 64 with ten components: a few, the batch of tier 1, and a million pixels."""
     sizes = [(4, 64), (160, 64), (244, 64), *([(128, 64)] if device == "cuda" else [])]
-    for batch, side in sizes if large else sizes[:1]:
-        x = torch.randint(0, 256, (batch, 3, side, side), device=device) / 127.5 - 1
+    sizes = [size for size in sizes if within(size[0] * size[1] ** 2)]
+    for (batch, side), kind in itertools.product(sizes if large else sizes[:1], kinds(device, HALVES[0])):
+        x = (torch.randint(0, 256, (batch, 3, side, side), device=device) / 127.5 - 1).to(kind.dtype)
         shapes = [(batch, 10, side, side), *3 * [(batch, 10, 3, side, side)]]
-        leaves = [(0.3 * torch.randn(*shape, device=device)).requires_grad_() for shape in shapes]
+        leaves = [(0.3 * torch.randn(*shape, device=device)).to(kind.dtype).requires_grad_() for shape in shapes]
 
         contestants, components = Contestants(device), 10.0 * batch * side * side
         textbook = logistics_loss(mixture_logistics_nll_reference, x)
         contestants.add("textbook", training(textbook, leaves), 12.0 * 50 * components)
         if compiled and batch in {4, 128}:
             contestants.add("torch.compile", training(torch.compile(textbook, dynamic=False), leaves))
+            function = torch.compile(logistics_loss(eager_logistics, x), dynamic=False)
+            contestants.add("torch.compile, our algorithm", training(function, leaves))
         for name, op in ours(device, mixture_logistics_nll, ("torch", "cpp", "triton")):
             needs = 12.0 * 40 * components if name == "aime torch" else 0.0
             contestants.add(name, training(logistics_loss(op, x), leaves), needs)
@@ -243,7 +276,7 @@ def logistics_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
         flops = 2 * (15 * TRANSCENDENTAL + 90) * components
         yield Case(
             "mixture_logistics_nll",
-            f"B {batch}, M 10, {side} x {side}",
+            f"B {batch}, M 10, {side} x {side}{kind.suffix}",
             contestants.runs,
             flops,
             3 * nbytes(*leaves) + 2 * nbytes(x),

@@ -83,11 +83,17 @@ struct Rows {
   // Offset of a row counted through the leading axes in row-major order.
   std::int64_t offset(std::int64_t row) const {
     std::int64_t result = 0;
-    for (std::size_t axis = sizes.size(); axis-- > 0;) {
+    for (std::size_t axis = sizes.size(); axis-- > 1;) {
       result += (row % sizes[axis]) * strides[axis];
       row /= sizes[axis];
     }
-    return result;
+    return sizes.empty() ? result : result + row * strides[0];
+  }
+
+  // The values themselves where they are float32 rows one after another, else null.
+  const float* dense(std::int64_t width) const {
+    const bool rows_follow = sizes.size() == 1 && strides[0] == width;
+    return dtype == Dtype::kFloat32 && stride == 1 && rows_follow ? static_cast<const float*>(data) : nullptr;
   }
 
   // Copies `width` values from `start` elements into the tensor, as float32.

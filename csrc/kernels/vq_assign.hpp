@@ -10,18 +10,26 @@
 
 namespace aime {
 
-// One tile: `rows` rows of one head, packed (rows x width, row after row), against all packed codes.
-//   codes: packed by groups of `kLanes * kVectors` codes (see TileKernel), width values each, group after group
+// One tile: `row_count` rows of one head, packed (rows x width, row after row), against all packed codes.
+//   codes_packed: by groups of `kLanes * kVectors` codes (see TileKernel), width values each, group after group
 //   half_norms: |c|^2 / 2 of every packed code in the scale of the packed ones, +inf for the padding
-//   best, best_index: out, one per row; the lowest index wins a tie; a row without any finite score gets index 0
+//   codes: as they are (codes x width)
+//   index, distance: out, `stride` apart, one per row up to `kept`; the lowest index wins a tie; a row without any
+//   finite score gets index 0; distance is |x - c|^2 of the chosen code
+//   quantized: out, the chosen codes, stride * width apart, or null
 struct Tile {
   const float* rows_packed;
   const float* codes_packed;
   const float* half_norms;
-  std::int64_t row_count;
+  const float* codes;
+  std::int64_t row_count;  // a multiple of the kernel's step: the last ones may be padding
+  std::int64_t kept;
   std::int64_t group_count;
   std::int64_t width;
-  std::int32_t* best_index;
+  std::int64_t stride;
+  std::int32_t* index;
+  float* distance;
+  float* quantized;
 };
 
 struct TileKernel {
@@ -31,7 +39,8 @@ struct TileKernel {
   void (*run)(const Tile& tile);
 };
 
-constexpr std::int64_t kMaxTileRows = 64;
+// Rows, one group of codes and the running minima of a tile stay in 48 KiB of first-level cache up to 64 channels.
+constexpr std::int64_t kMaxTileRows = 48;
 
 extern const TileKernel kBaselineKernel;
 #if defined(__x86_64__)

@@ -1,4 +1,4 @@
-// AVX2 with FMA: 8 lanes, 4 rows x 3 vectors = 12 of 16 registers hold dot products.
+// AVX2 with FMA: 8 lanes, 6 rows x 2 vectors = 12 of 16 registers hold dot products.
 #if defined(__x86_64__)
 
 #include <immintrin.h>
@@ -13,8 +13,8 @@ namespace aime {
 namespace {
 namespace avx2 {
 
-constexpr int kRows = 4;
-constexpr int kVectors = 3;
+constexpr int kRows = 6;
+constexpr int kVectors = 2;  // groups of 16, which divide the usual numbers of codes
 
 struct Vector {
   static constexpr int kLanes = 8;
@@ -25,6 +25,12 @@ struct Vector {
   AIME_TARGET static inline Vector subtract(Vector a, Vector b) { return {_mm256_sub_ps(a.value, b.value)}; }
   AIME_TARGET static inline Vector multiply_add(Vector a, Vector b, Vector c) {
     return {_mm256_fmadd_ps(a.value, b.value, c.value)};
+  }
+  AIME_TARGET inline void store(float* to) const { _mm256_storeu_ps(to, value); }
+  AIME_TARGET inline float total() const {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(value), _mm256_extractf128_ps(value, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
   }
 };
 
@@ -47,9 +53,18 @@ struct Best {
     value = _mm256_blendv_ps(value, score.value, smaller);
     index = _mm256_blendv_epi8(index, candidate.value, _mm256_castps_si256(smaller));
   }
-  AIME_TARGET inline void store(float* values, std::int32_t* indices) const {
+  AIME_TARGET inline std::int32_t lowest() const {
+    alignas(64) float values[Vector::kLanes];
+    alignas(64) std::int32_t indices[Vector::kLanes];
     _mm256_store_ps(values, value);
     _mm256_store_si256(reinterpret_cast<__m256i*>(indices), index);
+    int winner = 0;
+    for (int lane = 1; lane < Vector::kLanes; ++lane) {
+      const bool smaller = values[lane] < values[winner];
+      const bool tied_lower = values[lane] == values[winner] && indices[lane] < indices[winner];
+      if (smaller || tied_lower) winner = lane;
+    }
+    return indices[winner];
   }
 };
 

@@ -1,7 +1,16 @@
-// AVX-512: 16 lanes, 8 rows x 3 vectors = 24 of 32 registers hold dot products.
+// AVX-512: 16 lanes, 6 rows x 4 vectors = 24 of 32 registers hold dot products.
 #if defined(__x86_64__)
 
+// GCC 12 takes the undefined operand of its own AVX-512 intrinsics for a mistake (GCC bug 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
 #include <immintrin.h>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #include <limits>
 
@@ -13,8 +22,8 @@ namespace aime {
 namespace {
 namespace avx512 {
 
-constexpr int kRows = 8;
-constexpr int kVectors = 3;
+constexpr int kRows = 6;
+constexpr int kVectors = 4;  // groups of 64, which divide the usual numbers of codes
 
 struct Vector {
   static constexpr int kLanes = 16;
@@ -26,6 +35,8 @@ struct Vector {
   AIME_TARGET static inline Vector multiply_add(Vector a, Vector b, Vector c) {
     return {_mm512_fmadd_ps(a.value, b.value, c.value)};
   }
+  AIME_TARGET inline void store(float* to) const { _mm512_storeu_ps(to, value); }
+  AIME_TARGET inline float total() const { return _mm512_reduce_add_ps(value); }
 };
 
 struct Index {
@@ -48,9 +59,10 @@ struct Best {
     value = _mm512_mask_mov_ps(value, smaller, score.value);
     index = _mm512_mask_mov_epi32(index, smaller, candidate.value);
   }
-  AIME_TARGET inline void store(float* values, std::int32_t* indices) const {
-    _mm512_store_ps(values, value);
-    _mm512_store_si512(indices, index);
+  AIME_TARGET inline std::int32_t lowest() const {
+    const __m512 least = _mm512_set1_ps(_mm512_reduce_min_ps(value));
+    const __mmask16 tied = _mm512_cmp_ps_mask(value, least, _CMP_EQ_OQ);
+    return _mm512_mask_reduce_min_epi32(tied, index);
   }
 };
 

@@ -28,6 +28,8 @@ struct Vector {
   static inline Vector broadcast(float from) { return {Float4{from, from, from, from}}; }
   static inline Vector subtract(Vector a, Vector b) { return {a.value - b.value}; }
   static inline Vector multiply_add(Vector a, Vector b, Vector c) { return {a.value * b.value + c.value}; }
+  inline void store(float* to) const { std::memcpy(to, &value, sizeof(value)); }
+  inline float total() const { return (value[0] + value[2]) + (value[1] + value[3]); }
 };
 
 struct Index {
@@ -48,9 +50,18 @@ struct Best {
     value = smaller ? score.value : value;
     index = smaller ? candidate.value : index;
   }
-  inline void store(float* values, std::int32_t* indices) const {
+  inline std::int32_t lowest() const {
+    alignas(64) float values[Vector::kLanes];
+    alignas(64) std::int32_t indices[Vector::kLanes];
     std::memcpy(values, &value, sizeof(value));
     std::memcpy(indices, &index, sizeof(index));
+    int winner = 0;
+    for (int lane = 1; lane < Vector::kLanes; ++lane) {
+      const bool smaller = values[lane] < values[winner];
+      const bool tied_lower = values[lane] == values[winner] && indices[lane] < indices[winner];
+      if (smaller || tied_lower) winner = lane;
+    }
+    return indices[winner];
   }
 };
 

@@ -1,6 +1,7 @@
 // The tile kernel, written once over a vector type. The including file defines
 //   AIME_TARGET    the target attribute of every function here
-//   struct Vector  with kLanes, zero, load, broadcast, less-than keep; all functions carry AIME_TARGET
+//   struct Vector  with kLanes, zero, load, store, broadcast, total over the lanes; all functions carry AIME_TARGET
+//   struct Best    with reset, take_smaller, and lowest, the lowest index of the smallest value
 //   kRows, kVectors  accumulators in flight; their product fits the register file with room for the operands
 // and gets run_tile(const Tile&) in its own namespace.
 
@@ -27,6 +28,24 @@ AIME_TARGET inline void meet(const float* rows, const float* codes, const float*
   }
 }
 
+AIME_TARGET inline float squared_distance(const float* a, const float* b, std::int64_t width) {
+  Vector sum = Vector::zero();
+  std::int64_t d = 0;
+  for (; d + Vector::kLanes <= width; d += Vector::kLanes) {
+    const Vector difference = Vector::subtract(Vector::load(a + d), Vector::load(b + d));
+    sum = Vector::multiply_add(difference, difference, sum);
+  }
+  float total = sum.total();
+  for (; d < width; ++d) total += (a[d] - b[d]) * (a[d] - b[d]);
+  return total;
+}
+
+AIME_TARGET inline void copy(const float* from, std::int64_t count, float* to) {
+  std::int64_t d = 0;
+  for (; d + Vector::kLanes <= count; d += Vector::kLanes) Vector::load(from + d).store(to + d);
+  for (; d < count; ++d) to[d] = from[d];
+}
+
 AIME_TARGET void run_tile(const Tile& tile) {
   constexpr std::int64_t group = static_cast<std::int64_t>(Vector::kLanes) * kVectors;
   alignas(64) Best best[kMaxTileRows];
@@ -38,16 +57,13 @@ AIME_TARGET void run_tile(const Tile& tile) {
                             static_cast<std::int32_t>(g * group), best + r);
     }
   }
-  for (std::int64_t r = 0; r < tile.row_count; ++r) {
-    alignas(64) float values[Vector::kLanes];
-    alignas(64) std::int32_t indices[Vector::kLanes];
-    best[r].store(values, indices);
-    int winner = 0;
-    for (int lane = 1; lane < Vector::kLanes; ++lane) {
-      const bool smaller = values[lane] < values[winner];
-      const bool tied_lower = values[lane] == values[winner] && indices[lane] < indices[winner];
-      if (smaller || tied_lower) winner = lane;
-    }
-    tile.best_index[r] = indices[winner];
+  for (std::int64_t r = 0; r < tile.kept; ++r) {
+    const std::int32_t chosen = best[r].lowest();
+    const float* row = tile.rows_packed + r * tile.width;
+    const float* code = tile.codes + chosen * tile.width;
+    const std::int64_t out = r * tile.stride;
+    tile.index[out] = chosen;
+    tile.distance[out] = squared_distance(row, code, tile.width);
+    if (tile.quantized != nullptr) copy(code, tile.width, tile.quantized + out * tile.width);
   }
 }

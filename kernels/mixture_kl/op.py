@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..dispatch import FLOAT32_AND_HALVES, Obstacle, choose_backend, extension_obstacle, triton_obstacle
-from ..shapes import accumulation_dtype, cast, check_floating, check_shape, constant
-from .operators import kl_op, log_joint_op, log_prob_op, sticks_op
+from ..shapes import accumulation_dtype, alike, cast, check_floating, check_shape, constant
+from .operators import direct_kl, direct_log_prob, direct_sticks, log_joint_op
 
 TRITON_DTYPES = (*FLOAT32_AND_HALVES, torch.float64)
 TRITON_WIDTH, TRITON_COMPONENTS, TRITON_SAMPLES = 512, 1024, 1024
@@ -61,14 +61,27 @@ def stick_log_weights(
         ValueError, TypeError: shapes, dtypes or devices that do not fit, an unknown backend.
         RuntimeError: a backend that cannot run.
     """
-    check_floating("stick_log_weights", log_a=log_a, log_b=log_b, u=u)
-    sizes: dict[str, int] = {}
-    for name, tensor in (("log_a", log_a), ("log_b", log_b), ("u", u)):
-        check_shape("stick_log_weights", name, tensor, ("N", "K-1"), sizes)
+    if not (alike(log_a, log_b, u) and log_a.dim() == 2 and log_a.shape == log_b.shape == u.shape):
+        check_floating("stick_log_weights", log_a=log_a, log_b=log_b, u=u)
+        met: dict[str, int] = {}
+        for name, tensor in (("log_a", log_a), ("log_b", log_b), ("u", u)):
+            check_shape("stick_log_weights", name, tensor, ("N", "K-1"), met)
+    sizes = {"K-1": log_a.shape[1]}
     chosen = choose_backend("stick_log_weights", backend, log_a.device.type, _obstacles(sizes, log_a, log_b, u))
     dtype = accumulation_dtype(log_a, log_b, u)
-    log_pi, log_v, log_q_v = sticks_op(cast(log_a, dtype), cast(log_b, dtype), cast(constant(u), dtype), chosen)
+    log_pi, log_v, log_q_v = direct_sticks(cast(log_a, dtype), cast(log_b, dtype), cast(constant(u), dtype), chosen)
     return log_pi, log_v, log_q_v
+
+
+def _fits(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> bool:
+    """Whether a mixture is one for samples (S, N, D), of at least one component and channel; names nothing."""
+    if log_pi.dim() != 2 or means.shape != log_scales.shape:
+        return False
+    _, rows, width = z.shape
+    count, components = log_pi.shape
+    if count != rows or components == 0 or width == 0:
+        return False
+    return means.shape in {(rows, components, width), (components, width)}
 
 
 def _check_mixture(op: str, log_pi: Tensor, means: Tensor, log_scales: Tensor, sizes: dict[str, int]) -> None:
@@ -133,14 +146,16 @@ def mixture_log_prob(
         RuntimeError: a backend that cannot run.
     """
     op = "mixture_log_prob"
-    check_floating(op, z=z, log_pi=log_pi, means=means, log_scales=log_scales)
-    sizes: dict[str, int] = {}
-    check_shape(op, "z", z, ("S", "N", "D"), sizes)
-    _check_mixture(op, log_pi, means, log_scales, sizes)
     tensors = (z, log_pi, means, log_scales)
+    if not (alike(*tensors) and z.dim() == 3 and _fits(z, log_pi, means, log_scales)):
+        check_floating(op, z=z, log_pi=log_pi, means=means, log_scales=log_scales)
+        met: dict[str, int] = {}
+        check_shape(op, "z", z, ("S", "N", "D"), met)
+        _check_mixture(op, log_pi, means, log_scales, met)
+    sizes = {"S": z.shape[0], "K": log_pi.shape[1], "D": z.shape[2]}
     chosen = choose_backend(op, backend, z.device.type, _obstacles(sizes, *tensors))
     common = _common(accumulation_dtype(*tensors), chosen, tensors)
-    log_prob: Tensor = log_prob_op(*common, chosen)
+    log_prob: Tensor = direct_log_prob(*common, chosen)
     return (log_prob, log_joint_op(*common, chosen).softmax(-1)) if return_responsibilities else log_prob
 
 
@@ -204,20 +219,24 @@ def mixture_kl(
         RuntimeError: a backend that cannot run.
     """
     op = "mixture_kl"
-    check_floating(
-        op, mean_q=mean_q, log_scale_q=log_scale_q, log_pi=log_pi, means=means, log_scales=log_scales, eps=eps
-    )
-    sizes: dict[str, int] = {}
-    check_shape(op, "mean_q", mean_q, ("N", "D"), sizes)
-    check_shape(op, "log_scale_q", log_scale_q, ("N", "D"), sizes)
-    check_shape(op, "eps", eps, ("S", "N", "D"), sizes)
-    if sizes["S"] == 0:
-        raise ValueError(f"{op}: eps: expected at least one sample, found S=0")
-    _check_mixture(op, log_pi, means, log_scales, sizes)
+    usual = alike(mean_q, log_scale_q, log_pi, means, log_scales, eps) and eps.dim() == 3 and len(eps) > 0
+    usual = usual and mean_q.shape == log_scale_q.shape == eps.shape[1:]
+    if not (usual and _fits(eps, log_pi, means, log_scales)):
+        check_floating(
+            op, mean_q=mean_q, log_scale_q=log_scale_q, log_pi=log_pi, means=means, log_scales=log_scales, eps=eps
+        )
+        met: dict[str, int] = {}
+        check_shape(op, "mean_q", mean_q, ("N", "D"), met)
+        check_shape(op, "log_scale_q", log_scale_q, ("N", "D"), met)
+        check_shape(op, "eps", eps, ("S", "N", "D"), met)
+        if met["S"] == 0:
+            raise ValueError(f"{op}: eps: expected at least one sample, found S=0")
+        _check_mixture(op, log_pi, means, log_scales, met)
+    sizes = {"S": eps.shape[0], "K": log_pi.shape[1], "D": eps.shape[2]}
     tensors = (mean_q, log_scale_q, log_pi, means, log_scales, constant(eps))
     chosen = choose_backend(op, backend, mean_q.device.type, _obstacles(sizes, *tensors))
     dtype = accumulation_dtype(*tensors)
-    kl: Tensor = kl_op(*_common(dtype, chosen, tensors), chosen)[0]
+    kl: Tensor = direct_kl(*_common(dtype, chosen, tensors), chosen)[0]
     if not return_responsibilities:
         return kl
     z = torch.addcmul(mean_q.to(dtype), log_scale_q.to(dtype).exp(), eps.detach().to(dtype))  # (S, N, D)

@@ -4,11 +4,21 @@ import torch
 from torch import Tensor
 
 from ..dispatch import FLOAT32_AND_HALVES, Obstacle, choose_backend, extension_obstacle, triton_obstacle
-from ..shapes import accumulation_dtype, check_floating, check_shape, constant
+from ..shapes import accumulation_dtype, alike, check_floating, check_shape, constant
 from . import eager
-from .operators import nll_op
+from .operators import direct_nll
 
 TRITON_DTYPES = (*FLOAT32_AND_HALVES, torch.float64)
+
+
+def _fits(x: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor, coefficients: Tensor) -> bool:
+    """Whether the shapes belong together, with at least one component; names nothing."""
+    if logits.dim() != 4 or logits.shape[1] == 0:
+        return False
+    batch, components, height, width = logits.shape
+    if x.shape != (batch, 3, height, width) or means.shape != (batch, components, 3, height, width):
+        return False
+    return log_scales.shape == means.shape and coefficients.shape == means.shape
 
 
 def mixture_logistics_nll(
@@ -45,17 +55,19 @@ def mixture_logistics_nll(
         RuntimeError: a backend that cannot run.
     """
     op = "mixture_logistics_nll"
-    check_floating(op, x=x, logits=logits, means=means, log_scales=log_scales, coefficients=coefficients)
-    sizes = {"C": 3}
-    check_shape(op, "x", x, ("B", "C", "H", "W"), sizes)
-    check_shape(op, "logits", logits, ("B", "M", "H", "W"), sizes)
-    for name, tensor in (("means", means), ("log_scales", log_scales), ("coefficients", coefficients)):
-        check_shape(op, name, tensor, ("B", "M", "C", "H", "W"), sizes)
-    if sizes["M"] == 0:
-        raise ValueError(f"{op}: logits: expected at least one component, found M=0")
+    if not (alike(x, logits, means, log_scales, coefficients) and _fits(x, logits, means, log_scales, coefficients)):
+        check_floating(op, x=x, logits=logits, means=means, log_scales=log_scales, coefficients=coefficients)
+        sizes = {"C": 3}
+        check_shape(op, "x", x, ("B", "C", "H", "W"), sizes)
+        check_shape(op, "logits", logits, ("B", "M", "H", "W"), sizes)
+        for name, tensor in (("means", means), ("log_scales", log_scales), ("coefficients", coefficients)):
+            check_shape(op, name, tensor, ("B", "M", "C", "H", "W"), sizes)
+        if sizes["M"] == 0:
+            raise ValueError(f"{op}: logits: expected at least one component, found M=0")
     if weights is not None:
         check_floating(op, x=x, weights=weights)
-        check_shape(op, "weights", weights, ("B", "H", "W"), sizes)
+        batch, _, height, width = x.shape
+        check_shape(op, "weights", weights, ("B", "H", "W"), {"B": batch, "H": height, "W": width})
         weights = constant(weights)
     parameters = (logits, means, log_scales, coefficients)
     given = (x, *parameters) if weights is None else (x, *parameters, weights)
@@ -68,8 +80,10 @@ def mixture_logistics_nll(
     dtype = accumulation_dtype(x, *parameters)
     if chosen != "torch":
         wide = dtype == torch.float64  # half types are read as they are
-        tensors = [tensor.to(dtype) if wide else tensor for tensor in (constant(x), *parameters)]
-        nll, mean, *_ = nll_op(*tensors, weights, chosen)
+        tensors: tuple[Tensor, ...] = (constant(x), *parameters)
+        if wide:
+            tensors = tuple([tensor.to(dtype) for tensor in tensors])
+        nll, mean, _, _ = direct_nll(*tensors, weights, chosen)
         return nll, mean
     with torch.autocast(x.device.type, enabled=False):
         precision = None if weights is None else weights.to(dtype)

@@ -8,29 +8,27 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..elementary import all_registers
 from ..launch import launcher
 from ..shapes import accumulation_dtype
 from .fused_operator import saved_shapes
-from .reference import LAYER_NORM_EPS
 from .triton import (
     Layout,
     attend_backward_kernel,
     attend_kernel,
     input_gradient_kernel,
     plan,
+    prefetches,
     product_precision,
     statistics,
 )
 from .triton_slots import first_queries_kernel, update_backward_kernel, update_kernel
+from .weight_gradients import weight_gradients
 from .weights import SlotAttentionWeights
 
 BLOCK_ROWS = 16  # slots a program of the slot side, the least that a matrix instruction takes
-# Columns and depth of a product's tile: with 64 x 64 tf32x3 spills on sm_80 (bench/results/ahead-of-time.md).
-BLOCK_OUT, BLOCK_DEPTH = 64, 32
 
 
 class Saved(NamedTuple):
@@ -43,15 +41,22 @@ class Saved(NamedTuple):
     scalars: Tensor  # (iterations, B S heads, 2)
 
 
-def _slot_options(inputs: Tensor, layout: Layout) -> dict[str, object]:
+def _slot_options(inputs: Tensor, layout: Layout, width: int) -> dict[str, object]:
+    """Compile-time arguments of the slot side.
+
+    A program walks through a chain of dependent products, so on Hopper and later a tile is as large as registers allow
+    and the next one is on its way: 26 steps an update instead of 104 at 128 channels. Elsewhere, and where heads make
+    products narrow, 64 x 32: with 64 x 64 tf32x3 spills on sm_80.
+    """
+    tile = {"BLOCK_O": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
+    if layout.heads == 1 and prefetches():
+        columns = 128 if width > 64 else 64
+        tile = {"BLOCK_O": columns, "BLOCK_K": 64, "num_warps": columns // 16, "num_stages": 2}
     return {
         "PRECISION": product_precision(inputs.dtype),
         "ACC": layout.options["ACC"],
         "BLOCK_R": BLOCK_ROWS,
-        "BLOCK_O": BLOCK_OUT,
-        "BLOCK_K": BLOCK_DEPTH,
-        "num_warps": 4,
-        "num_stages": 1,
+        **tile,
         **all_registers(),
     }
 
@@ -99,7 +104,7 @@ def forward(
     out = torch.empty(slots.shape, **new)  # type: ignore[call-overload]
     w = _contiguous(weights, inputs)
     biases = {"QUERY_BIAS": weights[-3] is not None, "KEY_BIAS": weights[-2] is not None}
-    options = _slot_options(inputs, layout)
+    options = _slot_options(inputs, layout, width)
     factor = (width // heads) ** -0.5
     grid = (-(-count_rows // BLOCK_ROWS),)
     first_queries_kernel[grid](
@@ -114,7 +119,7 @@ def forward(
             inputs, mean, inverse, wide[iteration], w.norm_inputs_weight, scalars[iteration], counted, coefficients,
             sums, totals, attention, count, slot_count, channels, heads, eps, layout.parts,
             *inputs.stride(), *mask_strides, 3 * channels, 2,
-            MASKED=mask is not None, ATTENTION=last, **layout.options,
+            MASKED=mask is not None, ATTENTION=last, **layout.attend,
         )  # fmt: skip
         update_kernel[grid](
             sums, totals, rows, wide, scalars, out, iteration, count_rows, slot_count, width, channels, hidden, heads,
@@ -141,17 +146,24 @@ def backward(
     gelu: bool,
     heads: int,
     implicit: bool,
+    needed: Sequence[bool] | None = None,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Gradients of inputs, slots, and of the weights in their order (empty for absent ones)."""
+    """Gradients of inputs, slots, and of the weights in their order (empty for absent ones).
+
+    Args:
+        needed: of inputs, slots and the weights, which gradients to make, all by default; the others are empty, but for
+            that of the slots, which the iterations need.
+    """
     batch, count, channels = inputs.shape
     slot_count, width = slots.shape[1:]
-    g_inputs = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
+    needed = (True,) * (2 + len(weights)) if needed is None else needed
+    g_inputs = torch.empty(inputs.shape if needed[0] else 0, dtype=inputs.dtype, device=inputs.device)
     if batch == 0:
-        return (
-            g_inputs,
-            torch.empty_like(slots),
-            [torch.zeros_like(w) if w is not None else inputs.new_empty(0) for w in weights],
-        )
+        of_weights = [
+            inputs.new_empty(0) if weight is None or not wanted else torch.zeros_like(weight)
+            for weight, wanted in zip(weights, needed[2:], strict=True)
+        ]
+        return g_inputs, torch.empty_like(slots), of_weights
     mean, inverse, rows, wide, scalars = saved
     dtype, iters = rows.dtype, len(wide)
     first = iters - 1 if implicit else 0
@@ -167,7 +179,7 @@ def backward(
     part_offset = torch.empty(batch, layout.parts, slot_count * heads, **new)  # type: ignore[call-overload]
     coefficients = torch.empty(2, iters - first, count_rows * heads, count, **new)  # type: ignore[call-overload]
     along, flat = (torch.empty(batch, count, **new) for _ in range(2))  # type: ignore[call-overload]
-    options = _slot_options(inputs, layout)
+    options = _slot_options(inputs, layout, width)
     counted, mask_strides = _mask_arguments(inputs, mask)
     for iteration in range(iters - 1, first - 2, -1):
         update_backward_kernel[(-(-count_rows // BLOCK_ROWS),)](
@@ -187,70 +199,23 @@ def backward(
             *coefficients[:, iteration - first], along, flat, part_seen, part_offset,
             count, slot_count, channels, heads, eps, layout.parts, *inputs.stride(), *mask_strides,
             *((0, 0, 0) if upstream is None else upstream.stride()), 3 * channels, 2, 4 * channels,
-            MASKED=mask is not None, ATTENTION=upstream is not None, FIRST=iteration == iters - 1, **layout.options,
+            MASKED=mask is not None, ATTENTION=upstream is not None, FIRST=iteration == iters - 1,
+            **layout.attend_backward,
         )  # fmt: skip
-    chunks = -(-channels // int(layout.options["BLOCK_C"]))  # type: ignore[call-overload]
-    input_gradient_kernel[(batch * layout.tiles * chunks,)](
-        inputs, mean, inverse, wide[first], w.norm_inputs_weight, g_wide[first, :, 2 * channels :],
-        *coefficients, along, flat, g_inputs, iters - first, count, slot_count, channels, heads, layout.tiles, chunks,
-        *inputs.stride(), 3 * channels, 4 * channels, wide[0].numel(), g_wide[0].numel(), coefficients[0, 0].numel(),
-        **layout.options,
-    )  # fmt: skip
+    if needed[0]:
+        chunks = -(-channels // int(layout.options["BLOCK_C"]))  # type: ignore[call-overload]
+        input_gradient_kernel[(batch * layout.tiles * chunks,)](
+            inputs, mean, inverse, wide[first], w.norm_inputs_weight, g_wide[first, :, 2 * channels :],
+            *coefficients, along, flat, g_inputs, iters - first, count, slot_count, channels, heads,
+            layout.tiles, chunks, *inputs.stride(), 3 * channels, 4 * channels,
+            wide[0].numel(), g_wide[0].numel(), coefficients[0, 0].numel(), **layout.options,
+        )  # fmt: skip
     workspaces = rows[first:], wide[first:], g_rows[first:], g_wide[first:], g_scalars[first:]
-    gradients = _weight_gradients(*workspaces, width, channels, hidden, heads)
+    gradients = weight_gradients(*workspaces, width, channels, hidden, heads)
     of_weights = [
-        inputs.new_empty(0) if weight is None or gradient is None else gradient.reshape(weight.shape).to(weight.dtype)
-        for gradient, weight in zip(gradients, weights, strict=True)
+        inputs.new_empty(0) if weight is None or not wanted else gradient().reshape(weight.shape).to(weight.dtype)
+        for gradient, weight, wanted in zip(gradients, weights, needed[2:], strict=True)
     ]
     if implicit:
         return g_inputs, torch.zeros_like(slots), of_weights
     return g_inputs, g_rows[0, :, :width].reshape(slots.shape).to(slots.dtype, copy=True), of_weights
-
-
-def _weight_gradients(
-    rows: Tensor,
-    wide: Tensor,
-    g_rows: Tensor,
-    g_wide: Tensor,
-    g_scalars: Tensor,
-    D: int,
-    C: int,
-    hidden: int,
-    heads: int,
-) -> SlotAttentionWeights:
-    """One product or sum a weight, over the slots of all iterations that count."""
-    after = g_rows[1:, :, :D].flatten(0, 1)  # gradients of the slots that an iteration gives
-    rows, g_rows = rows.flatten(0, 1), g_rows[:-1].flatten(0, 1)
-    of_heads = (len(rows), heads, -1)
-    slots, normed, query, updates = (rows[:, i * D : (i + 1) * D] for i in range(4))
-    state, normed_mlp, active = rows[:, 8 * D : 9 * D], rows[:, 9 * D : 10 * D], rows[:, 10 * D + hidden :]
-    g_normed, g_query, g_updates = (g_rows[:, i * D : (i + 1) * D] for i in range(1, 4))
-    g_gates, g_normed_mlp, g_hidden = g_rows[:, 4 * D : 8 * D], g_rows[:, 8 * D : 9 * D], g_rows[:, 9 * D :]
-    seen, means, moved = wide.flatten(0, 1).view(len(rows), heads, 3 * C).split(C, -1)  # (rows, heads, C)
-    g_scaled, g_seen, _, g_moved = g_wide.flatten(0, 1).view(len(rows), heads, 4 * C).split(C, -1)
-    g_offset = g_scalars.flatten(0, 1)[:, 0].view(len(rows), heads, 1)
-    of_state = g_gates.t() @ slots  # (4 D, D): gates r, z, the candidate's n, the state's share of it
-    of_biases = g_gates.sum(0)
-    unit, unit_mlp = F.layer_norm(slots, (D,), eps=LAYER_NORM_EPS), F.layer_norm(state, (D,), eps=LAYER_NORM_EPS)
-    return SlotAttentionWeights(
-        norm_inputs_weight=(g_moved * means).sum((0, 1)) + (g_scaled * seen).sum((0, 1)),
-        norm_inputs_bias=g_moved.sum((0, 1)) + (g_offset * seen).sum((0, 1)),
-        norm_slots_weight=(g_normed * unit).sum(0),
-        norm_slots_bias=g_normed.sum(0),
-        query_weight=g_query.t() @ normed,
-        key_weight=torch.einsum("rhk,rhc->hkc", query.reshape(of_heads), g_seen),
-        value_weight=torch.einsum("rhk,rhc->hkc", g_updates.reshape(of_heads), moved),
-        gru_weight_ih=g_gates[:, : 3 * D].t() @ updates,
-        gru_weight_hh=torch.cat((of_state[: 2 * D], of_state[3 * D :])),
-        gru_bias_ih=of_biases[: 3 * D],
-        gru_bias_hh=torch.cat((of_biases[: 2 * D], of_biases[3 * D :])),
-        norm_mlp_weight=(g_normed_mlp * unit_mlp).sum(0),
-        norm_mlp_bias=g_normed_mlp.sum(0),
-        mlp_in_weight=g_hidden.t() @ normed_mlp,
-        mlp_in_bias=g_hidden.sum(0),
-        mlp_out_weight=after.t() @ active,
-        mlp_out_bias=after.sum(0),
-        query_bias=g_query.sum(0),
-        key_bias=(g_offset * query.reshape(of_heads)).sum(0),
-        value_bias=g_updates.sum(0),
-    )

@@ -95,12 +95,16 @@ def slot_attention_backward_op(
     gelu: bool,
     heads: int,
     implicit: bool,
+    needed: Sequence[bool],
 ) -> list[Tensor]:
-    """Gradients of inputs, slots, and all twenty weights, empty for absent biases; attention is made again."""
+    """Gradients of inputs, slots, and all twenty weights; attention is made again.
+
+    Empty for absent biases, and where `needed` (of all twenty-two) is false, but for the slots.
+    """
     fused = _fused()
     every = (*weights, query_bias, key_bias, value_bias)
     g_inputs, g_initial, g_weights = fused.backward(
-        g_slots, g_attention, fused.Saved(*saved), inputs, slots, every, mask, eps, gelu, heads, implicit
+        g_slots, g_attention, fused.Saved(*saved), inputs, slots, every, mask, eps, gelu, heads, implicit, needed
     )
     return [g_inputs, g_initial, *g_weights]
 
@@ -115,8 +119,13 @@ def _(
     weights: Sequence[Tensor],
     *others: Any,
 ) -> list[Tensor]:
-    every = (inputs, slots, *weights, *others[:3])
-    return [inputs.new_empty(0) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device) for t in every]
+    every, needed = (inputs, slots, *weights, *others[:3]), (others[-1][0], True, *others[-1][2:])
+    return [
+        torch.empty(
+            0 if t is None or not wanted else t.shape, dtype=(inputs if t is None else t).dtype, device=inputs.device
+        )
+        for t, wanted in zip(every, needed, strict=True)
+    ]
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -131,12 +140,12 @@ def _backward(ctx: Any, g_slots: Tensor | None, g_attention: Tensor | None, *_: 
     saved, (inputs, slots, *weights, mask) = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
     if g_slots is None:
         g_slots = torch.zeros_like(slots)
+    needed = [bool(need) for need in ctx.needs_input_grad[: 2 + len(weights)]]  # false for absent biases
     gradients = slot_attention_backward_op(
         g_slots, g_attention, saved, inputs, slots, weights[:-3], *weights[-3:], mask,
-        ctx.eps, ctx.gelu, ctx.heads, ctx.implicit,
+        ctx.eps, ctx.gelu, ctx.heads, ctx.implicit, needed,
     )  # fmt: skip
-    present = (True, True, *(weight is not None for weight in weights))
-    return *(g if there else None for g, there in zip(gradients, present, strict=True)), None, *(None,) * 5
+    return *(g if need else None for g, need in zip(gradients, needed, strict=True)), None, *(None,) * 5
 
 
 SlotAttentionFunction = attach_gradient(slot_attention_op, _setup_context, _backward)

@@ -163,7 +163,8 @@ def slot_attention(
         "triton": lambda: _triton_obstacle(inputs, slots, weights, heads),
         "cpp": lambda: one_head or extension_obstacle(inputs, slots),
     }
-    chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles, slots.shape[-1])
+    device, width = slots.device.type, slots.shape[-1]
+    chosen = choose_backend("slot_attention", backend, device, obstacles, width, inputs.numel())
     if chosen == "triton":
         gelu = activation == "gelu"
         out, attention, *_ = slot_attention_op(inputs, slots, *weights, mask, iters, eps, gelu, heads, implicit)

@@ -1,10 +1,11 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found"
 """The passes over the inputs of slot attention in Triton, forward and backward.
 
-An input is xn = LayerNorm(x) without its affine part, from statistics that one kernel takes once. A pass walks twice
-over a part of the inputs: logits, softmax over slots, coefficients; then sums of coefficient times xn, in chunks of
-channels, so that registers hold a chunk whatever C is. Keys, values and normalised inputs are never in memory. The
-affine part of the LayerNorm and both projections belong to the slot side (triton_slots.py): with x = w xn + b,
+An input is xn = LayerNorm(x) without its affine part, from statistics that one kernel takes once. Up to 128 channels a
+pass reads a part of the inputs once (WHOLE): a tile of xn stays on chip from logits over the softmax over slots to the
+sums of coefficient times xn. Above it walks twice over its part, in chunks of channels, so that registers hold a chunk
+whatever C is, and coefficients pass through memory. Keys, values and normalised inputs are never in memory. The affine
+part of the LayerNorm and both projections belong to the slot side (triton_slots.py): with x = w xn + b,
 q.x = (q w).xn + q.b, and sums of x follow from sums of xn.
 
 Backward, one pass an iteration makes the attention again and leaves, beside the slot side's partial sums, two
@@ -28,6 +29,9 @@ from ..launch import launcher
 from .reference import LAYER_NORM_EPS
 
 PROGRAMS = 264  # two for each of an H100's 132 processors
+WHOLE_CHANNELS = 128  # of a tile that stays on chip between logits and sums,
+WHOLE_CHANNELS_BACKWARD = 64  # backward 128 spill 584 bytes on sm_90; their second reading comes from the L1 cache
+WHOLE_ROWS = 32  # inputs of such a tile
 NORM_EPS = tl.constexpr(LAYER_NORM_EPS)
 
 
@@ -86,10 +90,39 @@ def competition(
 
 
 @triton.jit
+def seen_queries(seen, scale, row, valid, c, C, stride, ACC: tl.constexpr):
+    """Queries as xn meets them, with the LayerNorm's scale (columns of the tile, channels c)."""
+    query = slot_vectors(seen, row, valid, c, C, stride)
+    return query * tl.load(scale + c, mask=c < C, other=0.0).to(ACC)[None, :]
+
+
+@triton.jit
+def sums_by_chunks(
+    inputs, mean, inverse, coefficients, target, batch, part, own, row, valid, N, C, PARTS, x_b, x_n, x_c,
+    PRECISION: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Second walk over a part: sums over its inputs of stored coefficients times xn, a chunk of channels at a time."""
+    for start_c in range(0, C, BLOCK_C):
+        c = start_c + tl.arange(0, BLOCK_C)
+        total = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
+        for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
+            n = start + tl.arange(0, BLOCK_N)
+            rows = inputs + batch * x_b + n.to(tl.int64) * x_n
+            centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
+            spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
+            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+            at = row[:, None] * N + n[None, :]
+            weight = tl.load(coefficients + at, mask=valid[:, None] & (n[None, :] < N), other=0.0)
+            total = tl.dot(weight, xn, total, input_precision=PRECISION, out_dtype=ACC)
+        tl.store(target + own[:, None] * C + c[None, :], total, mask=valid[:, None] & (c[None, :] < C))
+
+
+@triton.jit
 def attend_kernel(
     inputs, mean, inverse, seen, scale, offset, mask, weights, sums, totals, attention,
     N, S, C, H, eps, PARTS, x_b, x_n, x_c, m_b, m_n, seen_stride, offset_stride,
-    MASKED: tl.constexpr, ATTENTION: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
+    MASKED: tl.constexpr, ATTENTION: tl.constexpr, WHOLE: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     part = tl.program_id(0) % PARTS
@@ -100,18 +133,24 @@ def attend_kernel(
     row = batch * S * H + slot * H + head
     shift = tl.load(offset + row * offset_stride, mask=valid, other=0.0)
     denominator = tl.zeros((SLOTS * HEADS,), ACC)
+    channel = tl.arange(0, BLOCK_C)  # all of them, if WHOLE
+    all_queries = seen_queries(seen, scale, row, valid, channel, C, seen_stride, ACC)
+    numerator = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
     for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         rows = inputs + batch * x_b + n.to(tl.int64) * x_n
         centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
         spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
         logits = tl.zeros((BLOCK_N, SLOTS * HEADS), ACC)
-        for start_c in range(0, C, BLOCK_C):
-            c = start_c + tl.arange(0, BLOCK_C)
-            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
-            query = slot_vectors(seen, row, valid, c, C, seen_stride)
-            query = query * tl.load(scale + c, mask=c < C, other=0.0).to(ACC)[None, :]
-            logits = tl.dot(xn, tl.trans(query), logits, input_precision=PRECISION, out_dtype=ACC)
+        xn = normalised(rows, channel, n < N, C, x_c, centre, spread, ACC)
+        if WHOLE:
+            logits = tl.dot(xn, tl.trans(all_queries), logits, input_precision=PRECISION, out_dtype=ACC)
+        else:
+            for start_c in range(0, C, BLOCK_C):
+                c = start_c + channel
+                chunk = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+                query = seen_queries(seen, scale, row, valid, c, C, seen_stride, ACC)
+                logits = tl.dot(chunk, tl.trans(query), logits, input_precision=PRECISION, out_dtype=ACC)
         share = competition(logits + shift[None, :], slot, head, S, H, BLOCK_N, SLOTS, HEADS)
         present = (n[:, None] < N) & valid[None, :]
         if ATTENTION:
@@ -126,23 +165,22 @@ def attend_kernel(
         if MASKED:
             present = present & (tl.load(mask + batch * m_b + n * m_n, mask=n < N, other=0) != 0)[:, None]
         weight = tl.where(present, share + eps, 0.0)
-        tl.store(weights + row[None, :] * N + n[:, None], weight, mask=(n[:, None] < N) & valid[None, :])
         denominator += tl.sum(weight, 0)
+        if WHOLE:
+            numerator = tl.dot(tl.trans(weight), xn, numerator, input_precision=PRECISION, out_dtype=ACC)
+        else:
+            tl.store(weights + row[None, :] * N + n[:, None], weight, mask=(n[:, None] < N) & valid[None, :])
     own = (batch * PARTS + part) * S * H + slot * H + head
     tl.store(totals + own, denominator, mask=valid)
-    tl.debug_barrier()  # other threads of this program wrote the weights
-    for start_c in range(0, C, BLOCK_C):
-        c = start_c + tl.arange(0, BLOCK_C)
-        numerator = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
-        for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
-            n = start + tl.arange(0, BLOCK_N)
-            rows = inputs + batch * x_b + n.to(tl.int64) * x_n
-            centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
-            spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
-            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
-            weight = tl.load(weights + row[:, None] * N + n[None, :], mask=valid[:, None] & (n[None, :] < N), other=0.0)
-            numerator = tl.dot(weight, xn, numerator, input_precision=PRECISION, out_dtype=ACC)
-        tl.store(sums + own[:, None] * C + c[None, :], numerator, mask=valid[:, None] & (c[None, :] < C))
+    if WHOLE:
+        at = own[:, None] * C + channel[None, :]
+        tl.store(sums + at, numerator, mask=valid[:, None] & (channel[None, :] < C))
+    else:
+        tl.debug_barrier()  # other threads of this program wrote the weights
+        sums_by_chunks(
+            inputs, mean, inverse, weights, sums, batch, part, own, row, valid, N, C, PARTS, x_b, x_n, x_c,
+            PRECISION, ACC, BLOCK_N, BLOCK_C, SLOTS, HEADS,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -150,7 +188,8 @@ def attend_backward_kernel(
     inputs, mean, inverse, seen, scale, offset, mask, push, push_total, g_attention,
     weights, in_logits, along, flat, g_seen, g_offset,
     N, S, C, H, eps, PARTS, x_b, x_n, x_c, m_b, m_n, a_b, a_s, a_n, seen_stride, offset_stride, push_stride,
-    MASKED: tl.constexpr, ATTENTION: tl.constexpr, FIRST: tl.constexpr, PRECISION: tl.constexpr, ACC: tl.constexpr,
+    MASKED: tl.constexpr, ATTENTION: tl.constexpr, FIRST: tl.constexpr, WHOLE: tl.constexpr,
+    PRECISION: tl.constexpr, ACC: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
     # along, flat (B, N): sums over channels of (gradient of xn) * xn and of that gradient, added up over iterations
@@ -163,6 +202,10 @@ def attend_backward_kernel(
     shift = tl.load(offset + row * offset_stride, mask=valid, other=0.0)
     pushed = tl.load(push_total + row * offset_stride, mask=valid, other=0.0)
     in_offset = tl.zeros((SLOTS * HEADS,), ACC)
+    channel = tl.arange(0, BLOCK_C)  # all of them, if WHOLE
+    all_queries = seen_queries(seen, scale, row, valid, channel, C, seen_stride, ACC)
+    directions = slot_vectors(push, row, valid, channel, C, push_stride)
+    in_seen = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
     for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         rows = inputs + batch * x_b + n.to(tl.int64) * x_n
@@ -172,16 +215,22 @@ def attend_backward_kernel(
         pushes = tl.zeros((BLOCK_N, SLOTS * HEADS), ACC)  # with the gradients of the sums
         query_sum = tl.zeros((SLOTS * HEADS,), ACC)
         push_sum = tl.zeros((SLOTS * HEADS,), ACC)
-        for start_c in range(0, C, BLOCK_C):
-            c = start_c + tl.arange(0, BLOCK_C)
-            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
-            query = slot_vectors(seen, row, valid, c, C, seen_stride)
-            query = query * tl.load(scale + c, mask=c < C, other=0.0).to(ACC)[None, :]
-            products = tl.dot(xn, tl.trans(query), products, input_precision=PRECISION, out_dtype=ACC)
-            query_sum += tl.sum(query, 1)
-            direction = slot_vectors(push, row, valid, c, C, push_stride)
-            pushes = tl.dot(xn, tl.trans(direction), pushes, input_precision=PRECISION, out_dtype=ACC)
-            push_sum += tl.sum(direction, 1)
+        xn = normalised(rows, channel, n < N, C, x_c, centre, spread, ACC)
+        if WHOLE:
+            products = tl.dot(xn, tl.trans(all_queries), products, input_precision=PRECISION, out_dtype=ACC)
+            query_sum = tl.sum(all_queries, 1)
+            pushes = tl.dot(xn, tl.trans(directions), pushes, input_precision=PRECISION, out_dtype=ACC)
+            push_sum = tl.sum(directions, 1)
+        else:
+            for start_c in range(0, C, BLOCK_C):
+                c = start_c + channel
+                chunk = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
+                query = seen_queries(seen, scale, row, valid, c, C, seen_stride, ACC)
+                products = tl.dot(chunk, tl.trans(query), products, input_precision=PRECISION, out_dtype=ACC)
+                query_sum += tl.sum(query, 1)
+                direction = slot_vectors(push, row, valid, c, C, push_stride)
+                pushes = tl.dot(chunk, tl.trans(direction), pushes, input_precision=PRECISION, out_dtype=ACC)
+                push_sum += tl.sum(direction, 1)
         share = competition(products + shift[None, :], slot, head, S, H, BLOCK_N, SLOTS, HEADS)
         present = (n[:, None] < N) & valid[None, :]
         counted = present
@@ -205,6 +254,8 @@ def attend_backward_kernel(
         tl.store(weights + at, weight, mask=present)
         tl.store(in_logits + at, in_logit, mask=present)
         in_offset += tl.sum(in_logit, 0)
+        if WHOLE:
+            in_seen = tl.dot(tl.trans(in_logit), xn, in_seen, input_precision=PRECISION, out_dtype=ACC)
         lengths = tl.sum(weight * pushes + in_logit * products, 1)
         levels = tl.sum(weight * push_sum[None, :] + in_logit * query_sum[None, :], 1)
         if not FIRST:
@@ -215,20 +266,15 @@ def attend_backward_kernel(
         tl.store(flat + batch * N + n, levels, mask=n < N)
     own = (batch * PARTS + part) * S * H + slot * H + head
     tl.store(g_offset + own, in_offset, mask=valid)
-    tl.debug_barrier()  # other threads of this program wrote the gradients of the logits
-    for start_c in range(0, C, BLOCK_C):
-        c = start_c + tl.arange(0, BLOCK_C)
-        total = tl.zeros((SLOTS * HEADS, BLOCK_C), ACC)
-        for start in range(part * BLOCK_N, N, PARTS * BLOCK_N):
-            n = start + tl.arange(0, BLOCK_N)
-            rows = inputs + batch * x_b + n.to(tl.int64) * x_n
-            centre = tl.load(mean + batch * N + n, mask=n < N, other=0.0)
-            spread = tl.load(inverse + batch * N + n, mask=n < N, other=0.0)
-            xn = normalised(rows, c, n < N, C, x_c, centre, spread, ACC)
-            at = row[:, None] * N + n[None, :]
-            in_logit = tl.load(in_logits + at, mask=valid[:, None] & (n[None, :] < N), other=0.0)
-            total = tl.dot(in_logit, xn, total, input_precision=PRECISION, out_dtype=ACC)
-        tl.store(g_seen + own[:, None] * C + c[None, :], total, mask=valid[:, None] & (c[None, :] < C))
+    if WHOLE:
+        at = own[:, None] * C + channel[None, :]
+        tl.store(g_seen + at, in_seen, mask=valid[:, None] & (channel[None, :] < C))
+    else:
+        tl.debug_barrier()  # other threads of this program wrote the gradients of the logits
+        sums_by_chunks(
+            inputs, mean, inverse, in_logits, g_seen, batch, part, own, row, valid, N, C, PARTS, x_b, x_n, x_c,
+            PRECISION, ACC, BLOCK_N, BLOCK_C, SLOTS, HEADS,
+        )  # fmt: skip
 
 
 @triton.jit
@@ -278,7 +324,9 @@ class Layout(NamedTuple):
     heads: int
     tiles: int  # of BLOCK_N inputs in a batch entry
     parts: int  # programs a batch entry
-    options: dict[str, object]
+    options: dict[str, object]  # of all kernels
+    attend: dict[str, object]  # of the pass forward, in place of those
+    attend_backward: dict[str, object]
 
 
 def product_precision(dtype: torch.dtype) -> str:
@@ -290,6 +338,14 @@ def product_precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
+def prefetches() -> bool:
+    """Whether this is an NVIDIA device from Hopper on."""
+    if TRITON_INTERPRETED:
+        return False
+    current = triton.runtime.driver.active.get_current_target()
+    return bool(current.backend == "cuda" and current.arch >= 90)
+
+
 def plan(inputs: Tensor, slots: int, heads: int, dtype: torch.dtype) -> Layout:
     """Tiles by the compiler's registers (bench/results/ahead-of-time.md), not yet timed on a GPU."""
     batch, count, channels = inputs.shape
@@ -298,18 +354,26 @@ def plan(inputs: Tensor, slots: int, heads: int, dtype: torch.dtype) -> Layout:
     # with several heads 32 columns spill up to 88 bytes backward on sm_80 and sm_100, with 64 everything does: op.py
     rows = 64
     tiles = triton.cdiv(count, rows)
+    padded = max(16, triton.next_power_of_2(channels))
     options = {
         "PRECISION": product_precision(inputs.dtype),
         "ACC": accumulator(dtype),
         "BLOCK_N": rows,
-        "BLOCK_C": max(16, min(32, triton.next_power_of_2(channels))),
+        "BLOCK_C": min(32, padded),
         "SLOTS": padded_slots,
         "HEADS": padded_heads,
         "num_warps": 4,
         "num_stages": 1,
         **all_registers(),
     }
-    return Layout(batch, count, slots, channels, heads, tiles, min(max(1, PROGRAMS // batch), tiles), options)
+    attend = [
+        {**options, "WHOLE": True, "BLOCK_C": padded, "BLOCK_N": WHOLE_ROWS}
+        if padded <= channels_on_chip and padded_slots * padded_heads == 16
+        else {**options, "WHOLE": False}
+        for channels_on_chip in (WHOLE_CHANNELS, WHOLE_CHANNELS_BACKWARD)
+    ]
+    parts = min(max(1, PROGRAMS // batch), tiles)
+    return Layout(batch, count, slots, channels, heads, tiles, parts, options, *attend)
 
 
 @launcher

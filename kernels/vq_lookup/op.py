@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd import attach_gradient, fake, operator
+from ..autograd import attach_gradient, direct, fake, operator
 from ..dispatch import Obstacle, choose_backend, extension_obstacle, triton_obstacle
 from ..shapes import accumulation_dtype, check_floating, check_shape, constant
 from . import cpp, cublas, eager
@@ -96,13 +96,14 @@ def _backward(ctx: Any, grad_quantized: Tensor | None, _: None, grad_distance: T
     x, codebook, indices = ctx.saved_tensors
     need_x = ctx.needs_input_grad[0] and grad_distance is not None
     need_codebook = ctx.needs_input_grad[1] and (grad_distance is not None or grad_quantized is not None)
-    grad_x, grad_codebook = lookup_backward_op(
+    grad_x, grad_codebook = look_up_backward(
         x, codebook, indices, grad_quantized, grad_distance, need_x, need_codebook, ctx.backend
     )
     return grad_x if need_x else None, grad_codebook if need_codebook else None, None, None
 
 
 VQLookupFunction = attach_gradient(lookup_op, _setup_context, _backward)  # apply(x, codebook, precision, backend)
+look_up, look_up_backward = direct(lookup_op), direct(lookup_backward_op)
 
 
 def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend: str | None = None) -> VQLookup:
@@ -146,7 +147,7 @@ def vq_lookup(x: Tensor, codebook: Tensor, *, precision: str = "exact", backend:
         raise ValueError(f"vq_lookup: x: expected shape {wanted}, found {tuple(x.shape)}")
     rows = x.unsqueeze(-2) if headless else x  # (..., Q, D)
     chosen = choose_backend("vq_lookup", backend, x.device.type, _lookup_obstacles(rows, books), width)
-    quantized, indices, distance = lookup_op(rows, books, precision, chosen)
+    quantized, indices, distance = look_up(rows, books, precision, chosen)
     if headless:
         return VQLookup(quantized.squeeze(-2), indices.squeeze(-1), distance.squeeze(-1))
     return VQLookup(quantized, indices, distance)
@@ -190,6 +191,9 @@ def _(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: 
     return counts, torch.empty(heads, num_codes, width, dtype=dtype, device=x.device)
 
 
+add_up = direct(statistics_op)
+
+
 def vq_statistics(
     x: Tensor, indices: Tensor, num_codes: int, *, deterministic: bool = False, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -224,5 +228,5 @@ def vq_statistics(
         raise ValueError(f"{op}: indices is on {indices.device}, but x is on {x.device}")
     chosen = choose_backend(op, backend, x.device.type, {"torch": None, "triton": lambda: _triton_obstacle(x)})
     ordered = deterministic or torch.are_deterministic_algorithms_enabled()
-    counts, sums = statistics_op(constant(x), indices, num_codes, ordered, chosen)
+    counts, sums = add_up(constant(x), indices, num_codes, ordered, chosen)
     return counts, sums

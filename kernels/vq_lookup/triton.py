@@ -1,13 +1,16 @@
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, import-untyped, import-not-found"
-"""vq_lookup and vq_statistics in Triton.
+"""vq_lookup in Triton; its codes are prepared in triton_codes.py, statistics are in triton_statistics.py.
 
 Forward: one program owns BLOCK_N rows of one head and streams over the codes. score = |c|^2 / 2 - x.c from tensor
-cores; the running minimum is element-wise over BLOCK_N x BLOCK_V and meets the other lanes once, at the end. Then the
-winning
-rows are gathered, and distance, index and code are written: N x V is never in memory.
+cores; the running minimum and its index are element-wise over BLOCK_N x BLOCK_V and lanes meet once, at the end. Then
+the winning rows are gathered, and distance, index and code are written: N x V is never in memory.
 
-Exact: float32 products are split into three TF32 ones (tf32x3) on NVIDIA, taken in full float32 elsewhere; bfloat16 and
-float16 inputs multiply exactly into the float32 accumulator. Fast: one TF32 or bfloat16 product.
+Up to 128 channels the rows are read and split once and stay on chip, and the loop over codes is one software
+pipeline: while a tile is multiplied the next ones are copied. Above, a step of that one pipeline is a chunk of channels
+of a tile of codes.
+
+Exact: float32 products are split into three TF32 ones on NVIDIA, taken in full float32 on AMD; bfloat16 and float16
+inputs multiply exactly into the float32 accumulator. Fast: one TF32 or bfloat16 product.
 """
 
 from typing import NamedTuple
@@ -18,12 +21,16 @@ import triton.language as tl
 from torch import Tensor
 
 from ..dispatch import TRITON_INTERPRETED
+from ..elementary import all_registers
 from ..launch import launcher
-from .codes import HEADROOM, SMALL, first_equal
+from .triton_codes import round_to_tf32, scale_codes
+from .triton_statistics import statistics, two_leading_axes
+
+__all__ = ["lookup", "lookup_backward", "statistics"]
 
 MAX_WIDTH = 512
-LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
-SMALLEST, ROOM = tl.constexpr(SMALL), tl.constexpr(HEADROOM)
+RESIDENT = 128  # channels of rows that stay on chip
+PROCESSORS = 132  # of an H100
 
 
 class Config(NamedTuple):
@@ -34,6 +41,7 @@ class Config(NamedTuple):
     block_d: int
     num_warps: int
     num_stages: int
+    resident: bool  # rows stay on chip
 
 
 def target() -> tuple[str, int]:
@@ -44,101 +52,105 @@ def target() -> tuple[str, int]:
     return current.backend, current.arch if current.backend == "cuda" else 0
 
 
-# Chosen by registers and shared memory of the ahead-of-time compile, not yet timed on a GPU. Minimum, index and
-# accumulator are three BLOCK_N x BLOCK_V tiles in registers: with 128 x 64 and 8 warps they take 96 of 255 registers a
-# thread, 128 x 128 spills 300 bytes on sm_90 and 4,500 on sm_80. BLOCK_D is what is left: tf32x3 keeps both factors
-# twice in registers on sm_80 (mma.sync), where 32 spills 176 bytes and 16 none; wgmma and tcgen05 read them from shared
-# memory.
-def choose_config(rows: int, width: int, cast: tl.dtype, precision: str) -> Config:
-    """Fewer rows a program when there are too few programs to fill a device."""
-    _, capability = target()
-    if cast != tl.float32:
-        block_d = 64
-    else:
-        block_d = 16 if precision == "tf32x3" and capability < 90 else 32
-    block_d = min(block_d, max(16, triton.next_power_of_2(width)))
-    if rows >= 8192:
-        return Config(block_n=128, block_v=64, block_d=block_d, num_warps=8, num_stages=2)
-    return Config(block_n=64, block_v=64, block_d=block_d, num_warps=4, num_stages=2)
+# Chosen by registers and shared memory of the ahead-of-time compile, not yet timed on a GPU. A warpgroup of four warps
+# owns 64 rows, the height of Hopper's matrix instruction: with two of them beside each other both multiplied every row.
+# Minimum, index and accumulator are three tiles in registers, 96 numbers a thread; 128 codes a tile would make it 192.
+def choose_config(rows: int, heads: int, width: int, size: int) -> Config:
+    """Rows a program so that the busiest of PROCESSORS has the fewest; of equals the most: codes are read less often.
+
+    Args:
+        size: bytes of a channel as the product takes it, both parts of a split number counted.
+    """
+    busiest = {n: -(-(-(-rows // n) * heads) // PROCESSORS) * n for n in (64, 128)}
+    block_n = min(busiest, key=lambda n: (busiest[n], -n))
+    block_d = max(16, triton.next_power_of_2(width))
+    backend, capability = target()
+    # mma.sync takes rows from registers: 64 numbers a thread for 64 split channels, where 64 codes spill 168 bytes (and
+    # 72 for 128 channels in one part)
+    in_registers = backend == "cuda" and capability < 90
+    resident = width <= RESIDENT and not (in_registers and block_d * size > 512)
+    if not resident:
+        block_d = 64 if size == 2 else 32
+    # beside 128 split rows of 128 channels 64 codes exceed shared memory
+    block_v = 32 if block_d * size > 512 or (in_registers and (size == 8 or block_d * size == 512)) else 64
+    return Config(block_n, block_v, block_d, block_n // 16, 3 if size <= 4 else 2, resident)
 
 
 @triton.jit
-def load_codes(codes, V, D, stride_q, stride_v, stride_d, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr):
-    """A program's codes, zeros for one that is not finite; which are finite; their numbers and channels."""
-    head = tl.program_id(1).to(tl.int64)
-    v = tl.program_id(0) * BLOCK_V + tl.arange(0, BLOCK_V)
-    d = tl.arange(0, BLOCK_D)
-    mask = (v[:, None] < V) & (d[None, :] < D)
-    offsets = v[:, None].to(tl.int64) * stride_v + d[None, :].to(tl.int64) * stride_d
-    values = tl.load(codes + head * stride_q + offsets, mask=mask, other=0.0).to(tl.float32)
-    finite = tl.min((tl.abs(values) <= LARGEST).to(tl.int32), 1) > 0
-    return tl.where(finite[:, None], values, 0.0), finite, head, v, d
+def tile_product(x, x_low, high, low, offsets, dots, SPLIT: tl.constexpr, PRECISION: tl.constexpr):
+    """dots + x times the codes at offsets; of split numbers without low times low, small products first."""
+    code = tl.load(high + offsets)
+    if SPLIT:
+        dots = tl.dot(x_low, code, dots, input_precision=PRECISION)
+        dots = tl.dot(x, tl.load(low + offsets), dots, input_precision=PRECISION)
+    return tl.dot(x, code, dots, input_precision=PRECISION)
 
 
 @triton.jit
-def largest_code_kernel(
-    codes, largest, V, D, stride_q, stride_v, stride_d, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr
-):
-    values, _, head, _, _ = load_codes(codes, V, D, stride_q, stride_v, stride_d, BLOCK_V, BLOCK_D)
-    # the bits of numbers that are not negative order as the numbers do
-    tl.atomic_max(largest + head, tl.max(tl.max(tl.abs(values), 1), 0).to(tl.int32, bitcast=True), sem="relaxed")
-
-
-@triton.jit
-def scale_codes_kernel(
-    codes, largest, scaled, half_norms, V, D, stride_q, stride_v, stride_d,
-    SCALE: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    # as scale_codes in codes.py
-    values, finite, head, v, d = load_codes(codes, V, D, stride_q, stride_v, stride_d, BLOCK_V, BLOCK_D)
-    moved = values
-    if SCALE:
-        exponent = (tl.load(largest + head) >> 23) - 126
-        shift = exponent + tl.where(exponent > SMALLEST, ROOM, 0)
-        shift = tl.maximum(-126, tl.minimum(126, shift))
-        moved = values * ((127 - shift) << 23).to(tl.float32, bitcast=True)
-    row = head * V + v
-    tl.store(scaled + row[:, None] * D + d[None, :], moved, mask=(v[:, None] < V) & (d[None, :] < D))
-    tl.store(half_norms + row, tl.where(finite, tl.sum(values * moved, 1) / 2, float("inf")), mask=v < V)
+def keep_best(best, best_index, dots, half_norms, v):
+    """Element-wise running minimum over a tile of codes v, and its index."""
+    score = tl.load(half_norms + v)[None, :] - dots
+    smaller = score < best  # NaN is never smaller
+    return tl.where(smaller, score, best), tl.where(smaller, v[None, :], best_index)
 
 
 @triton.jit
 def lookup_kernel(
-    x, codes, scaled, half_norms, quantized, indices, distance,
-    N, INNER, V, D, Q,
+    x, codes, high, low, half_norms, quantized, indices, distance,
+    N, INNER, V, Q,
     x_outer, x_inner, x_q, x_d, c_q, c_v, c_d,
+    D: tl.constexpr, RESIDENT: tl.constexpr, SPLIT: tl.constexpr, CAST: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
-    CAST: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    # V counts padded codes, a multiple of BLOCK_V; high and low (Q, V, D in whole blocks) as scale_codes gives them
     head = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     row_mask = n < N
     # leading axes are two: n = outer * INNER + inner
     x_rows = x + head * x_q + (n // INNER).to(tl.int64) * x_outer + (n % INNER).to(tl.int64) * x_inner
     c_head = codes + head * c_q
+    CHUNKS: tl.constexpr = (D + BLOCK_D - 1) // BLOCK_D
+    high += head * V * (CHUNKS * BLOCK_D)
+    low += head * V * (CHUNKS * BLOCK_D)
+    half_norms += head * V
     lanes = tl.arange(0, BLOCK_V)
     depth = tl.arange(0, BLOCK_D)
+    offsets = lanes[None, :] * (CHUNKS * BLOCK_D) + depth[:, None]
     best = tl.full((BLOCK_N, BLOCK_V), float("inf"), tl.float32)
     best_index = tl.zeros((BLOCK_N, BLOCK_V), tl.int32)
-    for start_v in range(0, V, BLOCK_V):
-        v = start_v + lanes
-        dots = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
-        for start_d in range(0, D, BLOCK_D):
-            d = start_d + depth
-            x_tile = tl.load(
+    dots = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
+    if RESIDENT:
+        tile = tl.load(
+            x_rows[:, None] + depth[None, :].to(tl.int64) * x_d,
+            mask=row_mask[:, None] & (depth[None, :] < D),
+            other=0.0,
+        ).to(CAST)
+        tile_low = tile
+        if SPLIT:
+            rounded = round_to_tf32(tile)
+            tile_low = round_to_tf32(tile - rounded)
+            tile = rounded
+        for start in range(0, V, BLOCK_V):
+            dots = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
+            dots = tile_product(tile, tile_low, high, low, start * BLOCK_D + offsets, dots, SPLIT, PRECISION)
+            best, best_index = keep_best(best, best_index, dots, half_norms, start + lanes)
+    else:
+        for step in range(V // BLOCK_V * CHUNKS):
+            start = step // CHUNKS * BLOCK_V
+            d = step % CHUNKS * BLOCK_D + depth
+            chunk = tl.load(
                 x_rows[:, None] + d[None, :].to(tl.int64) * x_d, mask=row_mask[:, None] & (d[None, :] < D), other=0.0
-            )
-            c_tile = tl.load(
-                scaled + (head * V + v[None, :]) * D + d[:, None],
-                mask=(v[None, :] < V) & (d[:, None] < D),
-                other=0.0,
-            )
-            dots = tl.dot(x_tile.to(CAST), c_tile.to(CAST), dots, input_precision=PRECISION)
-        half_norm = tl.load(half_norms + head * V + v, mask=v < V, other=float("inf"))
-        score = half_norm[None, :] - dots
-        smaller = score < best  # NaN is never smaller
-        best = tl.where(smaller, score, best)
-        best_index = tl.where(smaller, v[None, :], best_index)
+            ).to(CAST)
+            chunk_low = chunk
+            if SPLIT:
+                rounded = round_to_tf32(chunk)
+                chunk_low = round_to_tf32(chunk - rounded)
+                chunk = rounded
+            place = start * (CHUNKS * BLOCK_D) + step % CHUNKS * BLOCK_D
+            dots = tile_product(chunk, chunk_low, high, low, place + offsets, dots, SPLIT, PRECISION)
+            if step % CHUNKS == CHUNKS - 1:
+                best, best_index = keep_best(best, best_index, dots, half_norms, start + lanes)
+                dots = tl.zeros((BLOCK_N, BLOCK_V), tl.float32)
     # lowest index of the lowest score
     lowest = tl.min(best, 1)
     index = tl.min(tl.where(best == lowest[:, None], best_index, 2147483647), 1)
@@ -194,118 +206,27 @@ def lookup_backward_kernel(
             tl.store(contribution + flat, push, mask=mask)
 
 
-@triton.jit
-def statistics_atomic_kernel(
-    x, indices, counts, sums, N, INNER, V, D, Q, x_outer, x_inner, x_q, x_d,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    head = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row_mask = n < N
-    x_rows = x + head * x_q + (n // INNER).to(tl.int64) * x_outer + (n % INNER).to(tl.int64) * x_inner
-    index = tl.load(indices + n.to(tl.int64) * Q + head, mask=row_mask, other=0).to(tl.int64)
-    row_mask = row_mask & (index >= 0) & (index < V)  # nothing is written beside the sums
-    code = head * V + index
-    d = tl.arange(0, BLOCK_D)
-    mask = row_mask[:, None] & (d[None, :] < D)
-    value = tl.load(x_rows[:, None] + d[None, :].to(tl.int64) * x_d, mask=mask, other=0.0).to(tl.float32)
-    tl.atomic_add(counts + code, tl.full((BLOCK_N,), 1.0, tl.float32), mask=row_mask, sem="relaxed")
-    tl.atomic_add(sums + code[:, None] * D + d[None, :], value, mask=mask, sem="relaxed")
-
-
-@triton.jit
-def statistics_sorted_kernel(
-    x, order, edges, counts, sums, INNER, V, D, Q, x_outer, x_inner, x_q, x_d,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    # one program owns one code of one head and adds its rows in ascending order: the same bits in every run
-    head = tl.program_id(1).to(tl.int64)
-    code = head * V + tl.program_id(0)
-    first = tl.load(edges + code)
-    last = tl.load(edges + code + 1)
-    d = tl.arange(0, BLOCK_D)
-    total = tl.zeros((BLOCK_D,), tl.float32)
-    for start in range(first, last, BLOCK_N):
-        position = start + tl.arange(0, BLOCK_N)
-        row_mask = position < last
-        n = tl.load(order + position, mask=row_mask, other=0) // Q  # order counts (row, head)
-        rows = x + head * x_q + (n // INNER) * x_outer + (n % INNER) * x_inner
-        mask = row_mask[:, None] & (d[None, :] < D)
-        value = tl.load(rows[:, None] + d[None, :].to(tl.int64) * x_d, mask=mask, other=0.0)
-        total += tl.sum(value.to(tl.float32), 0)
-    tl.store(counts + code, (last - first).to(tl.float32))
-    tl.store(sums + code * D + d, total, mask=d < D)
-
-
-def two_leading_axes(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int]]:
-    """x (..., Q, D) with its leading axes as at most two: (x, (inner size, strides of outer, inner, Q, D)).
-
-    Axes that stride together are joined; x is copied only if three leading axes remain.
-    """
-    sizes: list[int] = []
-    strides: list[int] = []
-    for size, stride in zip(x.shape[:-2], x.stride()[:-2], strict=True):
-        if size == 1:
-            continue
-        if strides and strides[-1] == stride * size:
-            sizes[-1], strides[-1] = sizes[-1] * size, stride
-        else:
-            sizes.append(size)
-            strides.append(stride)
-    if len(sizes) > 2:
-        return two_leading_axes(x.contiguous())
-    inner, inner_stride = (sizes[-1], strides[-1]) if sizes else (1, 0)
-    outer_stride = strides[0] if len(strides) == 2 else inner * inner_stride
-    return x, (max(inner, 1), outer_stride, inner_stride, x.stride(-2), x.stride(-1))
-
-
 TORCH_TYPES = {tl.float32: torch.float32, tl.bfloat16: torch.bfloat16, tl.float16: torch.float16}
 
 
-def product_types(x: Tensor, codebook: Tensor, precision: str) -> tuple[tl.dtype, str]:
-    """Type both factors are cast to, and Triton's input_precision."""
+def product_types(x: Tensor, codebook: Tensor, precision: str) -> tuple[tl.dtype, str, bool]:
+    """Type both factors are cast to, Triton's input_precision, and whether they are split into two TF32 numbers."""
     narrow = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
     backend, _ = target()
-    if backend == "cpu":
-        return tl.float32, "ieee"  # the interpreter's bfloat16 products are wrong, its TF32 is float32
-    if x.dtype == codebook.dtype and x.dtype in narrow:
-        return narrow[x.dtype], "ieee"
-    if precision == "fast":
-        return tl.float32, "tf32"
-    return (
-        tl.float32,
-        "ieee" if backend == "hip" else "tf32x3",
-    )  # AMD compiles no tf32x3; its matrix unit takes float32 itself
-
-
-@launcher
-def scale_codes(codebook: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Codes (Q, V, D) as the products take them, in `dtype`, and their half norms (Q, V), as in codes.py.
-
-    float16 keeps its scale: its numbers and their squares are far from float32's ends, and it has no room for another.
-    """
-    heads, codes, width = codebook.shape
-    largest = torch.zeros(heads, dtype=torch.int32, device=codebook.device)
-    scaled = torch.empty(codebook.shape, dtype=dtype, device=codebook.device)
-    half_norms = torch.empty(heads, codes, dtype=torch.float32, device=codebook.device)
-    blocks = {"BLOCK_V": 16, "BLOCK_D": triton.next_power_of_2(width), "num_warps": 4}
-    grid = (triton.cdiv(codes, 16), heads)
-    moved = dtype != torch.float16
-    if moved:
-        largest_code_kernel[grid](codebook, largest, codes, width, *codebook.stride(), **blocks)
-    scale_codes_kernel[grid](
-        codebook, largest, scaled, half_norms, codes, width, *codebook.stride(), SCALE=moved, **blocks
-    )
-    if TRITON_INTERPRETED:  # NumPy's products round by the place of a column, a matrix unit's do not
-        place = torch.arange(codes, device=codebook.device)
-        half_norms.masked_fill_(first_equal(codebook.float()) != place, torch.inf)
-    return scaled, half_norms
+    halves = x.dtype == codebook.dtype and x.dtype in narrow
+    if backend == "cpu":  # the interpreter's bfloat16 products are wrong; those of TF32 numbers are exact in float32
+        return tl.float32, "ieee", not halves and precision != "fast"
+    if halves:
+        return narrow[x.dtype], "ieee", False
+    if backend == "hip":
+        return tl.float32, "ieee", False  # AMD's matrix unit takes float32 itself
+    return tl.float32, "tf32", precision != "fast"
 
 
 @launcher
 def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor, Tensor]:
     """quantized (..., Q, D), indices (..., Q), distance (..., Q)."""
-    heads, codes, width = codebook.shape
+    heads, _, width = codebook.shape
     leading = x.shape[:-2]
     rows = leading.numel()
     quantized = torch.empty(x.shape, dtype=codebook.dtype, device=x.device)
@@ -314,14 +235,16 @@ def lookup(x: Tensor, codebook: Tensor, precision: str) -> tuple[Tensor, Tensor,
     if rows == 0:
         return quantized, indices, distance
     x, (inner, *x_strides) = two_leading_axes(x)
-    cast, input_precision = product_types(x, codebook, precision)
-    scaled, half_norms = scale_codes(codebook, TORCH_TYPES[cast])
-    config = choose_config(rows, width, cast, input_precision)
+    cast, input_precision, split = product_types(x, codebook, precision)
+    dtype = TORCH_TYPES[cast]
+    config = choose_config(rows, heads, width, dtype.itemsize * (2 if split else 1))
+    high, low, half_norms = scale_codes(codebook, dtype, split, config.block_v, config.block_d)
     lookup_kernel[(triton.cdiv(rows, config.block_n), heads)](
-        x, codebook, scaled, half_norms, quantized, indices, distance,
-        rows, inner, codes, width, heads, *x_strides, *codebook.stride(),
-        BLOCK_N=config.block_n, BLOCK_V=config.block_v, BLOCK_D=config.block_d, CAST=cast, PRECISION=input_precision,
-        num_warps=config.num_warps, num_stages=config.num_stages,
+        x, codebook, high, low, half_norms, quantized, indices, distance,
+        rows, inner, high.shape[1], heads, *x_strides, *codebook.stride(),
+        D=width, RESIDENT=config.resident, SPLIT=split, CAST=cast, PRECISION=input_precision,
+        BLOCK_N=config.block_n, BLOCK_V=config.block_v, BLOCK_D=config.block_d,
+        num_warps=config.num_warps, num_stages=config.num_stages, **all_registers(),
     )  # fmt: skip
     return quantized, indices, distance
 
@@ -362,31 +285,3 @@ def lookup_backward(
     if per_row:
         _, grad_codes = statistics(contribution, indices, codes, deterministic=True)
     return grad_x, grad_codes.to(codebook.dtype)
-
-
-@launcher
-def statistics(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool) -> tuple[Tensor, Tensor]:
-    """counts (Q, V) and sums (Q, V, D); x (..., Q, D), indices (..., Q)."""
-    heads, width = x.shape[-2:]
-    rows = x.shape[:-2].numel()
-    counts = torch.zeros(heads, num_codes, dtype=torch.float32, device=x.device)
-    sums = torch.zeros(heads, num_codes, width, dtype=torch.float32, device=x.device)
-    if rows == 0:
-        return counts, sums
-    indices = indices.contiguous()
-    x, (inner, *x_strides) = two_leading_axes(x)
-    block_d = triton.next_power_of_2(width)
-    if deterministic:
-        flat = indices.reshape(rows, heads).long() + torch.arange(heads, device=x.device) * num_codes
-        ordered, order = flat.reshape(-1).sort(stable=True)
-        edges = torch.searchsorted(ordered, torch.arange(heads * num_codes + 1, device=x.device))
-        statistics_sorted_kernel[(num_codes, heads)](
-            x, order, edges, counts, sums, inner, num_codes, width, heads, *x_strides,
-            BLOCK_N=16, BLOCK_D=block_d, num_warps=4,
-        )  # fmt: skip
-    else:
-        statistics_atomic_kernel[(triton.cdiv(rows, 32), heads)](
-            x, indices, counts, sums, rows, inner, num_codes, width, heads, *x_strides,
-            BLOCK_N=32, BLOCK_D=block_d, num_warps=4,
-        )  # fmt: skip
-    return counts, sums

@@ -115,10 +115,12 @@ def vq_cases() -> Iterator[Case]:
     many, few = (8192, 512, 64), (1024, 1024, 32)
     exact, fast, half = (torch.float32, "exact"), (torch.float32, "fast"), (torch.bfloat16, "exact")
     calls = [(many, exact), (many, fast), (many, half), (few, exact)]
-    if EVERY:  # rows choose BLOCK_N and warps, the width BLOCK_D up to 64
+    calls += [((65536, 512, 128), exact), ((65536, 512, 256), exact)]
+    if EVERY:  # rows choose BLOCK_N and warps, the width BLOCK_D up to 128
         kinds = (exact, fast, half, (torch.float16, "exact"))
-        calls += [((rows, 512, width), kind) for rows in (8192, 1024) for width in (16, 32, 64) for kind in kinds]
-        calls += [((1024, 512, width), exact) for width in (5, 4, 8, 128, 256, 512)]
+        widths = (16, 32, 64, 128, 256)
+        calls += [((rows, 512, width), kind) for rows in (65536, 1024) for width in widths for kind in kinds]
+        calls += [((1024, 512, width), exact) for width in (5, 4, 8, 36, 512)]
     for (rows, codes, width), (dtype, precision) in dict.fromkeys(calls):
         x, codebook = torch.empty(rows, 1, width, dtype=dtype), torch.empty(1, codes, width, dtype=dtype)
         label = f"lookup {rows}x{codes}x{width} {str(dtype)[6:]} {precision}"
@@ -175,8 +177,9 @@ def slot_cases() -> Iterator[Case]:
     from aime.kernels.slot_attention import fused
 
     shapes = [(8, 256, 8, 64, 64), (32, 1024, 8, 128, 128), (64, 4096, 16, 256, 256), (4, 256, 7, 512, 512)]
-    demanding = [((4, 300, 4, 128, 64), 4)]  # heads, a mask, biases, no alignment: the most registers
-    others = [*((shape, 1) for shape in shapes), ((4, 256, 32, 64, 64), 1), ((4, 256, 8, 16, 32), 1)]
+    # heads, a mask, biases, no alignment: the most registers; and one head at tier 1's size, with tiles of its own
+    demanding = [((4, 300, 4, 128, 64), 4), ((32, 1024, 8, 128, 128), 1)]
+    others = [*((shape, 1) for shape in shapes if shape[0] != 32), ((4, 256, 32, 64, 64), 1), ((4, 256, 8, 16, 32), 1)]
     others += [((4, 256, 16 // heads, 64, 64), heads) for heads in (2, 8, 16)]
     for shape, heads in [*demanding, *(others if EVERY else [])]:
         batch, count, slots, channels, width = shape
@@ -228,7 +231,8 @@ CASES: dict[str, Callable[[], Iterator[Case]]] = {
 }
 
 
-def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[Compiled]:
+def compile_kernels(ops: list[str], targets: list[str], only: str = "") -> Iterator[tuple[str, str, str, Any]]:
+    """Case, kernel's name, target and compiled kernel of every launch in cases whose name has `only` in it."""
     for op in ops:
         for target in targets:
             for case, call in CASES[op]():
@@ -237,7 +241,12 @@ def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[
                 with record_launches(target) as launches:
                     call()
                 for name, kernel in launches:
-                    yield read(f"{op}: {case}", name, target, kernel)
+                    yield f"{op}: {case}", name, target, kernel
+
+
+def compile_all(ops: list[str], targets: list[str], only: str = "") -> Iterator[Compiled]:
+    for launch in compile_kernels(ops, targets, only):
+        yield read(*launch)
 
 
 def main(arguments: list[str]) -> None:

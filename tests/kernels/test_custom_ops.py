@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aime.kernels import (
+    autograd,
     dispatch,
     mixture_kl,
     mixture_log_prob,
@@ -232,3 +235,51 @@ def test_mixture_logistics_compiles(backend: str) -> None:
         return nll.sum() + mean.sin().sum()
 
     same_when_compiled(loss, *parameters)
+
+
+def test_a_call_that_nobody_watches_goes_past_the_dispatcher_and_one_that_is_watched_does_not() -> None:
+    """The results and gradients are the same to the bit."""
+    x, codebook = torch.randn(5, 2, 8, requires_grad=True), torch.randn(2, 4, 8, requires_grad=True)
+    upstream = torch.randn(5, 2)
+
+    def called() -> list[torch.Tensor]:
+        found = vq_lookup(x, codebook, backend="torch")
+        return [*found, *torch.autograd.grad(found.distance, (x, codebook), upstream)]
+
+    met: list[str] = []
+
+    class Meet(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            met.append(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    with mock.patch.object(autograd, "_plain", return_value=False):
+        through = called()
+    with Meet():
+        watched = called()
+    assert {"aime::vq_lookup", "aime::vq_lookup_backward"} <= set(met)
+    for past, *others in zip(called(), through, watched, strict=True):
+        assert all(torch.equal(past, other) for other in others)
+    with torch.profiler.profile() as profile:
+        vq_lookup(x.detach(), codebook.detach())
+    assert "aime::vq_lookup" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("watched", ["subclass", "meta", "negative view"])
+def test_tensors_that_are_not_plain_go_through_the_dispatcher(watched: str) -> None:
+    x = torch.randn(5, 1, 8)
+    if watched == "meta":
+        assert vq_lookup(x.to("meta"), torch.randn(1, 4, 8, device="meta"), backend="torch").indices.is_meta
+        return
+    if watched == "subclass":
+
+        class Kind(torch.Tensor):
+            pass
+
+        other, same = x.as_subclass(Kind), x
+    else:
+        other = torch.complex(x, x).conj().imag
+        assert other.is_neg()
+        same = other.clone()
+    codebook = torch.randn(1, 4, 8)
+    assert torch.equal(vq_lookup(other, codebook).indices, vq_lookup(same, codebook).indices)

@@ -5,15 +5,16 @@ import re
 import pytest
 import torch
 
+from aime import kernels
 from aime.kernels import dispatch, use_backend, vq_lookup
-from aime.kernels.dispatch import choose_backend
+from aime.kernels.dispatch import Preference, choose_backend
 from aime.kernels.shapes import accumulation_dtype, check_floating, check_shape
 
 OBSTACLES = {"torch": None, "triton": "needs a CUDA tensor, found cpu"}
 
 
 def test_no_request_takes_the_backend_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(dispatch.PREFERRED, "op", {"cpu": "cpp"})
+    monkeypatch.setitem(dispatch.PREFERRED, "op", {"cpu": (Preference("cpp"),)})
     monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", None)
     assert choose_backend("op", None, "cpu", {"torch": None, "cpp": None}) == "cpp"
     assert choose_backend("op", None, "cpu", {"torch": None, "cpp": "not built"}) == "torch"
@@ -23,13 +24,31 @@ def test_no_request_takes_the_backend_of_the_table(monkeypatch: pytest.MonkeyPat
 
 def test_the_width_decides_where_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", None)
-    backend, least = dispatch.PREFERRED_FROM_WIDTH["vq_lookup"]["cuda"]
-    free, taken = {"torch": None, backend: None}, {"torch": None, backend: "half types"}
-    assert choose_backend("vq_lookup", None, "cuda", free, least) == backend
-    assert choose_backend("vq_lookup", None, "cuda", free, least - 1) == "torch"
-    assert choose_backend("vq_lookup", None, "cuda", taken, least) == "torch"
+    (wide, least, _), (narrow, *_) = dispatch.PREFERRED["vq_lookup"]["cuda"]
+    free, taken = {"torch": None, wide: None, narrow: None}, {"torch": None, wide: "half types", narrow: None}
+    assert choose_backend("vq_lookup", None, "cuda", free, least) == wide == "cublas"
+    assert choose_backend("vq_lookup", None, "cuda", free, least - 1) == narrow == "triton"
+    assert choose_backend("vq_lookup", None, "cuda", taken, least) == narrow
+    assert choose_backend("vq_lookup", None, "cuda", {"torch": None}, least) == "torch"
     assert choose_backend("vq_lookup", None, "cpu", free, least) == "torch"
     assert choose_backend("vq_lookup", "torch", "cuda", free, least) == "torch"
+
+
+def test_the_size_decides_where_the_table_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", None)
+    least = dispatch.PREFERRED["slot_attention"]["cuda"][0].least_size
+    free = {"torch": None, "cpp": None, "triton": None}
+    assert choose_backend("slot_attention", None, "cuda", free, 64, least) == "triton"
+    assert choose_backend("slot_attention", None, "cuda", free, 64, least - 1) == "torch"
+
+
+def test_the_table_names_ops_and_backends_that_there_are_and_says_what_is_predicted() -> None:
+    for op, devices in dispatch.PREFERRED.items():
+        assert callable(getattr(kernels, op))
+        assert devices.keys() <= {"cpu", "cuda"}
+        for entry in (entry for entries in devices.values() for entry in entries):
+            assert entry.backend in {"cpp", "triton", "cublas"}
+    assert dispatch.PREDICTED == ("cuda",)
 
 
 def test_slot_attention_takes_cpp_where_it_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:

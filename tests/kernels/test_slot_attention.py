@@ -218,6 +218,21 @@ def test_a_gradient_through_attention_or_slots_alone(target: Callable[..., Any])
             torch.testing.assert_close(ours, truth, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("wanted", [(1,), (0, 6, 8, 21), (2, 9, 19)])
+def test_frozen_tensors_cost_no_gradient_and_change_none(target: Callable[..., Any], wanted: tuple[int, ...]) -> None:
+    tensors = (*random_inputs(2, 9, 3, 6, 8), random_weights(6, 8, 12, bias=True))
+    found = []
+    for frozen in (False, True):
+        inputs, slots, *rest = leaves = leaves_of(*tensors, torch.float32)
+        for place, leaf in enumerate(leaves):
+            leaf.requires_grad_(not frozen or place in wanted)
+        OnTarget(target)(inputs, slots, SlotAttentionWeights(*rest), iters=2)[0].sin().sum().backward()
+        assert not frozen or all((leaf.grad is None) == (place not in wanted) for place, leaf in enumerate(leaves))
+        found.append([leaves[place].grad for place in wanted])
+    for every, alone in zip(*found, strict=True):
+        torch.testing.assert_close(alone, every, rtol=1e-6, atol=1e-7)
+
+
 def test_masked_inputs_have_no_say(target: Callable[..., Any]) -> None:
     weights = SlotAttentionWeights(*(t if t is None else t.float() for t in random_weights(6, 8, 12)))
     inputs, slots = (tensor.float() for tensor in random_inputs(2, 10, 3, 6, 8))

@@ -225,6 +225,30 @@ def test_statistics_match_the_reference(
 
 
 @pytest.mark.op_targets("vq_statistics")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_statistics_of_codes_that_most_rows_chose(target: Callable[..., Any], deterministic: bool) -> None:
+    """Runs of one code longer than the blocks that are added apart, ending within a block or on its edge."""
+    generator = torch.Generator().manual_seed(21)
+    x = torch.randn(1024, 2, 5, generator=generator)
+    for runs in ((1, 700, 256, 0, 67), (256, 0, 512, 256, 0), (0, 0, 1024, 0, 0), (300, 1, 1, 1, 721)):
+        codes = torch.repeat_interleave(torch.arange(5), torch.tensor(runs))
+        indices = torch.stack((codes, codes[torch.randperm(1024, generator=generator)]), 1)
+        counts, sums = target(vq_statistics, x, indices, 5, deterministic=deterministic)
+        exact_counts, exact_sums = vq_statistics_reference(x.double(), indices, 5)
+        assert torch.equal(counts.double(), exact_counts)
+        torch.testing.assert_close(sums.double(), exact_sums, rtol=1e-5, atol=1e-4)
+        if deterministic:
+            assert torch.equal(target(vq_statistics, x, indices, 5, deterministic=True)[1], sums)
+
+
+def test_rows_at_the_end_of_float32(target: Callable[..., Any]) -> None:
+    """Halves of a number that rounds up beyond float32's end stay finite where products are split."""
+    codebook = torch.randn(1, 30, 8, generator=torch.Generator().manual_seed(22))
+    x = torch.full((4, 1, 8), torch.finfo(torch.float32).max) * torch.tensor([1.0, -1.0, 0.5, 1e-3])[:, None, None]
+    assert_same_or_tied(x, codebook, target(vq_lookup, x, codebook).indices)
+
+
+@pytest.mark.op_targets("vq_statistics")
 def test_statistics_have_leading_axes_and_no_gradient(target: Callable[..., Any]) -> None:
     x = torch.randn(2, 3, 2, 4, requires_grad=True)
     indices = torch.zeros(2, 3, 2, dtype=torch.int64)

@@ -22,15 +22,16 @@ def test_presets_are_valid_and_end(name) -> None:
 
 
 def test_tiers_are_the_documented_ones() -> None:
+    """But for the passes of tier 1, which are as many as take minutes on a core (docs/tiers.md)."""
     found = {name: TrainConfig.preset(name) for name in ("tier1", "tier2", "tier3")}
     assert [(c.sequence_length, c.batch_size, c.epochs, c.learning_rate) for c in found.values()] == [
-        (10, 16, 50, 3e-4),
+        (10, 16, 2, 3e-4),
         (20, 32, 200, 2e-4),
         (50, 32, 500, 2e-4),
     ]
-    for config in found.values():
-        assert config.beta_warmup_fraction * config.epochs == pytest.approx(25)
-        assert config.grad_clip == 5.0
+    assert all(config.grad_clip == 5.0 for config in found.values())
+    for name in ("tier2", "tier3"):
+        assert found[name].beta_warmup_fraction * found[name].epochs == pytest.approx(25)
 
 
 def test_a_limit_replaces_the_presets() -> None:
@@ -63,6 +64,8 @@ def test_every_field_refuses_what_makes_no_sense(field, value) -> None:
     if (value is None and field.default is None) or (
         isinstance(value, str) and field.name in ("balancer", "best_metric", "wandb_project")
     ):
+        return
+    if value is True and isinstance(field.default, bool):
         return
     with pytest.raises(ValueError, match=f"^{field.name}: expected .*, found ") as refused:
         TrainConfig(**{"steps": 1, field.name: value})

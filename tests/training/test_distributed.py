@@ -37,6 +37,10 @@ def can_be_made(balancer: str) -> bool:
 
 
 HERE = [name for name in BALANCERS if can_be_made(name)]
+ALL = [
+    pytest.param(name, marks=pytest.mark.skipif(name not in HERE, reason="needs the extra torchjd"))
+    for name in BALANCERS
+]
 STEPS = 2
 OPTIONS = {
     "batch_size": 8, "sequence_length": 5, "rehearsal_batch": 4, "rehearsal_length": 8, "validation_batches": 1,
@@ -107,9 +111,20 @@ def representation_step(balancer: str, ranks: Ranks | None) -> dict[str, np.ndar
     return {name: value.numpy() for name, value in found.items()}
 
 
+def random_step(ranks: Ranks, draw: int) -> np.ndarray:
+    """The gradient of a method that draws at random, after each rank has drawn something of its own."""
+    torch.manual_seed(2 * draw + ranks.rank)
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+    losses = [weight[0] * 3, weight[1] - 4 * weight[0], weight[2] - weight[1] - weight[0]]  # opposed, all of them
+    make_balancer("pcgrad").backward(losses, [weight], ranks=ranks)
+    assert weight.grad is not None
+    return weight.grad.numpy()
+
+
 def run(path: Path, steps: int, ranks: Ranks | None, **options: Any) -> Any:
     """Train for so many steps."""
-    config = TrainConfig.preset("laptop", steps=steps, **OPTIONS)
+    settings = {name: options.pop(name) for name in ("shard", "gradients_every") if name in options}
+    config = TrainConfig.preset("laptop", steps=steps, **OPTIONS, **settings)
     return train(world_model(), source(), config, path, ranks=ranks, **{**QUIET, **options})
 
 
@@ -119,6 +134,7 @@ def on_two(rank: int, directory: Path) -> dict[str, Any]:
         assert ranks is not None and (ranks.rank, ranks.size) == (rank, 2)
         found: dict[str, Any] = {name: steps_of(name, ranks) for name in HERE}
         found["representation"] = {name: representation_step(name, ranks) for name in HERE}
+        found["random"] = [random_step(ranks, draw) for draw in range(8)] if "pcgrad" in HERE else []
         whole = torch.arange(12).reshape(6, 2)
         found["own"], found["gathered"] = ranks.own(whole).tolist(), ranks.gather(ranks.own(whole)).tolist()
         run(directory / "two", 2, ranks)
@@ -151,7 +167,7 @@ def two(directory: Path) -> list[dict[str, Any]]:
     return processes.run(on_two, 2, directory)
 
 
-@pytest.mark.parametrize("balancer", HERE)
+@pytest.mark.parametrize("balancer", ALL)
 def test_a_step_of_two_ranks_is_the_step_of_one(two: list[dict[str, Any]], balancer: str) -> None:
     for k, expected in enumerate(steps_of(balancer, None)):
         for rank in range(2):
@@ -164,12 +180,17 @@ def test_a_step_of_two_ranks_is_the_step_of_one(two: list[dict[str, Any]], balan
                     )
 
 
-@pytest.mark.parametrize("balancer", HERE)
+@pytest.mark.parametrize("balancer", ALL)
 def test_so_is_one_that_is_balanced_at_a_representation(two: list[dict[str, Any]], balancer: str) -> None:
     for name, value in representation_step(balancer, None).items():
         for rank in range(2):
             found = two[rank]["representation"][balancer][name]
             np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6, err_msg=f"rank {rank}: {name}")
+
+
+@pytest.mark.skipif("pcgrad" not in HERE, reason="needs the extra torchjd")
+def test_a_method_that_draws_at_random_is_the_same_on_all_ranks(two: list[dict[str, Any]]) -> None:
+    np.testing.assert_array_equal(two[0]["random"], two[1]["random"])
 
 
 def test_rows_of_the_ranks_are_those_of_the_global_batch(two: list[dict[str, Any]]) -> None:

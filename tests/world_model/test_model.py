@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -369,6 +371,22 @@ def test_other_parameter_types_are_refused_by_name() -> None:
     for dtype in (torch.float64, torch.bfloat16):
         with pytest.raises(TypeError, match=f"expected float32 parameters .* found {dtype}"):
             small_model().to(dtype).observe(*sequences(2).all[:2])
+
+
+def test_a_pass_is_gone_with_its_outputs(model: Model) -> None:
+    """Without waiting for Python to look for circles: activations of a step would pile up until then."""
+    batch = sequences(3)
+    gc.collect()
+    gc.disable()
+    try:
+        outputs = model.forward_sequence(*batch.all)
+        latents = outputs["latents"]
+        gone = weakref.ref(outputs.result), weakref.ref(outputs)
+        del outputs
+        assert [reference() for reference in gone] == [None, None]
+        assert latents.shape[:2] == (2, 3)
+    finally:
+        gc.enable()
 
 
 def test_outputs_are_made_when_asked_for_and_name_the_near(model: Model) -> None:
