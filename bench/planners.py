@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
+from aime.control.episodes import state_of
 from aime.control.planner import ICEM, MPPI, ICEMConfig, MPPIConfig, Planner
 from aime.control.planning import PlanningPolicy
-from aime.control.playing import play, state_of
+from aime.control.playing import play
 from aime.control.simulator import SimulatorModel
 from aime.envs import ParallelEnvironment
 from aime.evaluation.run_directory import device_name, installed_versions

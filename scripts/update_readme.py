@@ -23,10 +23,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from readme_sections import environments, from_code, kernels, models, parts  # noqa: E402 - beside this file
+from readme_sections import control, environments, from_code, kernels, models, parts  # noqa: E402 - beside this file
 
 FROM_CODE: dict[str, Callable[[], str]] = from_code.SECTIONS
-FROM_MEASUREMENTS: dict[str, Callable[[], str]] = models.SECTIONS | environments.SECTIONS | kernels.SECTIONS
+FROM_MEASUREMENTS: dict[str, Callable[[], str]] = (
+    models.SECTIONS | control.SECTIONS | environments.SECTIONS | kernels.SECTIONS
+)
 SECTIONS = FROM_MEASUREMENTS | FROM_CODE
 MARKED = re.compile(r"<!-- BEGIN (?P<name>[\w-]+) -->\n.*?<!-- END (?P=name) -->", re.DOTALL)
 

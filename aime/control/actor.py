@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from aime.nn import mlp
 
 LEAST_STD, LARGEST_STD = 0.1, 1.0
+LARGEST_RAW = 1.5
+"""Beyond it tanh has less than a fifth of its slope left: an actor that goes there hardly comes back."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,12 @@ class ActionDistribution:
     Attributes:
         mean: (..., A) in (-1, 1).
         std: (..., A) from .1 to 1.
+        raw: (..., A) what the mean is the tanh of.
     """
 
     mean: Tensor
     std: Tensor
+    raw: Tensor
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """(..., A), not bounded; differentiable in mean and std."""
@@ -40,6 +44,10 @@ class ActionDistribution:
         """(...) nats."""
         return (self.std.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
+    def excess(self) -> Tensor:
+        """(...) squares of how far the raw means are beyond LARGEST_RAW."""
+        return (self.raw.abs() - LARGEST_RAW).clamp_min(0).square().sum(-1)
+
     def kl_divergence(self, other: ActionDistribution) -> Tensor:
         """KL(self || other), (...) nats."""
         ratio = (self.std / other.std).square()
@@ -48,7 +56,7 @@ class ActionDistribution:
 
     def detach(self) -> ActionDistribution:
         """The same values without gradient history."""
-        return ActionDistribution(self.mean.detach(), self.std.detach())
+        return ActionDistribution(self.mean.detach(), self.std.detach(), self.raw.detach())
 
 
 class Actor(nn.Module):
@@ -82,9 +90,9 @@ class Actor(nn.Module):
 
     def forward(self, features: Tensor) -> ActionDistribution:
         """Distribution over actions at features (..., F)."""
-        mean, raw = self.net(features).float().chunk(2, -1)  # (..., A) each
-        std = LEAST_STD + (LARGEST_STD - LEAST_STD) * torch.sigmoid(raw + 1.0)
-        return ActionDistribution(torch.tanh(mean), std)
+        raw, spread = self.net(features).float().chunk(2, -1)  # (..., A) each
+        std = LEAST_STD + (LARGEST_STD - LEAST_STD) * torch.sigmoid(spread + 1.0)
+        return ActionDistribution(torch.tanh(raw), std, raw)
 
     def scaled(self, action: Tensor) -> Tensor:
         """Samples (..., A) as actions within the task's bounds; the gradient passes the bounds as if there were none.

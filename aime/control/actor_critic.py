@@ -29,6 +29,8 @@ class ActorCriticConfig:
     """Of the returns."""
     entropy: Annotated[float, Range(0, 1e3)] = 3e-4
     """Weight of the actor's entropy, beside returns scaled to about 1."""
+    saturation: Annotated[float, Range(0, 1e3)] = 0.05
+    """Weight of the squares by which raw means are beyond 1.5: at the bounds an actor learns nothing any more."""
     starts: Annotated[int, Range(1, 10**6)] = 96
     """Posterior states of a batch from which the actor is let go, drawn at random."""
     replay_loss: Annotated[float, Range(0, 1e3)] = 0.3
@@ -133,7 +135,8 @@ class ActorCritic(nn.Module):
         policy = self.actor(features)
         gain, metrics = self._gain(dream, policy, returns, values[:, :-1], fraction, features)
         entropy = policy.entropy()  # (N, H)
-        actor_loss = -((gain / scale + config.entropy * entropy) * weights).mean()
+        excess = policy.excess()  # (N, H)
+        actor_loss = -((gain / scale + config.entropy * entropy - config.saturation * excess) * weights).mean()
         metrics["actor_norm"] = step(self.actor_optimizer, actor_loss, self.actor.parameters(), config.grad_clip)
         if self.adversary is not None:
             metrics["adversary_kl"] = self.adversary.learn(policy, features, weights)
@@ -144,6 +147,7 @@ class ActorCritic(nn.Module):
         metrics["critic_norm"] = step(self.critic_optimizer, critic_loss, critic, config.grad_clip)
         self.critic.follow()
         found = {"return": returns, "value": values, "reward": dream.rewards, "entropy": entropy, "scale": scale}
+        found |= {"saturation": (policy.mean.abs() > 0.9).float()}
         metrics |= {f"imagined_{name}": value.detach().mean() for name, value in found.items()}
         return {**metrics, "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach()}
 

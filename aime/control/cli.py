@@ -42,7 +42,7 @@ class Control:
     action_repeat: Annotated[int, Range(1, 1000)] = 2
     """Control steps for which an action is held."""
     train_ratio: Annotated[int, Range(0, 100_000)] = 0
-    """Frames trained on for each frame collected; 0: 16 for pixels, 32 for states."""
+    """Frames trained on for each frame collected; 0: 8 for pixels, 32 for states."""
     time_limit: Annotated[float, Range(above=0)] | None = None
     """Seconds of an episode; the task's own by default."""
     gradient: Literal["dynamics", "reinforce"] = "dynamics"
@@ -78,7 +78,8 @@ class Control:
         out = self.out or Path("runs") / f"control-{self.domain}-{self.task}-{self.observations}"
         run = control(config, self.minutes, out, resume=self.resume, show=_show)
         run.close()
-        self._finish(run, out)
+        if run.progress.rounds:
+            self._finish(run, out)
         return 0
 
     def _finish(self, run: Run, out: Path) -> None:

@@ -1,10 +1,9 @@
-"""Rounds of whole episodes: N environments begin together, and the round is over when the last of them ends."""
+"""Rounds of whole episodes, kept as what a replay stores."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aime.control.agent import Agent
+from aime.control.episodes import Act, frames_of, moments, observations_of
 from aime.control.replay import Trajectory
 from aime.envs import ParallelEnvironment
-from aime.envs.time_step import TimeStep
-
-Act = Callable[[Tensor, Any], tuple[Tensor, Any]]
-"""Observations of N environments and what the last call returned -> actions (N, A), and the same again."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +33,6 @@ class Round:
     films: list[NDArray[np.uint8]]
     faults: list[str]
     steps: int
-
-
-def observation_of(step: TimeStep, states: bool) -> NDArray[np.generic]:
-    """(N, O) float32, every entry of dm_control's observation in its order; or frames (N, C, H, W) uint8. A copy."""
-    if not states:
-        assert step.pixels is not None
-        return np.ascontiguousarray(step.pixels.transpose(0, 3, 1, 2))
-    parts = [value.reshape(len(step.reward), -1) for value in step.observation.values()]
-    return np.concatenate(parts, 1).astype(np.float32)
 
 
 def observation_size(environment: ParallelEnvironment) -> int:
@@ -84,27 +71,17 @@ def play_round(
         keep_films: keep the pictures, where the environment draws any.
     """
     count = environment.num_envs
-    step, state = environment.reset(seed=list(seeds)), None
     rows: list[tuple[NDArray[np.generic], ...]] = []
     pictures: list[NDArray[np.uint8]] = []
-    done, lengths = np.zeros(count, bool), np.zeros(count, np.int64)
+    lengths = np.zeros(count, np.int64)
     failed: dict[int, str] = {}
-    low = np.asarray(environment.action_minimum, np.float32)
-    high = np.asarray(environment.action_maximum, np.float32)
-    while not done.all():
-        seen = observation_of(step, states)
-        if keep_films and step.pixels is not None:
-            pictures.append(step.pixels.copy())
-        chosen, state = act(torch.from_numpy(seen), state)
-        actions = np.clip(chosen.numpy(), low, high)  # a bound may be passed by a rounding of the scaling
-        # an action of exactly float32's bound may lie a rounding beyond the float64 one
-        step = environment.step(
-            np.clip(actions.astype(np.float64), environment.action_minimum, environment.action_maximum)
-        )
-        rows.append((seen, actions, step.reward.astype(np.float32), step.discount.astype(np.float32)))
-        failed |= {env: why for env, why in step.faults.items() if not done[env]}
-        lengths += ~done
-        done |= step.step_type == 2
+    for moment in moments(environment, act, observations_of if states else frames_of, seeds):
+        if keep_films and moment.picture is not None:
+            pictures.append(moment.picture)
+        came = moment.step.reward.astype(np.float32), moment.step.discount.astype(np.float32)
+        rows.append((moment.shown.numpy(), moment.actions, *came))
+        failed |= moment.faults
+        lengths += moment.live
     columns = [np.stack(column, 1) for column in zip(*rows, strict=True)]  # (N, T, ...) each
     episodes, films = [], []
     for env in range(count):

@@ -11,7 +11,7 @@ from aime.ranges import SEED, OptionError, Range, check_ranges
 
 DEFAULTS: dict[str, dict[str, int]] = {
     "states": {"num_envs": 4, "train_ratio": 32, "batch_size": 8, "sequence_length": 64, "evaluate_every": 2},
-    "pixels": {"num_envs": 16, "train_ratio": 16, "batch_size": 16, "sequence_length": 16, "evaluate_every": 1},
+    "pixels": {"num_envs": 16, "train_ratio": 8, "batch_size": 16, "sequence_length": 16, "evaluate_every": 2},
 }
 """Values where an option is 0. Pixels cost little to draw and much to learn from: more of them, each replayed less."""
 
@@ -35,15 +35,21 @@ class ControlConfig:
     image_size: Annotated[int, Range(32, 1024)] = 64
     """Side of the frames."""
     train_ratio: Annotated[int, Range(0, 100_000)] = 0
-    """Frames trained on for each frame collected; 0: 16 for pixels, 32 for states."""
+    """Frames trained on for each frame collected; 0: 8 for pixels, 32 for states."""
     batch_size: Annotated[int, Range(0, 65536)] = 0
     """Windows of a batch; 0: 16 for pixels, 8 for states."""
     sequence_length: Annotated[int, Range(0, 65536)] = 0
     """Frames of a window; 0: 16 for pixels, 64 for states."""
+    recent: Annotated[float, Range(-1, 1)] = -1.0
+    """Share of the windows that are drawn from the episodes of the last two rounds; -1: half for pixels, none for
+    states. Pixels are replayed so little that new states would be learnt late."""
     prefill_rounds: Annotated[int, Range(1, 1000)] = 1
     """Rounds of random actions before the first step of training."""
+    model_first: Annotated[int, Range(-1, 10**9)] = -1
+    """Steps of the world model before the first of actor and critic, actions being random as long; -1: 750 for pixels,
+    none for states. An actor that learns from a model that knows nothing ends at a bound, where gradients are small."""
     evaluate_every: Annotated[int, Range(0, 10_000)] = 0
-    """Rounds between evaluations; 0: 1 for pixels, 2 for states."""
+    """Rounds between evaluations; 0: 2."""
     replay_bytes: Annotated[int, Range(1 << 20)] = 2 << 30
     """Bound of the replay in memory; the oldest episodes are dropped beyond it."""
     time_limit: Annotated[float, Range(above=0)] | None = None
@@ -51,7 +57,8 @@ class ControlConfig:
     width: Annotated[int, Range(4, 65536)] = 128
     """Hidden units of actor, critic and heads."""
     model: dict[str, Any] = field(default_factory=dict)
-    """Sizes of the world model that differ from the default's (for pixels, the laptop preset's)."""
+    """Options of the world model that differ from the default's: for pixels, the laptop preset's without context and
+    slots."""
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """Constants of the actor-critic."""
 
@@ -62,6 +69,10 @@ class ControlConfig:
         for name, value in DEFAULTS[self.observations].items():
             if getattr(self, name) == 0:
                 object.__setattr__(self, name, value)
+        if self.model_first < 0:
+            object.__setattr__(self, "model_first", 0 if self.states else 750)
+        if self.recent < 0:
+            object.__setattr__(self, "recent", 0.0 if self.states else 0.5)
         if self.sequence_length < 2:
             raise OptionError(f"sequence_length: expected at least 2, found {self.sequence_length}")
 

@@ -23,6 +23,7 @@ from aime.control.actor_critic import ActorCritic
 from aime.control.agent import Agent, AgentConfig, bounds
 from aime.control.collecting import Round, agent_acts, observation_size, play_round, random_acts
 from aime.control.config import ControlConfig
+from aime.control.progress import PHASES, Progress, Stopwatch
 from aime.control.replay import Replay, state_spec
 from aime.control.saving import checkpoint_at, read_checkpoint, write_checkpoint
 from aime.control.state_model import StateModelConfig
@@ -35,33 +36,9 @@ from aime.training.metric_log import JSONLines
 from aime.training.preemption import Preemption
 from aime.world_model import WorldModelConfig
 
-PHASES = ("collect", "model", "actor_critic", "evaluate")
 EVALUATION_SEEDS = 1 << 30  # far from those of collecting
+LEAN = {"context_in_posterior": False, "attention_in_posterior": False}  # a better forecast in less time: ablations.md
 REMEMBERED = 512  # episodes whose posteriors are kept for rehearsal
-
-
-@dataclass
-class Progress:
-    """Where a run stands.
-
-    Attributes:
-        rounds: whole rounds played and trained.
-        frames: environment frames, action repeat counted.
-        updates: steps of training.
-        seconds, cpu_seconds: of all sessions.
-        phases: seconds by phase.
-        best: highest mean return of an evaluation.
-        curve: one row for each evaluation.
-    """
-
-    rounds: int = 0
-    frames: int = 0
-    updates: int = 0
-    seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    phases: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
-    best: float | None = None
-    curve: list[dict[str, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -109,7 +86,7 @@ def begin(config: ControlConfig, directory: Path | None = None) -> Run:
         world = StateModelConfig(size, environment.action_size, **config.model).to_dict()
         spec = state_spec(size, environment.action_size, **facts)
     else:
-        sizes = {"image_size": config.image_size, **config.model}
+        sizes = {"image_size": config.image_size, **LEAN, **config.model}
         world = WorldModelConfig.preset("laptop", action_size=environment.action_size, **sizes).to_dict()
         side = (3, config.image_size, config.image_size)
         drawn: dict[str, Any] = {"renderer": "raycast", "samples": environment.samples, "policy": "agent"}
@@ -172,7 +149,7 @@ def control(
             while run.progress.seconds < 60 * minutes and (rounds is None or run.progress.rounds < rounds):
                 record = play_and_train(run, minutes, clock, lambda: stop.requested is not None)
                 if record is None:
-                    show(f"stopped; --resume goes on after round {run.progress.rounds}")
+                    show(stopped_line(run.progress.rounds))
                     break
                 save(run)
                 if log is not None:
@@ -182,6 +159,13 @@ def control(
         run.close()
         raise
     return run
+
+
+def stopped_line(rounds: int) -> str:
+    """What is left to do after a stop."""
+    if rounds == 0:
+        return "stopped within the first round, of which nothing is kept: the same command begins again"
+    return f"stopped; --resume goes on after round {rounds}"
 
 
 def open_log(run: Run, resume: bool) -> JSONLines | None:
@@ -214,15 +198,15 @@ def play_and_train(
 ) -> dict[str, float] | None:
     """One round: collect, train, evaluate. None where it was stopped: the next session plays it again."""
     config, progress = run.config, run.progress
-    begin_at, cpu = clock(), time.process_time()
+    watch = Stopwatch(clock)
     number = progress.rounds
     torch.manual_seed(round_seed(config, number, 0))  # for whatever takes no generator
     generator = torch.Generator().manual_seed(round_seed(config, number, 1))
     collected = collect(run, number, generator)
-    spent = {"collect": clock() - begin_at}
+    watch.lap("collect")
     if number + 1 == config.prefill_rounds:
         run.learner.begin(run.replay)
-    trained = train(run, collected.steps, minutes, generator, clock, stopped, spent)
+    trained = train(run, collected.steps, minutes, generator, stopped, watch)
     if trained is None:
         return None
     record = {f"train/{name}": value for name, value in trained.items()}
@@ -230,18 +214,17 @@ def play_and_train(
     progress.rounds += 1
     progress.frames += collected.steps * config.action_repeat
     if number + 1 >= config.prefill_rounds and progress.rounds % config.evaluate_every == 0:
-        at = clock()
+        watch.lap("model")
         result = evaluate(run)
-        spent["evaluate"] = clock() - at
+        watch.lap("evaluate")
         record |= {"evaluation/return": float(result.returns.mean()), "evaluation/least": float(result.returns.min())}
-    for name, value in spent.items():
-        progress.phases[name] += value
-    progress.seconds += clock() - begin_at
-    progress.cpu_seconds += time.process_time() - cpu
-    record |= {
-        f"seconds_per_1000_frames/{name}": 1e3 * v / (collected.steps * config.action_repeat)
-        for name, v in spent.items()
-    }
+    for name in PHASES:
+        progress.phases[name] += watch.wall[name]
+        progress.cpu_phases[name] += watch.cpu[name]
+        record[f"seconds_per_1000_frames/{name}"] = 1e3 * watch.wall[name] / (collected.steps * config.action_repeat)
+    wall, cpu = watch.total
+    progress.seconds += wall
+    progress.cpu_seconds += cpu
     record |= {"frames": progress.frames, "updates": progress.updates, "seconds": progress.seconds}
     record |= {"cpu_seconds": progress.cpu_seconds, "replay_steps": run.replay.steps, "faults": len(collected.faults)}
     if "evaluation/return" in record:
@@ -260,7 +243,7 @@ def collect(run: Run, number: int, generator: torch.Generator) -> Round:
     config, count = run.config, run.config.num_envs
     seeds = [config.seed * 1_000_003 % (1 << 28) + number * count + env for env in range(count)]
     act = agent_acts(run.agent, explore=True, generator=generator)
-    if number < config.prefill_rounds:
+    if number < config.prefill_rounds or run.progress.updates < config.model_first:
         act = random_acts(run.environment.action_minimum.tolist(), run.environment.action_maximum.tolist(), generator)
     run.agent.eval()
     played = play_round(run.environment, act, seeds, states=config.states)
@@ -276,9 +259,8 @@ def train(
     steps: int,
     minutes: float,
     generator: torch.Generator,
-    clock: Callable[[], float],
     stopped: Callable[[], bool],
-    spent: dict[str, float],
+    watch: Stopwatch,
 ) -> dict[str, float] | None:
     """Steps of world model, actor and critic, as many as the train ratio gives for ``steps`` new ones.
 
@@ -286,7 +268,6 @@ def train(
         means of the metrics; None where it was stopped.
     """
     config, progress = run.config, run.progress
-    spent |= {"model": 0.0, "actor_critic": 0.0}
     totals: dict[str, Tensor] = {}
     updates = 0 if progress.rounds + 1 < config.prefill_rounds else update_count(config, steps)
     fraction = min(progress.seconds / (60 * minutes), 1.0)
@@ -294,10 +275,15 @@ def train(
     for k in range(updates):
         if stopped():
             return None
-        at = clock()
-        batch = run.replay.sample(config.batch_size, config.sequence_length, (config.seed, done + k))
+        key, recent = (config.seed, done + k), round(config.recent * config.batch_size)
+        batch = run.replay.sample(
+            config.batch_size, config.sequence_length, key, recent=recent, newest=2 * config.num_envs
+        )
         learnt = run.learner.learn(batch, done + k, generator)
-        middle = clock()
+        watch.lap("model")
+        add(totals, learnt.metrics)
+        if done + k < config.model_first:
+            continue
         chosen = torch.randperm(len(learnt.start.latent), generator=generator)[: config.actor_critic.starts]
         features = learnt.start.features.unflatten(0, batch.rewards.shape)  # (B, T, F)
         metrics = run.actor_critic.learn(
@@ -309,12 +295,16 @@ def train(
             fraction,
             generator,
         )
-        for name, value in {**learnt.metrics, **metrics}.items():
-            totals[name] = totals.get(name, torch.zeros(())) + value.detach().float()
-        spent["model"] += middle - at
-        spent["actor_critic"] += clock() - middle
+        add(totals, metrics)
+        watch.lap("actor_critic")
     progress.updates += updates
     return {name: float(value) / updates for name, value in totals.items()}
+
+
+def add(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
+    """Sum up metrics of a step."""
+    for name, value in metrics.items():
+        totals[name] = totals.get(name, torch.zeros(())) + value.detach().float()
 
 
 def update_count(config: ControlConfig, steps: int) -> int:

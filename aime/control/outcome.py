@@ -16,7 +16,8 @@ from aime.control.agent import Agent
 from aime.control.collecting import Round, play_round
 from aime.control.config import ControlConfig
 from aime.control.imagination import imagine
-from aime.control.loop import EVALUATION_SEEDS, PHASES, Progress
+from aime.control.loop import EVALUATION_SEEDS
+from aime.control.progress import PHASES, Progress
 from aime.control.worlds import absorb, see
 from aime.envs import ParallelEnvironment
 from aime.evaluation.report.images import data_uri, enlarge, side_by_side
@@ -124,6 +125,7 @@ def record(config: ControlConfig, progress: Progress, outcome: Outcome, minutes:
         "returns": [round(float(value), 2) for value in returns],
         "promise_correlation": outcome.correlation,
         "seconds_per_1000_frames": {name: 1e3 * progress.phases[name] / frames for name in PHASES},
+        "cpu_seconds_per_1000_frames": {name: 1e3 * progress.cpu_phases[name] / frames for name in PHASES},
         "curve": progress.curve,
         "config": config.to_dict(),
         "device": device_name(torch.device("cpu")),
@@ -139,11 +141,13 @@ def write_report(path: Path, facts: dict[str, Any], outcome: Outcome) -> None:
         f"{facts['frames']:,} environment frames, {facts['updates']:,} updates, {facts['minutes']:.1f} minutes "
         f"({facts['cpu_seconds']:.0f} CPU seconds).</p>"
     )
-    split = ", ".join(
-        f"{name.replace('_', '-')} {value:.2f}" for name, value in facts["seconds_per_1000_frames"].items()
+    wall, cpu = (
+        ", ".join(f"{name.replace('_', '-')} {value:.2f}" for name, value in facts[key].items())
+        for key in ("seconds_per_1000_frames", "cpu_seconds_per_1000_frames")
     )
+    split = f"Seconds per 1,000 environment frames: {wall}; CPU seconds: {cpu}."
     sections = [
-        ("Return", _curve(facts["curve"]) + f"<p>Seconds per 1,000 environment frames: {escape(split)}.</p>"),
+        ("Return", _curve(facts["curve"]) + f"<p>{escape(split)}</p>"),
         ("Episodes", _films(outcome)),
         ("What imagination promised, and what happened", _promises(outcome)),
     ]

@@ -7,9 +7,10 @@ calls scales them. Everything is batched over B environments, whose searches do 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -129,6 +130,9 @@ class ICEMConfig:
             raise ValueError(f"elites: expected at most the {self.samples} samples, found {self.elites}")
 
 
+Constants = TypeVar("Constants", bound=MPPIConfig | ICEMConfig)
+
+
 class _Watch:
     """Keeps a search within its budget: no round is begun that, as long as the longest so far, would end too late."""
 
@@ -149,11 +153,8 @@ class _Watch:
         return self.clock() - self.begin
 
 
-class MPPI:
-    """Model predictive path integral control: elites weighted by their exponentiated returns (Williams et al. 2015).
-
-    As in TD-MPC2: a diagonal normal over sequences, its mean that of the step before shifted by one action; the action
-    is the weighted mean's, or, exploring, that of an elite drawn by weight, with the distribution's noise.
+class SamplingPlanner(ABC, Generic[Constants]):
+    """The search that both methods share: draw sequences, score them, fit the next draw to the best.
 
     Args:
         action_size: A.
@@ -161,10 +162,13 @@ class MPPI:
         clock: what measures the budget, in seconds.
     """
 
+    default: type[Constants]
+    config: Constants
+
     def __init__(
-        self, action_size: int, config: MPPIConfig | None = None, clock: Callable[[], float] = time.perf_counter
+        self, action_size: int, config: Constants | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
-        self.action_size, self.config, self.clock = action_size, config or MPPIConfig(), clock
+        self.action_size, self.config, self.clock = action_size, config or self.default(), clock
 
     def plan(
         self,
@@ -177,82 +181,145 @@ class MPPI:
         generator: torch.Generator | None = None,
     ) -> Plan:
         """See `Planner.plan`."""
-        config, watch = self.config, _Watch(self.config.budget_ms, self.clock)
-        shape = (config.horizon, self.action_size)
-        mean = _start(previous, batch, shape)  # (B, H, A)
-        std = torch.full_like(mean, config.std_max)
+        watch, keep, count = _Watch(self.config.budget_ms, self.clock), self.keep, self.config.elites
+        shape = (self.config.horizon, self.action_size)
+        mean: Tensor = _start(previous, batch, shape)  # (B, H, A)
+        std = torch.full_like(mean, self.first_std)
         beside = _checked_proposals(proposals, batch, shape)  # (B, P, H, A)
+        kept = mean[:, None][:, :0] if previous is None else _shifted(previous.elites[:, :keep])  # (B, kept, H, A)
         best = mean.new_full((batch,), -torch.inf)
-        for done in range(1, config.iterations + 1):  # noqa: B007 - read after the loop
-            noise = torch.randn(batch, config.samples, *shape, generator=generator)
-            drawn = (mean[:, None] + std[:, None] * noise).clamp_(-1, 1)
-            candidates = torch.cat([drawn, beside], 1)  # (B, N + P, H, A)
-            elites, values = _elites(candidates, score, config.elites)
-            best = torch.maximum(best, values[:, 0])
-            weights = torch.softmax(config.temperature * values, 1)  # (B, E)
-            mean = torch.einsum("be,beha->bha", weights, elites)
-            spread = torch.einsum("be,beha->bha", weights, (elites - mean[:, None]).square()).sqrt()
-            std = spread.clamp(config.std_min, config.std_max)
+        done = 0
+        for done in range(1, self.config.iterations + 1):
+            drawn = (mean[:, None] + std[:, None] * self.noise(batch, done, generator)).clamp_(-1, 1)  # (B, N, H, A)
+            candidates = torch.cat([drawn, kept, beside, *self.besides(mean, done)], 1)
+            elites, values = _elites(candidates, score, count)
+            kept, best = elites[:, :keep], torch.maximum(best, values[:, 0])
+            mean, std = self.fit(elites, values, mean, std)
             if not watch.another():
                 break
-        action = mean[:, 0]
-        if explore:
-            chosen = torch.multinomial(weights, 1, generator=generator)[:, 0]  # (B,)
-            noise = std[:, 0] * torch.randn(action.shape, generator=generator)
-            action = (elites[torch.arange(batch), chosen, 0] + noise).clamp(-1, 1)
+        action = self.explore(elites, values, std, generator) if explore else self.choose(elites, mean)
         return Plan(action, mean, elites, best, done, watch.seconds)
 
+    @property
+    @abstractmethod
+    def first_std(self) -> float:
+        """Standard deviation of the first draw."""
 
-class ICEM:
-    """The cross-entropy method with noise correlated in time, and elites kept from round to round and step to step.
+    @property
+    def keep(self) -> int:
+        """Elites that are scored again in the next round and, one step on, in the next search."""
+        return 0
 
-    The action is that of the best sequence found (Pinneri et al. 2020, Sample-efficient Cross-Entropy Method).
+    @abstractmethod
+    def noise(self, batch: int, done: int, generator: torch.Generator | None) -> Tensor:
+        """(B, N, H, A) of unit variance, of round number ``done``."""
 
-    Args:
-        action_size: A.
-        config: constants.
-        clock: what measures the budget, in seconds.
+    def besides(self, mean: Tensor, done: int) -> list[Tensor]:  # noqa: ARG002
+        """(B, P, H, A) each, to score beside what is drawn in round number ``done`` around ``mean`` (B, H, A)."""
+        return []
+
+    @abstractmethod
+    def fit(self, elites: Tensor, values: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and deviation (B, H, A) of the next draw, from the elites (B, E, H, A), their returns and the last's."""
+
+    @abstractmethod
+    def choose(self, elites: Tensor, mean: Tensor) -> Tensor:
+        """(B, A) the best guess."""
+
+    @abstractmethod
+    def explore(self, elites: Tensor, values: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, A) drawn."""
+
+
+class MPPI(SamplingPlanner[MPPIConfig]):
+    """Model predictive path integral control: elites weighted by their exponentiated returns (Williams et al. 2015).
+
+    As in TD-MPC2: a diagonal normal over sequences, its mean that of the step before shifted by one action; the action
+    is the weighted mean's, or, exploring, that of an elite drawn by weight, with the distribution's noise.
     """
 
-    def __init__(
-        self, action_size: int, config: ICEMConfig | None = None, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self.action_size, self.config, self.clock = action_size, config or ICEMConfig(), clock
+    default = MPPIConfig
 
-    def plan(
-        self,
-        score: Score,
-        batch: int,
-        previous: Plan | None = None,
-        *,
-        proposals: Tensor | None = None,
-        explore: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> Plan:
-        """See `Planner.plan`; ``explore`` takes the second best sequence's place in half of the decisions."""
-        config, watch = self.config, _Watch(self.config.budget_ms, self.clock)
-        shape, keep = (config.horizon, self.action_size), round(config.kept * config.elites)
-        mean = _start(previous, batch, shape)  # (B, H, A)
-        std = torch.full_like(mean, config.std)
-        beside = _checked_proposals(proposals, batch, shape)  # (B, P, H, A)
-        kept = _shifted(previous.elites[:, :keep]) if previous is not None else mean[:, :0, None]
-        kept = kept.reshape(batch, -1, *shape)  # (B, kept, H, A)
-        for done in range(1, config.iterations + 1):
-            count = max(round(config.samples / config.decay ** (done - 1)), min(2 * config.elites, config.samples))
-            noise = colored_noise((batch, count, self.action_size), config.horizon, config.color, generator)
-            drawn = (mean[:, None] + std[:, None] * noise.transpose(-1, -2)).clamp_(-1, 1)  # (B, N_i, H, A)
-            last = [mean[:, None]] if done == config.iterations else []
-            elites, values = _elites(torch.cat([drawn, kept, beside, *last], 1), score, config.elites)
-            kept = elites[:, :keep]
-            mean = config.momentum * mean + (1 - config.momentum) * elites.mean(1)
-            std = config.momentum * std + (1 - config.momentum) * elites.std(1, correction=0)
-            if not watch.another():
-                break
-        action = elites[:, 0, 0]
-        if explore and elites.shape[1] > 1:
-            second = torch.rand(batch, 1, generator=generator) < 0.5
-            action = torch.where(second, elites[:, 1, 0], action)
-        return Plan(action, mean, elites, values[:, 0], done, watch.seconds)
+    @property
+    def first_std(self) -> float:
+        """See `SamplingPlanner`."""
+        return self.config.std_max
+
+    def noise(self, batch: int, done: int, generator: torch.Generator | None) -> Tensor:
+        """White."""
+        del done
+        return torch.randn(batch, self.config.samples, self.config.horizon, self.action_size, generator=generator)
+
+    def weights(self, values: Tensor) -> Tensor:
+        """(B, E) of elites with these returns (B, E)."""
+        return torch.softmax(self.config.temperature * values, 1)
+
+    def fit(self, elites: Tensor, values: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted elites'."""
+        del std
+        weights = self.weights(values)
+        mean = torch.einsum("be,beha->bha", weights, elites)
+        spread = torch.einsum("be,beha->bha", weights, (elites - mean[:, None]).square()).sqrt()
+        return mean, spread.clamp(self.config.std_min, self.config.std_max)
+
+    def choose(self, elites: Tensor, mean: Tensor) -> Tensor:
+        """The mean's first."""
+        del elites
+        return mean[:, 0]
+
+    def explore(self, elites: Tensor, values: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
+        """An elite's first, with noise."""
+        chosen = torch.multinomial(self.weights(values), 1, generator=generator)[:, 0]  # (B,)
+        action = elites[torch.arange(len(elites)), chosen, 0]  # (B, A)
+        return (action + std[:, 0] * torch.randn(action.shape, generator=generator)).clamp(-1, 1)
+
+
+class ICEM(SamplingPlanner[ICEMConfig]):
+    """The cross-entropy method with noise correlated in time, and elites kept from round to round and step to step.
+
+    The action is that of the best sequence found (Pinneri et al. 2020, Sample-efficient Cross-Entropy Method);
+    exploring, the second best sequence takes its place in half of the decisions.
+    """
+
+    default = ICEMConfig
+
+    @property
+    def first_std(self) -> float:
+        """See `SamplingPlanner`."""
+        return self.config.std
+
+    @property
+    def keep(self) -> int:
+        """See `SamplingPlanner`."""
+        return round(self.config.kept * self.config.elites)
+
+    def noise(self, batch: int, done: int, generator: torch.Generator | None) -> Tensor:
+        """Coloured, of fewer sequences from round to round."""
+        config = self.config
+        count = max(round(config.samples / config.decay ** (done - 1)), min(2 * config.elites, config.samples))
+        noise = colored_noise((batch, count, self.action_size), config.horizon, config.color, generator)
+        return noise.transpose(-1, -2)  # (B, N, H, A)
+
+    def besides(self, mean: Tensor, done: int) -> list[Tensor]:
+        """The mean itself, in the last round."""
+        return [mean[:, None]] if done == self.config.iterations else []
+
+    def fit(self, elites: Tensor, values: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """The elites', with some momentum."""
+        del values
+        old, new = self.config.momentum, 1 - self.config.momentum
+        return old * mean + new * elites.mean(1), old * std + new * elites.std(1, correction=0)
+
+    def choose(self, elites: Tensor, mean: Tensor) -> Tensor:
+        """The best one's first."""
+        del mean
+        return elites[:, 0, 0]
+
+    def explore(self, elites: Tensor, values: Tensor, std: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The best one's first or the second's."""
+        del values, std
+        second = torch.rand(len(elites), 1, generator=generator) < 0.5
+        return torch.where(second, elites[:, min(1, elites.shape[1] - 1), 0], elites[:, 0, 0])
 
 
 PlannerName = Literal["mppi", "icem"]

@@ -13,10 +13,11 @@ import torch
 import tyro
 from numpy.typing import NDArray
 
+from aime.control.episodes import frames_of, observations_of
 from aime.control.imaginable import Head, WorldModelImaginable
 from aime.control.planner import make_planner
 from aime.control.planning import PlanningPolicy, Policy
-from aime.control.playing import Played, frames_of, observations_of, play
+from aime.control.playing import Played, play
 from aime.control.rewards import choose_reward
 from aime.data import EpisodeSource, EpisodeSpec, open_source
 from aime.envs import ParallelEnvironment

@@ -9,38 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from aime.control.episodes import View, moments
 from aime.control.planning import Policy
 from aime.envs import ParallelEnvironment
-from aime.envs.time_step import TimeStep
-
-View = Callable[[ParallelEnvironment, TimeStep], Any]
-"""What a policy is shown of a step."""
 
 T_QUANTILES = (12.706, 4.303, 3.182, 2.776)  # two-sided 95 % of Student's t with 1 to 4 degrees of freedom
-
-
-def frames_of(environment: ParallelEnvironment, step: TimeStep) -> Tensor:
-    """The pictures, (B, C, H, W) uint8."""
-    del environment
-    assert step.pixels is not None
-    return torch.from_numpy(np.ascontiguousarray(step.pixels.transpose(0, 3, 1, 2)))
-
-
-def observations_of(environment: ParallelEnvironment, step: TimeStep) -> Tensor:
-    """Every entry of the task's own observation in its order, (B, O) float32."""
-    del environment
-    parts = [np.asarray(value).reshape(len(step.reward), -1) for value in step.observation.values()]
-    return torch.from_numpy(np.concatenate(parts, 1).astype(np.float32))
-
-
-def state_of(environment: ParallelEnvironment, step: TimeStep) -> Any:
-    """The state of the physics, for a policy that has the simulator as its model."""
-    del step
-    return environment.state()
 
 
 @dataclass(frozen=True)
@@ -125,21 +100,15 @@ def play(
     faults: list[str] = []
     longest = 0
     while len(returns) < episodes:
-        step, state, steps = environment.reset(), None, 0
-        total, done = np.zeros(count), np.zeros(count, bool)
+        total, lengths, steps = np.zeros(count), np.zeros(count, np.int64), 0
         pictures: list[NDArray[np.uint8]] = []
-        lengths = np.zeros(count, np.int64)
-        while not done.all():
-            if len(returns) < keep_films and step.pixels is not None:
-                pictures.append(step.pixels.copy())
-            action, state = policy.act(view(environment, step), state, explore)
-            # a bound may be passed by a rounding of the scaling
-            bounded = np.clip(action.double().numpy(), environment.action_minimum, environment.action_maximum)
-            step, steps = environment.step(bounded), steps + 1
-            total += np.where(done, 0.0, step.reward)
-            lengths += ~done
-            faults += [f"episode {len(returns) + env}: {why}" for env, why in step.faults.items() if not done[env]]
-            done |= step.last()
+        for moment in moments(environment, lambda shown, state: policy.act(shown, state, explore), view):
+            if len(returns) < keep_films and moment.picture is not None:
+                pictures.append(moment.picture)
+            steps += 1
+            total += np.where(moment.live, moment.step.reward, 0.0)
+            lengths += moment.live
+            faults += [f"episode {len(returns) + env}: {why}" for env, why in moment.faults.items()]
             if on_step is not None:
                 on_step(steps, total)
         longest = max(longest, steps)

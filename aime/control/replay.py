@@ -158,8 +158,15 @@ class Replay:
         frames = self._stored(held.observations[cut])
         return Window(frames, held.actions[cut], held.rewards[cut], held.continues[cut], episode=episode, start=start)
 
-    def sample(self, batch: int, length: int, key: tuple[int, int]) -> ReplayBatch:
-        """Windows drawn evenly over all that fit; a pure function of the episodes held and of ``key``.
+    def sample(self, batch: int, length: int, key: tuple[int, int], *, recent: int = 0, newest: int = 0) -> ReplayBatch:
+        """Windows drawn evenly over all that fit; a pure function of the episodes held and of the arguments.
+
+        Args:
+            batch: B.
+            length: T.
+            key: seed and number of the draw.
+            recent: how many of the windows, the first ones, are of the newest episodes alone.
+            newest: how many these are.
 
         Raises:
             ValueError: no episode is as long as ``length``.
@@ -170,6 +177,8 @@ class Replay:
         random = np.random.Generator(np.random.Philox(key=key[0], counter=[0, 0, 3, key[1]]))
         places = np.cumsum([len(self.episodes[n].actions) - length + 1 for n in numbers])
         drawn = random.integers(places[-1], size=batch)
+        if recent and len(numbers) > newest:
+            drawn[:recent] = random.integers(places[-newest - 1], places[-1], size=recent)
         rows = np.searchsorted(places, drawn, side="right")
         starts = drawn - np.where(rows > 0, places[rows - 1], 0)
         cuts = [(self.episodes[numbers[row]], slice(s, s + length)) for row, s in zip(rows, starts, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,7 +25,15 @@ from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime.world_model.sequence import SequencePass
 
 STATES_RATE = 1e-3
-HEADS_RATE = 5e-4
+HEADS_RATE = 1e-3
+HEADS_STEPS = 3
+"""Of the heads on pixels, a step of the model: its latents move under them. With one at half the rate their R² was .84
+after 1,250 steps on cartpole, where new heads on the same features reached .94."""
+FULL_RATE_STEPS = 1500
+"""Of the pixel model; its rate falls with the root of the steps afterwards: what reads its latents has to follow."""
+REWARD_WEIGHT = 400.0
+"""Of the pixel model's own reward loss: a deviation of .05 instead of 1. At 1 it is a millionth of the frames'
+likelihood, and what rewards depend on, a thin pole, was recognised in familiar states alone."""
 GRAD_CLIP = 100.0
 
 
@@ -165,6 +174,7 @@ class PixelsLearner:
     def learn(self, batch: ReplayBatch, index: int, generator: torch.Generator) -> Learnt:
         """See `WorldLearner.learn`."""
         kept: list[SequencePass] = []
+        self._set_rate(index)
         self.world.train()
         with self.rehearsals.beside(index) as found:
             losses = self.world.training_step_sequence(
@@ -174,6 +184,7 @@ class PixelsLearner:
                 batch.continues,
                 beta=self.config.beta_max,
                 grad_clip=self.config.grad_clip,
+                lambda_reward=REWARD_WEIGHT,
                 autocast=self.rehearsals.autocast,
                 generator=generator,
                 before_update=found,
@@ -183,14 +194,21 @@ class PixelsLearner:
             self._remember(batch, kept[0])
         rehearsed = self.rehearsals.take(index, found())
         self.world.eval()
-        start, acted = beliefs(self.world, kept[0].inferred.latent.detach(), batch.actions)
-        reward, continues = head_losses(self.agent, acted, batch)
-        norm = step(self.head_optimizer, reward + continues, self.heads, GRAD_CLIP)
+        start, acted = beliefs(self.world, kept[0].inferred.latent.detach().float(), batch.actions)
+        for _ in range(HEADS_STEPS):
+            reward, continues = head_losses(self.agent, acted, batch)
+            norm = step(self.head_optimizer, reward + continues, self.heads, GRAD_CLIP)
         metrics = {"reward_loss": reward.detach(), "heads_norm": norm, **rehearsed}
         for name, key in (("total_loss", "model_loss"), ("recon_loss", "reconstruction"), ("kl_z", "kl")):
             if name in losses:
                 metrics[key] = losses[name]
         return Learnt({**metrics, "finite": losses["finite"]}, start, acted)
+
+    def _set_rate(self, index: int) -> None:
+        assert self.world.optimizer is not None
+        factor = min(1.0, math.sqrt(FULL_RATE_STEPS / (index + 1)))
+        for group in self.world.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * group["rate_multiplier"] * factor
 
     def _remember(self, batch: ReplayBatch, result: SequencePass) -> None:
         rows = batch.episodes % self.rows

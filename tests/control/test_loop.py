@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from aime.control import collecting
 from aime.control.actor_critic import ActorCriticConfig
 from aime.control.agent import Agent, AgentConfig
 from aime.control.config import ControlConfig
-from aime.control.loop import control
+from aime.control.loop import begin, control
 from aime.control.outcome import final_episodes, record, write_report
 from aime.control.replay import Trajectory
 from aime.data.errors import DataError
 from aime.ranges import OptionError
+from aime.training.preemption import Preemption
 
 pytest.importorskip("dm_control")
 
@@ -123,6 +125,19 @@ def test_the_score_function_and_the_adversary_learn_too() -> None:
     assert all(bool(torch.isfinite(value).all()) for value in run.actor_critic.adversary.state_dict().values())
 
 
+def test_the_model_learns_before_the_actor_does() -> None:
+    config = ControlConfig(**{**SMALL, "model_first": 10**6})
+    fresh = begin(config)
+    fresh.close()
+    run = control(config, 100, rounds=1, show=quiet)
+    run.close()
+    for part in ("actor", "critic"):
+        before, after = getattr(fresh.agent, part).state_dict(), getattr(run.agent, part).state_dict()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+    before, after = fresh.agent.world.state_dict(), run.agent.world.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("dynamics"))
+
+
 def test_a_reward_that_is_nan_ends_the_run_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One error that names episode and step; the run goes on from its checkpoint afterwards."""
     config = ControlConfig(**SMALL)
@@ -163,3 +178,21 @@ def test_an_agent_for_other_actions_is_refused(tmp_path: Path) -> None:
         Agent.from_pretrained(tmp_path, action_size=1)
     with pytest.raises(ValueError, match="O=3"):
         agent.act(torch.zeros(1, 4))
+
+
+def test_a_stop_within_the_first_round_leaves_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record of no minutes would pass for one of a run; the same command begins again."""
+    monkeypatch.setattr(Preemption, "__enter__", _stop_at_once)
+    command = ["control", "--observations", "states", "--num-envs", "2", "--time-limit", "0.4", "--minutes", "9"]
+    command += ["--train-ratio", "1", "--threads", "1", "--out", str(tmp_path)]
+    assert main(command) == 0
+    assert not (tmp_path / "control.json").exists()
+    assert not (tmp_path / "agent").exists()
+    assert "nothing is kept" in capsys.readouterr().err
+
+
+def _stop_at_once(self: Preemption) -> Preemption:
+    self.requested = signal.SIGTERM
+    return self

@@ -46,8 +46,8 @@ def test_the_best_code_of_a_number_is_that_number(number: float) -> None:
 
 def test_densities_entropy_and_divergence_are_torchs() -> None:
     torch.manual_seed(0)
-    ours = ActionDistribution(torch.randn(5, 2), torch.rand(5, 2) + 0.1)
-    other = ActionDistribution(torch.randn(5, 2), torch.rand(5, 2) + 0.1)
+    ours = ActionDistribution(torch.randn(5, 2), torch.rand(5, 2) + 0.1, torch.zeros(5, 2))
+    other = ActionDistribution(torch.randn(5, 2), torch.rand(5, 2) + 0.1, torch.zeros(5, 2))
     theirs, others = (torch.distributions.Normal(p.mean, p.std) for p in (ours, other))
     action = torch.randn(5, 2)
     assert torch.allclose(ours.log_prob(action), theirs.log_prob(action).sum(-1), atol=1e-5)
@@ -67,6 +67,15 @@ def test_actions_stay_within_bounds_and_still_teach_beyond_them() -> None:
     policy = actor(torch.randn(50, 3))
     assert policy.std.min() >= 0.1
     assert policy.std.max() <= 1.0
+
+
+def test_raw_means_are_pulled_back_only_where_tanh_is_flat() -> None:
+    raw = torch.tensor([[-4.0, 1.4], [0.0, 2.5]], requires_grad=True)
+    excess = ActionDistribution(torch.tanh(raw), torch.ones(2, 2), raw).excess()
+    assert excess.tolist() == [6.25, 1.0]
+    excess.sum().backward()
+    assert raw.grad is not None
+    assert raw.grad.tolist() == [[-5.0, 0.0], [0.0, 2.0]]
 
 
 def test_unbounded_actions_are_refused() -> None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from aime import cli
-from aime.control.playing import Played, frames_of, play, t_quantile
+from aime.control.episodes import frames_of
+from aime.control.playing import Played, play, t_quantile
 from aime.control.rewards import choose_reward
 from aime.data import open_source
 from aime.envs import ParallelEnvironment

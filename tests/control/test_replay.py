@@ -68,6 +68,17 @@ def test_windows_lie_in_episodes_and_every_place_is_drawn(tmp_path: Path) -> Non
         assert np.array_equal(batch.rewards[row].numpy(), held.rewards[start : start + 4])
 
 
+def test_recent_windows_are_of_the_newest_episodes() -> None:
+    replay = Replay(PIXELS)
+    for number in range(4):
+        replay.append(episode(number))
+    batch = replay.sample(300, 4, (0, 0), recent=200, newest=2)
+    assert set(batch.episodes[:200].tolist()) == {2, 3}
+    assert set(batch.episodes[200:].tolist()) == {0, 1, 2, 3}
+    few = replay.sample(300, 4, (0, 0), recent=200, newest=9)
+    assert set(few.episodes[:200].tolist()) == {0, 1, 2, 3}
+
+
 def test_the_oldest_are_dropped_beyond_the_bound(tmp_path: Path) -> None:
     path = tmp_path / "replay.h5.partial"
     replay = Replay(PIXELS, path, max_bytes=3 * episode(0).nbytes)
