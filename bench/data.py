@@ -1,6 +1,7 @@
 """Episodes on disk: windows a second by layout, the training step with and without its loader, memory of a large file.
 
-    python -m bench.data [--parts layouts memory stall] [--data FILE] [--device cpu] [--preset tier2] [--out FILE]
+    python -m bench.data [--parts layouts memory stall] [--data FILE] [--device cpu] [--preset tier2]
+        [--batch B] [--out FILE]
 
 layouts: random windows of 20 frames of 84 x 84, read from the same episodes in many layouts, one after the other in
 rounds; the least of the rounds, in CPU seconds of the process (pages are cached; waiting for a disk is not seen).
@@ -148,7 +149,9 @@ def _resident() -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def measure_stall(file: Path, *, preset: str, device: str, rounds: int, steps: int) -> dict[str, Any]:
+def measure_stall(
+    file: Path, *, preset: str, device: str, batch: int | None, rounds: int, steps: int
+) -> dict[str, Any]:
     """Seconds of a step without a loader, with one that reads the file, and with one that holds the frames."""
     import torch
 
@@ -157,7 +160,7 @@ def measure_stall(file: Path, *, preset: str, device: str, rounds: int, steps: i
     from aime.training.loop import autocast_dtype
     from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 
-    train = TrainConfig.preset(preset)
+    train = TrainConfig.preset(preset, **({} if batch is None else {"batch_size": batch}))
     source = open_source(file)
     torch.manual_seed(0)
     config = WorldModelConfig.preset(preset, action_size=source.spec.action_size)
@@ -170,9 +173,9 @@ def measure_stall(file: Path, *, preset: str, device: str, rounds: int, steps: i
     autocast = autocast_dtype(train, torch.device(device))
 
     def run(batches: Any) -> float:
-        """Seconds a step, after two that are not counted."""
-        for step in range(steps + 2):
-            if step == 2:
+        """Seconds a step, after one that is not counted."""
+        for step in range(steps + 1):
+            if step == 1:
                 _wait(device)
                 begin = time.perf_counter()
             batch = next(batches)
@@ -196,7 +199,7 @@ def measure_stall(file: Path, *, preset: str, device: str, rounds: int, steps: i
             before = loaders[name].stall_seconds if name in loaders else 0.0
             least[name] = min(least.get(name, float("inf")), run(batches))
             if name in loaders:
-                waits[name] = min(waits[name], (loaders[name].stall_seconds - before) / (steps + 2))
+                waits[name] = min(waits[name], (loaders[name].stall_seconds - before) / (steps + 1))
     for loader in loaders.values():
         loader.close()
     begin = time.perf_counter()
@@ -225,6 +228,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="episodes of 84 x 84 to use; collected where it is not given")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", default="tier2")
+    parser.add_argument("--batch", type=int, help="windows of the stall's step; the preset's own by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=20, help="of the stall's arms in a round")
     parser.add_argument("--budget", type=float, default=0.4, help="CPU seconds of a layout in a round")
@@ -245,7 +249,12 @@ def main() -> None:
             measured["memory"] = measure_memory(file)
         if "stall" in options.parts:
             stall = measure_stall(
-                file, preset=options.preset, device=options.device, rounds=options.rounds, steps=options.steps
+                file,
+                preset=options.preset,
+                device=options.device,
+                batch=options.batch,
+                rounds=options.rounds,
+                steps=options.steps,
             )
             measured["stall"] = stall
     print(json.dumps(measured, indent=1))
