@@ -67,7 +67,7 @@ class StateRenderer:
             task,
             num_envs=ROWS,
             num_threads=0,
-            seed=0,
+            seed=[0] * ROWS,  # the same target in all of them
             pixels=(size, size),
             camera=camera,
             renderer="raycast",

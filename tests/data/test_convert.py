@@ -17,6 +17,7 @@ from PIL import Image
 from aime import cli
 from aime.data import DataError, EpisodeSource, HDF5Source, open_source, read_splits
 from aime.data.convert import convert
+from aime.data.exorl import ROWS, StateRenderer
 from aime.data.hdf5_writer import partial_of
 from aime.data.resized import ResizedSource
 from tests.data.formats.make import LENGTHS, rewards
@@ -68,6 +69,14 @@ def test_states_are_drawn_as_their_environment_draws_them(exorl: EpisodeSource) 
             body = np.where(seen.segmentation >= 0, model.geom_bodyid[seen.segmentation], 0)
             np.testing.assert_array_equal(window.body_masks[t], body > 0)
             np.testing.assert_array_equal(window.body_ids[t] > 0, body > 0)
+
+
+def test_what_is_random_in_a_model_stays_the_same_between_frames() -> None:
+    """The target of reacher is no part of its state."""
+    pytest.importorskip("mujoco")
+    renderer = StateRenderer("reacher", "easy", size=24, camera=0)
+    frames, _ = renderer.draw(np.zeros((ROWS + 3, sum(renderer.sizes))))
+    assert (frames == frames[0]).all() and len(np.unique(frames[0])) > 8
 
 
 def test_drawn_states_become_a_file_from_which_they_can_be_drawn_again(exorl: EpisodeSource, tmp_path: Path) -> None:
