@@ -168,20 +168,16 @@ def _jitter(frames: Tensor, colour: Tensor) -> Tensor:
 
 def _zoom(batch: Batch, draws: Draws) -> Batch:
     """Frames of the windows that are zoomed, their crops enlarged to the frame."""
-    frames, height, width = batch.observations, *batch.observations.shape[-2:]
-    centre = subject_centre(batch)  # (B, 2)
-    rows, columns, weights, nearest = [], [], [], []
-    for axis, size in enumerate((height, width)):
+    centre, pixels = subject_centre(batch), batch.observations.float()  # (B, 2), (B, T, C, H, W)
+    nearest = []
+    for axis in (0, 1):  # rows, then columns
+        size = pixels.shape[axis - 2]
         side = torch.where(draws.zoomed, (draws.side * size).round(), size).long()  # (B,)
         begin = (centre[:, axis] - draws.corner[:, axis] * side).round().long()
         begin = torch.minimum(begin.clamp(min=0), size - side)  # (B,), 0 where the side is the frame's
-        taps, weight = _cubic_taps(begin, side, size)  # (B, 4, size) each
-        (rows if axis == 0 else columns).append(taps)
-        weights.append(weight)
+        pixels = _resampled(pixels, *_cubic_taps(begin, side, size), axis - 2)
         steps = torch.arange(size, device=side.device)
         nearest.append(begin[:, None] + (steps * 2 + 1) * side[:, None] // (2 * size))  # (B, size)
-    pixels = _resampled(frames.float(), rows[0], weights[0], -2)
-    pixels = _resampled(pixels, columns[0], weights[1], -1)
     return _with_masks(batch, _bytes(pixels), *nearest)
 
 

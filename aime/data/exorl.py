@@ -130,7 +130,7 @@ class ExORLSource(DecodedSource):
 
         self._files = npz_files(path)
         domain, named, task = task_in(self._files[0].absolute(), tasks.supported())
-        self._model = {"domain": domain, "task": task, "size": size, "camera": camera}
+        self._model: dict[str, Any] = {"domain": domain, "task": task, "size": size, "camera": camera}
         self._renderer: StateRenderer | None = None
         self.has_body_masks = self.has_body_ids = body_masks
         self.has_physics = physics

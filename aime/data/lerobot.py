@@ -83,10 +83,15 @@ class LeRobotSource(DecodedSource):
     def _read_episodes(self) -> list[dict[str, Any]]:
         """A row an episode, in the order of their numbers."""
         files = sorted((self._root / "meta" / "episodes").glob("chunk-*/file-*.parquet"))
-        columns = {"episode_index": int, "length": int, "data/chunk_index": int, "data/file_index": int}
+        columns: dict[str, type[int | float]] = {
+            "episode_index": int,
+            "length": int,
+            "data/chunk_index": int,
+            "data/file_index": int,
+        }
         if self._in_videos:
-            video: dict[str, type] = {"chunk_index": int, "file_index": int, "from_timestamp": float}
-            columns |= {f"videos/{self._key}/{name}": kind for name, kind in video.items()}
+            columns |= {f"videos/{self._key}/{name}": int for name in ("chunk_index", "file_index")}
+            columns[f"videos/{self._key}/from_timestamp"] = float
         rows: list[dict[str, Any]] = []
         for file in files:
             table = read_table(file, list(columns))

@@ -98,10 +98,10 @@ def _tables(path: Path, files: Sequence[Path]) -> dict[str, Table]:
             raise DataError(
                 file, episode=episode, expected=f"a table {table.name} or {ONE_TABLE} beside it", found="none"
             )
-        values = [row for _, _, row in _rows(table, named=False)]
-        if not values:
+        listed = [row for _, _, row in _rows(table, named=False)]
+        if not listed:
             raise DataError(table, episode=episode, expected="at least one row below the header", found="none")
-        tables[file.name] = (table, np.array(values), len(values[0]) - 2)
+        tables[file.name] = (table, np.array(listed), len(listed[0]) - 2)
     return tables
 
 

@@ -134,7 +134,7 @@ def test_resizing_keeps_the_middle_square_and_every_number(tmp_path: Path) -> No
             masks = np.broadcast_to(np.arange(24) == 5, (length, 16, 24))
             return dataclasses.replace(before, observations=frames, body_masks=np.ascontiguousarray(masks))
 
-    wide = ResizedSource(Wide(), 8).window(0, 0, length)  # type: ignore[arg-type]
+    wide = ResizedSource(Wide(), 8).window(0, 0, length)
     assert wide.observations.shape == (length, 3, 8, 8) and wide.observations.max() < 160
     column = Image.fromarray((np.arange(16)[:, None] * 10).astype(np.uint8).repeat(16, 1))
     expected = np.asarray(column.resize((8, 8), Image.Resampling.BILINEAR))
