@@ -88,16 +88,12 @@ PERCEIVER: dict[str, Entry] = {
     "device": MOVES,
     "dropout": Only(0.0, NO_DROPOUT),
     "widening_factor": Only(4, "perceptrons are four times as wide as their input"),
-    "num_quantizers": Only(1, "one codebook"),
-    "temporal_downsample": Only(False, "every frame has its tokens, so that any number of frames is taken"),
     "kmeans_init": Only(False, "initialise_codebook(videos) does it when it is asked to"),
 }
 
 TOKENIZER: dict[str, Entry] = {
     "device": MOVES,
     "dropout": Only(0.0, NO_DROPOUT),
-    "num_quantizers": Only(1, "one codebook"),
-    "temporal_downsample": Only(False, "every frame has its tokens, so that any number of frames is taken"),
     "commitment_weight": Retired("CausalPerceiverIO(commitment_weight=...) weighs the losses"),
     "commitment_use_cross_entropy_loss": Only(False, "the commitment is the mean squared distance"),
     "use_cosine_sim": Only(False, "the nearest code is that at the smallest distance"),

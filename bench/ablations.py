@@ -31,27 +31,32 @@ from aime.training import TrainConfig, train
 from aime.training.batches import TrainingData
 from aime.training.config import PRESETS
 from aime.training.experiment import build_model
-from aime.training.loop import autocast_dtype
+from aime.training.precision import autocast_dtype
 from aime.world_model import RememberedSequences
 
 RESULTS = Path(__file__).parent / "results"
 Change = dict[str, dict[str, Any]]
 
+PILLARS = {"context_in_posterior": True, "attention_in_posterior": True}
 ARMS: dict[str, Change] = {
     "default": {},
     "no-rehearsal": {"train": {"rehearsals": 0}},
+    "rehearsal-64-sequences": {"train": {"rehearsal_batch": 64}},
     "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
     "no-whitening": {"model": {"spread_floor": 1000.0}},
     "one-component": {"model": {"max_components": 1}},
-    "no-context": {"model": {"context_in_posterior": False}},
-    "no-attention": {"model": {"attention_in_posterior": False}},
+    "context": {"model": {"context_in_posterior": True}},
+    "attention": {"model": {"attention_in_posterior": True}},
+    "pillars": {"model": PILLARS},
+    "pillars-sum-of-losses": {"model": PILLARS, "train": {"balancer": "sum", "balancer_options": {}}},
+    "pillars-upgrad": {"model": PILLARS, "train": {"balancer": "upgrad", "balancer_options": {}}},
     "two-groups": {"model": {"latent_groups": 2}},
     "two-components": {"model": {"max_components": 2}},
-    "sum-of-losses": {"train": {"balancer": "sum", "balancer_options": {}}},
-    "precision-weights": {"model": {"precision_weighting": True}},
-    "gram": {"model": {"gram_frames": 1}},
+    # Precision is the map's, so this arm's yardstick is "attention".
+    "precision-weights": {"model": {"attention_in_posterior": True, "precision_weighting": True}},
+    "gram": {"model": {"gram_frames": 4}},
     "no-average": {"train": {"weight_average": 0.0}},
     "windows-of-8": {"train": {"batch_size": 32, "sequence_length": 8}},
     "float32": {"train": {"precision": "float32"}},

@@ -4,7 +4,7 @@
 #   contact      every op once on Triton, forward and backward, against the reference
 #   tests        the tests marked cuda, in AIME_GPU_WORKERS processes
 #   benchmarks   the kernels against their rivals
-#   training     tier 1 from an episode file, on PyTorch's own kernels and on the fused ones
+#   training     tier 1 from an episode file, on PyTorch's own kernels and on the fused ones, with CUDA graphs and without
 # usage: gpu.sh [STAGE...]   all of them in this order without one
 #   PYTHON=python3            the interpreter
 #   AIME_GPU_OUT=DIRECTORY    results go there, to $OUT where that is set, and to bench/results/

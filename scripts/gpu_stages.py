@@ -176,7 +176,10 @@ def benchmarks(results: Results, deadline: Deadline) -> dict[str, int | str]:
 
 
 def training(results: Results, deadline: Deadline) -> dict[str, int | str]:
-    """Tier 1 in float32, where losses of both backends can be compared, then in the preset's precision."""
+    """Tier 1 in float32, where losses of both backends can be compared, then in the preset's precision.
+
+    Each launch by launch and as CUDA graphs: the frames/s of the rows `torch`, `torch-graph`, `triton`, `triton-graph`.
+    """
     data = Path(os.environ.get("AIME_DATA_PATH") or ROOT / "data" / "gpu_cartpole_swingup.h5")
     if not data.is_file():
         print(f"training: expected episodes in {data}, found no file; `make gpu-data` makes it where MuJoCo is")
@@ -186,7 +189,8 @@ def training(results: Results, deadline: Deadline) -> dict[str, int | str]:
         name = f"training-{precision}"
         command = [
             *(sys.executable, "scripts/short_training.py", str(data), "--steps", os.environ.get("AIME_STEPS") or "300"),
-            *("--precision", precision, "--backends", "torch", "triton", "--out", str(results.path(f"{name}.json"))),
+            *("--precision", precision, "--backends", "torch", "triton"),
+            *("--cuda-graph", "off", "on", "--out", str(results.path(f"{name}.json"))),
         ]
         codes |= run(results, {name: command}, deadline)
     return codes

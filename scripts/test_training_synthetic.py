@@ -43,7 +43,7 @@ def main() -> int:
     start = time.perf_counter()
     torch.manual_seed(0)
     frames, actions = moving_waves()
-    model = DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset("laptop", action_size=ACTIONS)).train()
+    model = DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset("pillars", action_size=ACTIONS)).train()
     as_bytes = ((frames + 1) * 127.5).round().to(torch.uint8)
     model.initialise_from_data(as_bytes.flatten(0, 1))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)

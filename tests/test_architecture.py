@@ -32,6 +32,7 @@ BOTTOM = {
     "ranks",
     "tensor_files",
     "terminal",
+    "threads",
 }
 #: room -> rooms that it may import (itself always)
 ALLOWED: dict[str, set[str]] = {
@@ -50,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernels": set(),
     "ranges": set(),
     "ranks": set(),
+    "threads": set(),
     **{pillar: {"nn", "kernels", *BOTTOM} for pillar in PILLARS},
     "world_model": {*PILLARS, "nn", "kernels", *BOTTOM},
     "envs": {"documented_tables"},

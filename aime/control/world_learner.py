@@ -18,7 +18,8 @@ from aime.control.state_model import StateWorldModel
 from aime.control.worlds import beliefs
 from aime.data import Batch
 from aime.training import TrainConfig
-from aime.training.rehearsal import PosteriorMemory, rehearse
+from aime.training.precision import autocast_dtype
+from aime.training.rehearsal import PosteriorMemory, Rehearsals
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder
 from aime.world_model.sequence import SequencePass
 
@@ -152,6 +153,8 @@ class PixelsLearner:
             torch.device("cpu"),
             seed,
         )
+        autocast = autocast_dtype(config, torch.device("cpu"))
+        self.rehearsals = Rehearsals(self.world, self.memory, config, autocast)
         self.owner = torch.full((episodes,), -1)  # number of the episode that a row of the memory is of
 
     def begin(self, replay: Replay) -> None:
@@ -163,19 +166,22 @@ class PixelsLearner:
         """See `WorldLearner.learn`."""
         kept: list[SequencePass] = []
         self.world.train()
-        losses = self.world.training_step_sequence(
-            batch.observations,
-            batch.actions,
-            batch.rewards,
-            batch.continues,
-            beta=self.config.beta_max,
-            grad_clip=self.config.grad_clip,
-            generator=generator,
-            after_pass=kept.append,
-            **self.config.loss_weights(),
-        )
-        self._remember(batch, kept[0])
-        rehearsed = rehearse(self.world, self.memory, self.config, index, generator)
+        with self.rehearsals.beside(index) as found:
+            losses = self.world.training_step_sequence(
+                batch.observations,
+                batch.actions,
+                batch.rewards,
+                batch.continues,
+                beta=self.config.beta_max,
+                grad_clip=self.config.grad_clip,
+                autocast=self.rehearsals.autocast,
+                generator=generator,
+                before_update=found,
+                after_pass=kept.append,
+                **self.config.loss_weights(),
+            )
+            self._remember(batch, kept[0])
+        rehearsed = self.rehearsals.take(index, found())
         self.world.eval()
         start, acted = beliefs(self.world, kept[0].inferred.latent.detach(), batch.actions)
         reward, continues = head_losses(self.agent, acted, batch)

@@ -33,17 +33,19 @@ class GramLoss(nn.Module):
         self.apply_norm, self.img_level = apply_norm, img_level
         self.remove_neg, self.remove_only_teacher_neg = remove_neg, remove_only_teacher_neg
 
-    def _similarities(self, features: Tensor) -> Tensor:
+    def _similarities(self, features: Tensor, img_level: bool) -> Tensor:
         features = features.float()
         if self.apply_norm:
             features = F.normalize(features, dim=-1)
-        if not self.img_level:
+        if not img_level:
             features = features.flatten(0, 1)
         return features @ features.transpose(-1, -2)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """Loss () of features (B, N, d); the teacher's carry no gradient."""
-        student_similarity, teacher_similarity = self._similarities(student), self._similarities(teacher.detach())
+    def forward(self, student: Tensor, teacher: Tensor, img_level: bool | None = None) -> Tensor:
+        """Loss () of features (B, N, d), the teacher's without gradient; ``img_level`` as in the constructor."""
+        within = self.img_level if img_level is None else img_level
+        student_similarity = self._similarities(student, within)  # (B, N, N), or (B N, B N)
+        teacher_similarity = self._similarities(teacher.detach(), within)
         if self.remove_neg:
             student_similarity, teacher_similarity = student_similarity.relu(), teacher_similarity.relu()
         elif self.remove_only_teacher_neg:

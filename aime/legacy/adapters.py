@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from aime import attention_schema, encoder_decoder, temporal_dynamics
+from aime import attention_schema, temporal_dynamics
 from aime.attention_schema import center_of_mass
 from aime.temporal_dynamics import LSTMState
 
@@ -123,19 +123,3 @@ class ConvGRUCell(attention_schema.ConvGRUCell):
         if hidden is None:
             hidden = x.new_zeros(x.shape[0], self.hidden_channels, *x.shape[-2:])
         return super().forward(x, hidden)
-
-
-class VAEEncoder(encoder_decoder.VAEEncoder):
-    """`z_mean, z_logvar = encoder(observations, context)`, of images or of sequences of them."""
-
-    def forward(self, images: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Mean and log variance, (B, D) or (B, T, D) each, of (B, C, H, W) or (B, T, C, H, W)."""
-        leading = images.shape[:-3]
-        flat = None if context is None else context.reshape(-1, context.shape[-1])
-        found = super().forward(images.reshape(-1, *images.shape[-3:]), flat)
-        return found.mean.reshape(*leading, -1), 2 * found.log_scale.reshape(*leading, -1)
-
-    @staticmethod
-    def reparameterize(mean: Tensor, logvar: Tensor) -> Tensor:
-        """A sample, differentiable towards both."""
-        return mean + torch.randn_like(mean) * torch.exp(0.5 * logvar)

@@ -17,11 +17,17 @@ def of(module: str, *names: str) -> dict[str, str]:
 
 WORLD_MODEL = of("aime.world_model", "DPGMMVariationalRecurrentAutoencoder")
 TRAINING = of("aime.training", "DMCVBDataset", "DMCVBTrainer") | {"count_parameters": "aime.training:parameter_count"}
-PERCEIVER = of("aime.perceiver_io", "CausalPerceiverIO", "PerceiverTokenPredictor", "VQPTTokenizer")
+CAUSAL_PERCEIVER = of("aime.legacy.perceivers", "CausalPerceiverIO")
+PREDICTOR = of("aime.legacy.perceivers", "PerceiverTokenPredictor")
+TOKENIZER = of("aime.legacy.perceivers", "VQPTTokenizer")
+PERCEIVER = CAUSAL_PERCEIVER | PREDICTOR | TOKENIZER
 QUANTIZER = {"VectorQuantize": "aime.perceiver_io:VectorQuantizer"}
-STICKS = of("aime.generative_prior", "AdaptiveStickBreaking", "GammaPosterior", "KumaraswamyNetwork")
+GAMMA = of("aime.legacy.priors", "GammaPosterior")
+STICKS = (
+    of("aime.generative_prior", "AdaptiveStickBreaking") | GAMMA | of("aime.generative_prior", "KumaraswamyNetwork")
+)
 KUMARASWAMY = of("aime.generative_prior", "KumaraswamyStable")
-PRIOR = of("aime.generative_prior", "DPGMMPrior")
+PRIOR = of("aime.legacy.priors", "DPGMMPrior")
 LSTM = of("aime.legacy.adapters", "LSTMLayer")
 ATTENTION_POSTERIOR = of("aime.legacy.adapters", "AttentionPosterior")
 ATTENTION_PRIOR = of("aime.legacy.adapters", "AttentionPrior")
@@ -29,7 +35,7 @@ ATTENTION_SCHEMA = of("aime.legacy.adapters", "AttentionSchema")
 SLOTS = of("aime.attention_schema", "SlotAttention")
 CONV_GRU = of("aime.legacy.adapters", "ConvGRUCell")
 ATTENTION = ATTENTION_SCHEMA | ATTENTION_POSTERIOR | ATTENTION_PRIOR | SLOTS | CONV_GRU
-IMAGES = of("aime.legacy.adapters", "VAEEncoder") | of("aime.encoder_decoder", "GramLoss", "VAEDecoder")
+IMAGES = of("aime.legacy.images", "VAEEncoder", "VAEDecoder") | of("aime.encoder_decoder", "GramLoss")
 RGB = of("aime.multi_task_learning", "RGB") | {"AbsWeighting": "aime.multi_task_learning:GradientBalancer"}
 AGGREGATOR = of("aime.multi_task_learning", "LossAggregator")
 ELBO = of("aime.multi_task_learning.losses", "ELBOLoss")
@@ -44,9 +50,9 @@ MODULES: dict[str, dict[str, str] | str] = {
     "world_model.evaluate": "aime.world_model.evaluate",
     "training": TRAINING,
     "perceiver_io": PERCEIVER,
-    "perceiver_io.causal_perceiver": of("aime.perceiver_io", "CausalPerceiverIO"),
-    "perceiver_io.predictor": of("aime.perceiver_io", "PerceiverTokenPredictor"),
-    "perceiver_io.tokenizer": of("aime.perceiver_io", "VQPTTokenizer"),
+    "perceiver_io.causal_perceiver": CAUSAL_PERCEIVER,
+    "perceiver_io.predictor": PREDICTOR,
+    "perceiver_io.tokenizer": TOKENIZER,
     "perceiver_io.modules": QUANTIZER,
     "perceiver_io.modules.vector_quantize": QUANTIZER,
     "generative_prior": PRIOR | STICKS | KUMARASWAMY,
@@ -54,7 +60,7 @@ MODULES: dict[str, dict[str, str] | str] = {
     "generative_prior.stick_breaking": STICKS,
     "generative_prior.distributions": KUMARASWAMY | STICKS,
     "generative_prior.distributions.Kumaraswamy": KUMARASWAMY,
-    "generative_prior.distributions.gamma_posterior": of("aime.generative_prior", "GammaPosterior"),
+    "generative_prior.distributions.gamma_posterior": GAMMA,
     "temporal_dynamics": LSTM,
     "temporal_dynamics.lstm": LSTM,
     "attention_schema": ATTENTION,
@@ -74,6 +80,7 @@ MODULES: dict[str, dict[str, str] | str] = {
     "multi_task_learning.losses.adversarial_loss": ADVERSARIAL,
     "models": MODELS,
     "nvae_architecture": IMAGES,
+    "agac_torch": of("aime.control.agac", "Adversary") | of("aime.control.actor_critic", "ActorCritic"),
     "parallel_environment": of("aime.envs", "ParallelEnvironment"),
     "_penv": of("aime.envs", "ParallelEnvironment"),
     "VRNN.RGB": RGB,
@@ -83,8 +90,8 @@ MODULES: dict[str, dict[str, str] | str] = {
     "VRNN.dmc_vb_transition_dynamics_trainer": TRAINING,
     "VRNN.perceiver": PERCEIVER,
     "VRNN.perceiver.video_prediction_perceiverIO": PERCEIVER,
-    "VRNN.perceiver.tokenizer": of("aime.perceiver_io", "VQPTTokenizer"),
-    "VRNN.perceiver.predictor": of("aime.perceiver_io", "PerceiverTokenPredictor"),
+    "VRNN.perceiver.tokenizer": TOKENIZER,
+    "VRNN.perceiver.predictor": PREDICTOR,
     "VRNN.perceiver.vector_quantize": QUANTIZER,
 }
 

@@ -47,22 +47,35 @@ class LossAggregator:
         lambda_reward: float | Tensor = 1.0,
         lambda_continue: float | Tensor = 1.0,
         lambda_img: float | Tensor = 1.0,
+        observations: Tensor | None = None,  # noqa: ARG002
     ) -> tuple[dict[str, Tensor], TaskLosses]:
+        """`weigh` with the weights by name, see `LossWeights` for each.
+
+        The outputs hold all that a loss needs: ``observations`` are there for older code that passes them.
+        """
+        return self.weigh(
+            outputs,
+            LossWeights(
+                beta=beta,
+                entropy_weight=entropy_weight,
+                lambda_recon=lambda_recon,
+                lambda_att_dyn=lambda_att_dyn,
+                lambda_gram=lambda_gram,
+                lambda_diversity=lambda_diversity,
+                lambda_context=lambda_context,
+                lambda_reward=lambda_reward,
+                lambda_continue=lambda_continue,
+                lambda_img=lambda_img,
+            ),
+        )
+
+    def weigh(self, outputs: Outputs, weights: LossWeights) -> tuple[dict[str, Tensor], TaskLosses]:
         """Average the outputs' losses over time, weigh them and sum them by task.
 
         Args:
             outputs: what `forward_sequence` returned. Every loss entry is a scalar or has one entry per frame; a
                 missing one counts as 0.
-            beta: weight of every KL divergence.
-            entropy_weight: weight of the cluster entropy, which is subtracted.
-            lambda_recon: weight of the reconstruction loss.
-            lambda_att_dyn: weight of the attention's centre-motion loss.
-            lambda_gram: weight of the encoder Gram loss.
-            lambda_diversity: weight of the slot diversity loss.
-            lambda_context: weight of the context prediction loss.
-            lambda_reward: weight of the reward loss.
-            lambda_continue: weight of the continue loss.
-            lambda_img: weight of the adversarial task.
+            weights: of the terms inside the tasks.
 
         Returns:
             All losses by name, each a 0-d tensor: the terms (recon_loss, kl_z, hierarchical_kl, attention_kl,
@@ -70,19 +83,10 @@ class LossAggregator:
             context_prediction_loss, reward_loss, continue_loss; with critics img_adv_loss, temporal_adv_loss,
             feat_match_loss and their weighted sum adversarial_loss), total_vae_loss, total_elbo (with the attention's
             KL), total_predictive = attention_loss, and total_loss, the sum of the tasks. And the tasks' losses by name.
+
+        Raises:
+            ValueError: the outputs hold none of the tasks.
         """
-        weights = LossWeights(
-            beta=beta,
-            entropy_weight=entropy_weight,
-            lambda_recon=lambda_recon,
-            lambda_att_dyn=lambda_att_dyn,
-            lambda_gram=lambda_gram,
-            lambda_diversity=lambda_diversity,
-            lambda_context=lambda_context,
-            lambda_reward=lambda_reward,
-            lambda_continue=lambda_continue,
-            lambda_img=lambda_img,
-        )
         losses: dict[str, Tensor] = {}
         task_losses = TaskLosses()
         for task in self.tasks:
@@ -92,7 +96,7 @@ class LossAggregator:
                 task_losses[task.name] = value.total
         if "elbo" in task_losses:
             losses["total_vae_loss"] = task_losses["elbo"]
-            losses["total_elbo"] = task_losses["elbo"] + beta * time_mean(outputs, "attention_losses")
+            losses["total_elbo"] = task_losses["elbo"] + weights.beta * time_mean(outputs, "attention_losses")
         if "predictive" in task_losses:
             losses["attention_loss"] = losses["total_predictive"] = task_losses["predictive"]
         if not task_losses:

@@ -140,9 +140,10 @@ class RGB(GradientBalancer):
         else:
             length = share * norms.sum() if self.rescale == "mean_norm" else torch.ones_like(share)
             gradient = length * share * rotated.sum(0)
-        self.alpha_state = torch.where(finite & solve, angles, self.alpha_state)
-        self.prev_losses = torch.where(finite, losses, self.prev_losses)
-        self.step_count = count_after
+        # in place, where a captured step reads it the next time
+        self.alpha_state.copy_(torch.where(finite & solve, angles, self.alpha_state))
+        self.prev_losses.copy_(torch.where(finite, losses, self.prev_losses))
+        self.step_count.copy_(count_after)
         return gradient @ basis, direction
 
     def _place(self, task_num: int, device: torch.device) -> None:
@@ -177,7 +178,7 @@ class RGB(GradientBalancer):
         task_num = inner.shape[0] - 1
         own = torch.eye(task_num, task_num + 1, dtype=inner.dtype, device=inner.device)
         consensus = torch.zeros(task_num + 1, dtype=inner.dtype, device=inner.device)
-        consensus[task_num] = 1.0
+        consensus[task_num].fill_(1.0)
         mean = active.to(inner.dtype) / count.clamp_min(1)
         mean = torch.cat([mean, mean.new_zeros(1)])
         p = inner[:task_num, task_num]  # (T,) gbar_i . d
@@ -262,9 +263,9 @@ class RGB(GradientBalancer):
         Errors as in `check_state_dict`.
         """
         self.check_state_dict(state)
-        self.alpha_state = state["alpha_state"].to(self.device, torch.float64)
-        self.prev_losses = state["prev_losses"].to(self.device, torch.float64)
-        self.step_count = state["step_count"].to(self.device, torch.int64)
+        self.alpha_state = state["alpha_state"].to(self.device, torch.float64, copy=True)
+        self.prev_losses = state["prev_losses"].to(self.device, torch.float64, copy=True)
+        self.step_count = state["step_count"].to(self.device, torch.int64, copy=True)
         self.matrix = None
         self._pending = {name: tensor.clone() for name, tensor in state.items()}
 

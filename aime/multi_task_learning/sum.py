@@ -13,5 +13,5 @@ class Sum(GradientBalancer):
     def weigh(self, gram: Tensor, losses: Tensor, finite: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """See `GradientBalancer.weigh`."""
         gradient = gram.new_ones(gram.shape[0])
-        gradient[-1] = 0.0
+        gradient[-1].zero_()
         return gradient, gram.new_zeros(gram.shape[0])

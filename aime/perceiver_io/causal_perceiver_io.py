@@ -125,7 +125,7 @@ class CausalPerceiverIO(nn.Module):
             use_3d_conv=use_3d_conv,
             patch_size=patch_size,
             feature_channels=feature_channels,
-            temporal_downsample=2 if temporal_downsample is True else max(int(temporal_downsample), 1),
+            temporal_downsample=temporal_downsample,
             num_quantizers=num_quantizers,
             gradient=gradient,
         )

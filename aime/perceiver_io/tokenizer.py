@@ -69,7 +69,7 @@ class VQPTTokenizer(nn.Module):
         feature_channels: F, channels of the feature maps that are given in place of videos, (B, T, F, Ht, Wt) with
             Ht = H / downsample, by a trunk that others use too; None for an encoder of its own. Time is then seen by
             one convolution over the maps, and frames are decoded one by one.
-        temporal_downsample: s, frames to a token frame; 1 for none.
+        temporal_downsample: s, frames to a token frame; 1 or False for none, True for 2.
         num_quantizers: Q, codebooks, each for D / Q of the encoding: Q ids a position.
         gradient: how it passes the quantizer, see :class:`VectorQuantizer`.
 
@@ -97,6 +97,8 @@ class VQPTTokenizer(nn.Module):
         super().__init__()
         if downsample < 2 or downsample & (downsample - 1):
             raise ValueError(f"downsample: expected a power of two >= 2, found {downsample}")
+        if isinstance(temporal_downsample, bool):
+            temporal_downsample = 1 + temporal_downsample
         if temporal_downsample < 1 or (temporal_downsample > 1 and feature_channels is not None):
             allowed = "at least 1" if feature_channels is None else "1 for maps of a trunk"
             raise ValueError(f"temporal_downsample: expected {allowed}, found {temporal_downsample}")

@@ -75,7 +75,7 @@ class Train:
 
     data: Path
     """Episode file (HDF5), as `aime collect` writes it."""
-    preset: Literal["laptop", "tier1", "tier2", "tier3"] = "laptop"
+    preset: Literal["laptop", "pillars", "tier1", "tier2", "tier3"] = "laptop"
     """Sizes of model and training."""
     out: Path | None = None
     """Run directory. Default: runs/<domain>-<task>-<preset>-seed<seed>."""

@@ -13,6 +13,7 @@ from aime.ranges import SEED, SHARE, OptionError, Range, UnknownOptionError, che
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Export = Literal["best", "last"]
+CudaGraph = Literal["auto", "on", "off"]
 WEIGHT = Range(0, 1e6)  # of a loss
 
 RGB_OPTIONS: dict[str, Any] = {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1}
@@ -61,6 +62,10 @@ class TrainConfig:
     """Share of a rehearsal's sequences that are rolled out; of the others every frame is given."""
     precision: Precision = "auto"
     """Autocast: bfloat16 on GPUs and on CPUs that multiply it themselves, float32 elsewhere; or the one named."""
+
+    cuda_graph: CudaGraph = "auto"
+    """Steps and rehearsals as CUDA graphs, replayed without their Python: where the device, the model and the balancer
+    allow it (auto), or else an error (on). A prediction, measured on no GPU yet; `make gpu-training` compares."""
 
     beta_min: Annotated[float, WEIGHT] = 0.5
     """Weight of the KL terms at the start."""
@@ -181,19 +186,22 @@ class TrainConfig:
         return {name: getattr(self, name) for name in names}
 
 
+_LAPTOP: dict[str, Any] = {
+    "batch_size": 16,
+    "sequence_length": 16,
+    "steps": 2000,
+    "learning_rate": 2e-3,
+    "beta_min": 0.0,
+    "rehearsals": 1,
+    # Strong proximity keeps rotations small: at lambd = 1 the latent KL was a quarter larger than without any.
+    "balancer_options": {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1, "lambd": 30.0},
+    "validate_every": 400,
+    "export": "last",
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "laptop": {
-        "batch_size": 16,
-        "sequence_length": 16,
-        "steps": 2000,
-        "learning_rate": 2e-3,
-        "beta_min": 0.0,
-        "rehearsals": 1,
-        # Strong proximity keeps rotations small: at lambd = 1 the latent KL was a quarter larger than without any.
-        "balancer_options": {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1, "lambd": 30.0},
-        "validate_every": 400,
-        "export": "last",
-    },
+    "laptop": _LAPTOP,
+    "pillars": _LAPTOP,
     "tier1": {
         "batch_size": 16,
         "sequence_length": 10,

@@ -49,7 +49,7 @@ def run_experiment(
     Args:
         data: episode file.
         out: run directory; runs/<domain>-<task>-<preset>-seed<seed> by default.
-        preset: laptop, tier1, tier2 or tier3.
+        preset: laptop, pillars, tier1, tier2 or tier3.
         seed: of weights, windows and noise.
         device: auto, cpu, cuda, cuda:1, ...
         model: trained already, to be trained further; one of the preset when absent.

@@ -15,23 +15,31 @@ from typing import Any
 
 import torch
 
-from aime.allocator import keep_freed_memory
 from aime.data import Batch, EpisodeSource
-from aime.nn import multiplies_bfloat16
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
+from aime.threads import threads
 from aime.training import schedule
-from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
-from aime.training.experiment_tracking import WeightsAndBiases, load_wandb
+from aime.training.experiment_tracking import load_wandb
 from aime.training.guard import NonFiniteError, check_parameters
-from aime.training.metric_log import open_sinks
+from aime.training.precision import autocast_dtype
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel
-from aime.training.rehearsal import PosteriorMemory, RehearsingModel, rehearse
+from aime.training.rehearsal import PosteriorMemory
 from aime.training.run_directory import RunDirectory
-from aime.training.session import Session, check_fit, export_weights, resume_session, save, start_session, write_facts
+from aime.training.session import (
+    Session,
+    begin_session,
+    best_checkpoint,
+    check_fit,
+    export_weights,
+    open_logs,
+    save,
+    start_session,
+    write_facts,
+)
 from aime.training.stopwatch import Stopwatch, Window
 from aime.training.training_state import load_weights
 
@@ -102,42 +110,15 @@ def train(
         OSError: the run directory cannot be written to, or the disk is full.
     """
     started = clock()
-    device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    check_fit(model, source)
-    if config.wandb_project is not None:
-        load_wandb()  # its absence is said before a run directory is begun
     with contextlib.ExitStack() as held:
-        run = None if run_directory is None else RunDirectory(run_directory)
-        if run is not None and (ranks is None or ranks.leads):
-            held.enter_context(run.locked())
-            if run.holds_a_run() and not (resume or overwrite):
-                raise ValueError(
-                    f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
-                )
-        session = start_session(model, source, config, device, ranks)
+        run = claim(model, source, config, run_directory, held, ranks, occupied=resume or overwrite)
+        session = start_session(model, source, config, torch.device(device), ranks)
         check_best_metric(session)
-        step = None
-        if run is not None:
-            if overwrite and session.leads:  # only now, when nothing that the caller gave is wrong
-                run.clear()
-            session.run = run
-            session.checkpoints = CheckpointDirectory(run.checkpoints, config.keep_checkpoints)
-            step = resume_session(session) if resume else None
-        if step is None and initialise:
-            frames = session.data.initial_frames(config.initial_frames, config.seed)
-            model.initialise_from_data(frames, generator=session.generator)
-        if ranks is not None:
-            ranks.copy_from_leader(list(model.state_dict().values()))
+        step = begin_session(session, run, resume=resume, overwrite=overwrite, initialise=initialise)
         if run is not None and session.leads:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
-            project = config.wandb_project
-            tracked = [] if project is None else [WeightsAndBiases(project, run.path, step)]
-            session.sinks = [*open_sinks(run.path, tensorboard=tensorboard, resume_step=step), *tracked]
-            for sink in session.sinks:
-                held.callback(sink.close)
+            open_logs(session, run, step, held, tensorboard=tensorboard)
         session.progress = make_progress(show_progress and session.leads)
         held.callback(session.progress.close)
         with Preemption() as preemption:
@@ -145,6 +126,35 @@ def train(
             with session.data.loader:
                 loop(session, watch)
             return finish(session, watch)
+
+
+def claim(
+    model: SequenceModel,
+    source: EpisodeSource,
+    config: TrainConfig,
+    path: str | Path | None,
+    held: contextlib.ExitStack,
+    ranks: Ranks | None,
+    *,
+    occupied: bool,
+) -> RunDirectory | None:
+    """Check what was given before anything is begun, and keep other trainers out of the run directory meanwhile.
+
+    An earlier run may be there where ``occupied`` says so.
+    """
+    check_fit(model, source)
+    if config.wandb_project is not None:
+        load_wandb()  # its absence is said before a run directory is begun
+    if path is None:
+        return None
+    run = RunDirectory(path)
+    if ranks is None or ranks.leads:
+        held.enter_context(run.locked())
+        if run.holds_a_run() and not occupied:
+            raise ValueError(
+                f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
+            )
+    return run
 
 
 def loop(session: Session, watch: Stopwatch) -> None:
@@ -199,46 +209,58 @@ def step_once(session: Session, batch: Batch) -> None:
     if config.steps is not None:  # a step has the rate of its end, so that the first of few is not idle
         fraction = min(1.0, fraction + 0.5 / config.steps)
     session.set_learning_rates(schedule.learning_rate_factor(config, fraction))
-    autocast = autocast_dtype(config, session.device)
-    metrics = session.model.training_step_sequence(
+    step, rehearsals, beta = session.counters.step, session.rehearsals, schedule.beta(config, fraction)
+    if rehearsals is None:
+        metrics = take_step(session, batch, beta)
+    else:
+        with rehearsals.beside(step) as found:
+            metrics = take_step(session, batch, beta, found)
+        metrics |= rehearsals.take(step, found(), session.captured or rehearsals.model)
+    session.guard.update(metrics["finite"])
+    if due(step + 1, config.gradients_every):
+        session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
+    session.means.update(metrics)
+    if session.average is not None:
+        with threads(1):  # one pass over memory in many small pieces
+            session.average.update()
+    session.counters.step += 1
+    session.counters.frames += config.batch_size * batch.actions.shape[1]
+
+
+def take_step(
+    session: Session, batch: Batch, beta: float, before_update: Callable[[], object] | None = None
+) -> dict[str, torch.Tensor]:
+    """One step of the session's model on a batch -> metrics on the device.
+
+    Args:
+        session: whose model.
+        batch: what it is shown.
+        beta: weight of the KL terms.
+        before_update: called before a parameter moves, in a run that rehearses.
+    """
+    memory = None if session.rehearsals is None else session.rehearsals.memory
+    if session.captured is not None:
+        return session.captured.step(batch, beta, memory)
+    remember = {} if memory is None else {"after_pass": remembering(memory, batch, session.ranks)}
+    return session.model.training_step_sequence(
         batch.observations,
         batch.actions,
         batch.rewards,
         batch.continues,
-        beta=schedule.beta(config, fraction),
-        grad_clip=config.grad_clip,
-        autocast=autocast,
+        beta=beta,
+        grad_clip=session.config.grad_clip,
+        autocast=autocast_dtype(session.config, session.device),
         generator=session.generator,
-        **({} if session.memory is None else {"after_pass": remembering(session.memory, batch, session.ranks)}),
-        **config.loss_weights(),
+        **({} if before_update is None else {"before_update": before_update}),
+        **remember,
+        **session.config.loss_weights(),
         **session.together,
     )
-    session.guard.update(metrics["finite"])
-    if due(session.counters.step + 1, config.gradients_every):
-        session.gradients.update(session.monitor.measure() | {"finite": metrics["finite"]})
-    if session.memory is not None and isinstance(session.model, RehearsingModel):
-        step, generator = session.counters.step, session.generator
-        metrics |= rehearse(session.model, session.memory, config, step, generator, autocast, session.ranks)
-    session.means.update(metrics)
-    if session.average is not None:
-        session.average.update()
-    session.counters.step += 1
-    session.counters.frames += config.batch_size * batch.actions.shape[1]
 
 
 def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:
     """What is done with the pass over a batch when its step is over: its posteriors are remembered."""
     return lambda result: memory.store(batch, result.perceived.posterior, ranks)
-
-
-def autocast_dtype(config: TrainConfig, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where the configuration and the device want mixed precision, else None.
-
-    "auto" is mixed on GPUs and on CPUs that multiply bfloat16 themselves (AVX512-BF16, AMX): there a laptop step took
-    .8 of the time and reached the same reconstruction loss after equal steps.
-    """
-    wanted = multiplies_bfloat16(device) if config.precision == "auto" else config.precision == "bfloat16"
-    return torch.bfloat16 if wanted else None
 
 
 def validate(session: Session) -> dict[str, float]:
@@ -367,15 +389,6 @@ def finish(session: Session, watch: Stopwatch) -> TrainResult:
         session.last,
         weights,
     )
-
-
-def best_checkpoint(session: Session) -> int | None:
-    """Step of the best checkpoint, None where there is none; the ranks wait until rank 0 has written it."""
-    best = session.checkpoints.best() if session.checkpoints and session.leads else None
-    if session.ranks is None:
-        return best
-    step = session.ranks.from_leader(-1 if best is None else best)
-    return None if step < 0 else step
 
 
 def check_outcome(session: Session, best: int | None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
 from aime.ranks import Ranks
+from aime.threads import threads
 from aime.training.config import TrainConfig
 from aime.world_model import RememberedSequences
 
@@ -23,9 +26,8 @@ SEQUENCES_A_THREAD = 128
 """Sequences whose products keep a thread of a CPU busy."""
 
 
-@runtime_checkable
-class RehearsingModel(Protocol):
-    """A model that can be trained on remembered posteriors; see `aime.world_model.rehearsal`."""
+class Rehearser(Protocol):
+    """What takes a whole rehearsal."""
 
     def rehearse(
         self,
@@ -38,6 +40,27 @@ class RehearsingModel(Protocol):
         ranks: Ranks | None = None,
     ) -> dict[str, Tensor]:
         """One optimizer step on them, the first ``rolled`` of them (all when None) rolled out from frame ``seen``."""
+        ...
+
+
+@runtime_checkable
+class RehearsingModel(Rehearser, Protocol):
+    """A model that can be trained on remembered posteriors; see `aime.world_model.rehearsal`."""
+
+    def rehearsal_gradient(
+        self,
+        sequences: RememberedSequences,
+        seen: int,
+        rolled: int | None = None,
+        *,
+        autocast: torch.dtype | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Any:
+        """The first half of `rehearse`: it reads the parameters and changes nothing, so it may run beside a step."""
+        ...
+
+    def rehearsal_update(self, found: Any, ranks: Ranks | None = None) -> dict[str, Tensor]:
+        """The second half: one optimizer step along what `rehearsal_gradient` found."""
         ...
 
 
@@ -89,7 +112,7 @@ class PosteriorMemory:
         times = starts[:, None] + torch.arange(mean.shape[1])  # (B, T)
         rows = rows.expand_as(times)
         self.filled[rows, times] = True
-        rows, times = rows.to(self.device), times.to(self.device)
+        rows, times = sent(rows, self.device), sent(times, self.device)
         found = torch.cat([mean, log_scale], -1)  # (B, T, 2 D)
         known = torch.isfinite(found).all(-1, keepdim=True)
         self.posteriors[rows, times] = torch.where(known, found, self.posteriors[rows, times])
@@ -107,8 +130,8 @@ class PosteriorMemory:
             places = ((runs[:, length:] - runs[:, :-length]) == length).nonzero()  # (N, 2)
             if len(places) >= max(count // 8, 1):
                 chosen = places[torch.from_numpy(random.integers(len(places), size=count))]
-                rows = chosen[:, :1].expand(-1, length).to(self.device)  # (B, T)
-                times = (chosen[:, 1:] + torch.arange(length)).to(self.device)  # (B, T)
+                rows = sent(chosen[:, :1].expand(-1, length), self.device)  # (B, T)
+                times = sent(chosen[:, 1:] + torch.arange(length), self.device)  # (B, T)
                 mean, log_scale = self.posteriors[rows, times].chunk(2, -1)  # (B, T, D) each
                 return RememberedSequences(mean, log_scale, self.actions[rows, times])
             length //= 2
@@ -124,46 +147,120 @@ class PosteriorMemory:
             kept.copy_(tensors[name])
 
 
-def rehearse(
-    model: RehearsingModel,
-    memory: PosteriorMemory,
-    config: TrainConfig,
-    step: int,
-    generator: torch.Generator,
-    autocast: torch.dtype | None = None,
-    ranks: Ranks | None = None,
-) -> dict[str, Tensor]:
-    """The rehearsals that follow step number ``step``: metrics of the last, none before there is enough to rehearse."""
-    metrics: dict[str, Tensor] = {}
-    together = {} if ranks is None else {"ranks": ranks}
-    with threads_for(config.rehearsal_batch, memory.device):
-        for k in range(config.rehearsals):
-            index = step * config.rehearsals + k
-            sequences = memory.draw(config.rehearsal_batch, config.rehearsal_length, index)
-            if sequences is None:
-                break
-            length = sequences.actions.shape[1]
-            random = np.random.Generator(np.random.Philox(key=memory.seed, counter=[0, 0, 2, index]))
-            seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
-            rolled = round(config.rehearsal_rolled * len(sequences.actions))
-            metrics = model.rehearse(sequences, seen, rolled, autocast=autocast, generator=generator, **together)
-    return metrics
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy of the host's tensor on the device, for which the host does not wait: from page-locked memory."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-@contextmanager
-def threads_for(sequences: int, device: torch.device) -> Iterator[None]:
-    """At most one thread for every SEQUENCES_A_THREAD sequences, on a CPU.
+@dataclass(frozen=True)
+class Drawn:
+    """A rehearsal that is about to be taken: the arguments of `RehearsingModel.rehearse`."""
 
-    A rollout is a chain of hundreds of small products. Threads that share them wait for each other longer than they
-    work: two took 1.5 to 5 times the CPU seconds of one, and beside other jobs four times its wall clock too.
+    sequences: RememberedSequences
+    seen: int
+    rolled: int
+    generator: torch.Generator
+
+
+class Rehearsals:
+    """The rehearsals that go with each step, on a CPU the first of them beside it.
+
+    On a CPU the gradient of a step's first rehearsal is taken at the parameters that the step begins with, and stepped
+    along when the step is done. Where there is a thread to spare it is found on that thread while the images take the
+    others: a rollout is a chain of hundreds of small products, and threads that share them wait for each other longer
+    than they work (two took 1.5 to 5 times the CPU seconds of one, and beside other jobs four times its wall clock
+    too). What is computed does not depend on it. Further rehearsals, and all of them on a GPU, follow one by one.
+
+    Args:
+        model: whose recurrence and prior are trained.
+        memory: what is rehearsed.
+        config: how much.
+        autocast: dtype of mixed precision; none when absent.
+        ranks: of a distributed run, in which all processes take the same rehearsals.
+        generator: for rehearsals that all follow the step, their source of randomness. Without it the first is beside
+            the step, and each draws as a function of the memory's seed and its own number.
     """
-    before = torch.get_num_threads()
-    wanted = min(before, max(1, sequences // SEQUENCES_A_THREAD))
-    if device.type != "cpu" or wanted == before:
-        yield
-        return
-    torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+    def __init__(
+        self,
+        model: RehearsingModel,
+        memory: PosteriorMemory,
+        config: TrainConfig,
+        autocast: torch.dtype | None = None,
+        ranks: Ranks | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.model, self.memory, self.config = model, memory, config
+        self.autocast, self.ranks, self.generator = autocast, ranks, generator
+        self.threads = max(1, config.rehearsal_batch // SEQUENCES_A_THREAD)
+        """Threads of a CPU that keep busy with it."""
+        self._worker: ThreadPoolExecutor | None = None
+
+    @contextmanager
+    def beside(self, step: int) -> Iterator[Callable[[], Any]]:
+        """While step number ``step`` runs: a function that waits for its first rehearsal's gradient and gives it.
+
+        It is None where too little is remembered, or nothing is rehearsed beside the step. No parameter may move before
+        the function has returned.
+        """
+        index, left = step * self.config.rehearsals, torch.get_num_threads() - self.threads
+        if self.generator is not None or not self.config.rehearsals:
+            yield lambda: None
+        elif left < 1:
+            found = self._gradient(index)
+            yield lambda: found
+        else:
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, "rehearsal", torch.set_num_threads, (self.threads,))
+            future = self._worker.submit(self._gradient, index)
+            try:
+                with threads(left):
+                    yield future.result
+            finally:
+                wait([future])
+
+    def take(self, step: int, found: Any, model: Rehearser | None = None) -> dict[str, Tensor]:
+        """Step along the first rehearsal's gradient, if there is one, then take the others with the model.
+
+        Returns:
+            metrics of the last, none where too little is remembered.
+        """
+        together = {} if self.ranks is None else {"ranks": self.ranks}
+        with threads(self.threads):  # which is enough for the optimizer too
+            metrics = {} if found is None else self.model.rehearsal_update(found, self.ranks)
+            for k in range(0 if self.generator is not None else 1, self.config.rehearsals):
+                drawn = self._draw(step * self.config.rehearsals + k)
+                if drawn is None:
+                    break
+                metrics = (model or self.model).rehearse(
+                    drawn.sequences,
+                    drawn.seen,
+                    drawn.rolled,
+                    autocast=self.autocast,
+                    generator=drawn.generator,
+                    **together,
+                )
+        return metrics
+
+    def _gradient(self, index: int) -> Any:
+        """Gradient of rehearsal ``index``, a function of it, of what is remembered and of the parameters alone."""
+        drawn = self._draw(index)
+        if drawn is None:
+            return None
+        return self.model.rehearsal_gradient(
+            drawn.sequences, drawn.seen, drawn.rolled, autocast=self.autocast, generator=drawn.generator
+        )
+
+    def _draw(self, index: int) -> Drawn | None:
+        config = self.config
+        sequences = self.memory.draw(config.rehearsal_batch, config.rehearsal_length, index)
+        if sequences is None:
+            return None
+        length = sequences.actions.shape[1]
+        random = np.random.Generator(np.random.Philox(key=self.memory.seed, counter=[0, 0, 2, index]))
+        seen = int(random.integers(min(config.rehearsal_seen, length - 1), length))
+        rolled = round(config.rehearsal_rolled * len(sequences.actions))
+        generator = self.generator
+        if generator is None:
+            generator = torch.Generator(self.memory.device).manual_seed(int(random.integers(1 << 62)))
+        return Drawn(sequences, seen, rolled, generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from aime.allocator import keep_freed_memory
 from aime.data import EpisodeSource
 from aime.files import mode_of_new_files, naming, record_written, remove, temporary_beside
 from aime.ranges import OptionError
@@ -20,14 +21,17 @@ from aime.training.batches import TrainingData
 from aime.training.checkpoint import Checkpoint, CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.distributed import check_world
+from aime.training.experiment_tracking import WeightsAndBiases
 from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import FiniteGuard, RunningMeans, check_parameters
-from aime.training.metric_log import FilmSink, MetricSink
+from aime.training.metric_log import FilmSink, MetricSink, open_sinks
 from aime.training.pictures import draw
+from aime.training.precision import autocast_dtype
 from aime.training.progress import Progress, Silent
 from aime.training.protocol import SequenceModel, optimizers_of, parameter_count, second_player_of
-from aime.training.rehearsal import PosteriorMemory, RehearsingModel
+from aime.training.rehearsal import PosteriorMemory, Rehearsals, RehearsingModel
 from aime.training.run_directory import RunDirectory
+from aime.training.stepping import CapturedSteps, make_captured
 from aime.training.training_state import Counters, TensorHolder, capture, restore
 
 
@@ -52,7 +56,8 @@ class Session:
     last: dict[str, float] = field(default_factory=dict)
     validated: int = -1  # step of the last validation
     average: WeightAverage | None = None
-    memory: PosteriorMemory | None = None
+    rehearsals: Rehearsals | None = None
+    captured: CapturedSteps | None = None
     ranks: Ranks | None = None
 
     @property
@@ -68,7 +73,10 @@ class Session:
     @property
     def kept(self) -> dict[str, TensorHolder]:
         """What a checkpoint holds besides the model and its optimizer, by prefix."""
-        holders: dict[str, TensorHolder | None] = {"average": self.average, "memory": self.memory}
+        holders: dict[str, TensorHolder | None] = {
+            "average": self.average,
+            "memory": None if self.rehearsals is None else self.rehearsals.memory,
+        }
         return {name: holder for name, holder in holders.items() if holder is not None}
 
     def averaged(self) -> AbstractContextManager[None]:
@@ -135,6 +143,8 @@ def start_session(
 ) -> Session:
     """Seed, place the model, give it its optimizer and balancer, and open the data."""
     check_world(config, ranks)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.manual_seed(config.seed)
     generator = torch.Generator(device).manual_seed(config.seed)
     model.to(device)
@@ -149,19 +159,60 @@ def start_session(
     session.ranks, session.means = ranks, RunningMeans(ranks)
     session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
-    session.memory = make_memory(model, data, config, device) if config.rehearsals else None
+    session.rehearsals = make_rehearsals(session) if config.rehearsals else None
+    session.captured = make_captured(model, session.optimizers, config, generator, ranks)
     return session
 
 
-def make_memory(model: SequenceModel, data: TrainingData, config: TrainConfig, device: torch.device) -> PosteriorMemory:
-    """An empty memory of the training episodes; OptionError where the model cannot rehearse."""
+def begin_session(
+    session: Session, run: RunDirectory | None, *, resume: bool, overwrite: bool, initialise: bool
+) -> int | None:
+    """Bring model and counters to where the run stands, the same on every rank -> the step resumed from, if any.
+
+    Args:
+        session: as `start_session` made it.
+        run: where it is written, None for nowhere.
+        resume: continue from the newest whole checkpoint, if there is one.
+        overwrite: remove the run that is there.
+        initialise: show the model frames of the data once, where nothing is resumed.
+    """
+    step = None
+    if run is not None:
+        if overwrite and session.leads:  # only now, when nothing that the caller gave is wrong
+            run.clear()
+        session.run = run
+        session.checkpoints = CheckpointDirectory(run.checkpoints, session.config.keep_checkpoints)
+        step = resume_session(session) if resume else None
+    if step is None and initialise:
+        frames = session.data.initial_frames(session.config.initial_frames, session.config.seed)
+        session.model.initialise_from_data(frames, generator=session.generator)
+    if session.ranks is not None:
+        session.ranks.copy_from_leader(list(session.model.state_dict().values()))
+    return step
+
+
+def open_logs(session: Session, run: RunDirectory, step: int | None, held: ExitStack, *, tensorboard: bool) -> None:
+    """Open what the run is reported to, continued after the step, and have it closed with the rest."""
+    project = session.config.wandb_project
+    tracked = [] if project is None else [WeightsAndBiases(project, run.path, step)]
+    session.sinks = [*open_sinks(run.path, tensorboard=tensorboard, resume_step=step), *tracked]
+    for sink in session.sinks:
+        held.callback(sink.close)
+
+
+def make_rehearsals(session: Session) -> Rehearsals:
+    """Rehearsals with an empty memory of the training episodes; OptionError where the model cannot rehearse."""
+    model, data, config = session.model, session.data, session.config
     if not isinstance(model, RehearsingModel):
         raise OptionError(
-            f"rehearsals: expected 0, since {type(model).__name__} has no rehearse, found {config.rehearsals}"
+            f"rehearsals: expected 0, since {type(model).__name__} cannot rehearse (rehearse, "
+            f"rehearsal_gradient, rehearsal_update), found {config.rehearsals}"
         )
     episodes, sizes = data.train_episodes, model.config
     lengths = data.source.lengths[episodes]
-    return PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, device, config.seed)
+    memory = PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, session.device, config.seed)
+    generator = None if session.device.type == "cpu" else session.generator
+    return Rehearsals(model, memory, config, autocast_dtype(config, session.device), session.ranks, generator)
 
 
 def resume_session(session: Session) -> int | None:
@@ -216,6 +267,15 @@ def save(session: Session, *, best: bool = False) -> None:
         session.model, session.data.loader, session.counters, session.guard, session.generator, session.kept
     )
     session.checkpoints.save(session.counters.step, state, best=best)
+
+
+def best_checkpoint(session: Session) -> int | None:
+    """Step of the best checkpoint, None where there is none; the ranks wait until rank 0 has written it."""
+    best = session.checkpoints.best() if session.checkpoints and session.leads else None
+    if session.ranks is None:
+        return best
+    step = session.ranks.from_leader(-1 if best is None else best)
+    return None if step < 0 else step
 
 
 def export_weights(model: SequenceModel, run: RunDirectory) -> Path:

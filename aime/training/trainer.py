@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from aime.data import Batch, EpisodeSource, open_source
 from aime.multi_task_learning import LossAggregator, Sum
+from aime.multi_task_learning.losses.task_loss import LossWeights
 from aime.ranges import show
 from aime.training.batches import validation_batches
 from aime.training.checkpoint import CheckpointDirectory
@@ -211,7 +212,7 @@ class DMCVBTrainer:
         inputs = one.observations, one.actions, one.rewards, one.continues
         _, outputs = self.model.compute_total_loss(*inputs, beta=self.config.beta_max, **self.config.loss_weights())
         aggregator = getattr(self.model, "loss_aggregator", None) or LossAggregator()
-        _, tasks = aggregator.compute_losses(outputs, beta=self.config.beta_max, **self.config.loss_weights())
+        _, tasks = aggregator.weigh(outputs, LossWeights(beta=self.config.beta_max, **self.config.loss_weights()))
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         step = Sum().backward(tasks, parameters)
         for parameter in parameters:

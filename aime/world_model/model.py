@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,12 +16,13 @@ from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
 from aime.multi_task_learning import LossAggregator
 from aime.multi_task_learning.balancer import GradientBalancer
+from aime.multi_task_learning.losses.task_loss import LossWeights
 from aime.nn import expect_shape
 from aime.ranks import Ranks
 from aime.tensor_files import check_tensors, read_tensors, write_tensors
 from aime.world_model import generation, inference, sequence, training_step
 from aime.world_model.config import ALIASES, DOCUMENTED_SIZES, WorldModelConfig, resolve_aliases
-from aime.world_model.documented_training import move_buffers_after_backward
+from aime.world_model.documented_training import move_after_backward
 from aime.world_model.noise import SequenceNoise
 from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
@@ -64,6 +66,9 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
     # ------------------------------------------------------------------ training
 
+    static_step = True
+    """Steps on batches of one shape run the same kernels on the same memory, so that one of them can be captured."""
+
     def forward_sequence(
         self,
         observations: Tensor,
@@ -79,13 +84,14 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
 
         Arguments as in :func:`aime.world_model.sequence.forward_sequence`, the results by name as in
         :class:`SequenceOutputs`, and as dataclasses in its ``result``. In training mode a backward pass through the
-        Perceiver's loss moves the codebook (and the teacher), as :meth:`training_step_sequence` does after its step.
+        Perceiver's loss moves the codebook (and the teacher), one through the adversarial loss lets the critics take
+        their steps, as :meth:`training_step_sequence` does after its own.
         """
         result = sequence.forward_sequence(
             self, observations, actions, rewards, continues, noise=noise, generator=generator, ranks=ranks
         )
         if self.training and torch.is_grad_enabled():
-            move_buffers_after_backward(self, result)
+            move_after_backward(self, result, self._configured_opponent)
         return SequenceOutputs(self, result, ranks)
 
     def compute_total_loss(
@@ -157,9 +163,14 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         continues: Tensor | None = None,
         **options: Any,
     ) -> dict[str, Tensor]:
-        """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`."""
+        """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`.
+
+        The weights of the losses (beta, lambda_recon, ...) may be given by their names, instead of as ``weights``.
+        """
         optimizer, balancer = self._configured()
-        options = {"opponent": self.opponent, **options}
+        named = {name: options.pop(name) for name in LossWeights.__dataclass_fields__ if name in options}
+        weights = replace(options.pop("weights", training_step.STEP_WEIGHTS), **named)
+        options = {"weights": weights, "opponent": self.opponent, **options}
         if "grad_clip" in self.training_options:
             options.setdefault("grad_clip", self.training_options["grad_clip"])
         return training_step.training_step(
@@ -171,13 +182,25 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         sequences: RememberedSequences,
         seen: int,
         rolled: int | None = None,
+        *,
+        ranks: Ranks | None = None,
         **options: Any,
     ) -> dict[str, Tensor]:
         """One optimizer step of recurrence and prior on remembered posteriors, ``rolled`` of them from frame ``seen``.
 
-        Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_step`.
+        Options (autocast, generator) as in :func:`aime.world_model.training_step.rehearsal_gradient`.
         """
-        return training_step.rehearsal_step(self, self._configured()[0], sequences, seen, rolled, **options)
+        return self.rehearsal_update(self.rehearsal_gradient(sequences, seen, rolled, **options), ranks)
+
+    def rehearsal_gradient(
+        self, sequences: RememberedSequences, seen: int, rolled: int | None = None, **options: Any
+    ) -> training_step.RehearsalGradient:
+        """The first half of :meth:`rehearse`, which only reads the parameters."""
+        return training_step.rehearsal_gradient(self, sequences, seen, rolled, **options)
+
+    def rehearsal_update(self, found: training_step.RehearsalGradient, ranks: Ranks | None = None) -> dict[str, Tensor]:
+        """The second half of :meth:`rehearse`: one optimizer step along that gradient."""
+        return training_step.rehearsal_update(self, self._configured()[0], found, ranks)
 
     def _configured(self) -> tuple[torch.optim.Optimizer, GradientBalancer]:
         if self._optimizer is None or self._balancer is None:
@@ -187,6 +210,10 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         assert self._optimizer is not None
         assert self._balancer is not None
         return self._optimizer, self._balancer
+
+    def _configured_opponent(self) -> CriticPlayer | None:
+        self._configured()
+        return self.opponent
 
     # ------------------------------------------------------------------ use
 

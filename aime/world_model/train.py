@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path(os.environ.get("AIME_DATA_PATH", "data")),
         help="episode file, or a directory with <domain>_<task>.h5 (default: $AIME_DATA_PATH, else data)",
     )
-    add("--preset", default="laptop", help="laptop, tier1, tier2 or tier3 (default: %(default)s)")
+    add("--preset", default="pillars", help="laptop, pillars, tier1, tier2 or tier3 (default: %(default)s)")
     add("--num_epochs", "--num-epochs", type=float, help="passes over the data (default: the preset's)")
     add("--batch_size", "--batch-size", type=int, help="windows in a batch (default: the preset's)")
     add("--sequence_length", "--sequence-length", type=int, help="frames in a window (default: the preset's)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from aime.adversarial import CriticPlayer
 from aime.multi_task_learning import make_balancer
-from aime.multi_task_learning.balancer import GradientBalancer, sum_gradients
+from aime.multi_task_learning.balancer import BalancedStep, GradientBalancer, sum_gradients
 from aime.multi_task_learning.loss_aggregator import LossAggregator
+from aime.multi_task_learning.losses.task_loss import LossWeights
 from aime.multi_task_learning.orthogonal_step import OrthogonalAdamW
 from aime.nn import apply_step
 from aime.perceiver_io.quantizer import codebook_statistics
@@ -33,6 +35,8 @@ ORTHOGONAL_PARTS = ("dynamics", "prior")
 latents that move under them; the image networks are better off without (docs/ablations.md)."""
 SMALLEST_MATRIX = 16
 """Rows and columns from which on a matrix of those parts is large enough for it."""
+STEP_WEIGHTS = LossWeights(entropy_weight=0.0, lambda_diversity=0.01)
+"""Weights of a step's losses where nothing else is asked for (docs/ablations.md)."""
 REHEARSAL_CLIP = 100.0
 """Largest norm of a rehearsal's gradient: a guard against single steps, far above the usual norm of 1 to 10."""
 
@@ -109,17 +113,12 @@ def training_step(
     rewards: Tensor | None = None,
     continues: Tensor | None = None,
     *,
-    beta: float = 1.0,
-    entropy_weight: float = 0.0,
-    lambda_recon: float = 1.0,
-    lambda_att_dyn: float = 0.1,
-    lambda_gram: float = 0.05,
-    lambda_diversity: float = 0.01,
-    lambda_img: float = 1.0,
+    weights: LossWeights = STEP_WEIGHTS,
     grad_clip: float = 5.0,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
     opponent: CriticPlayer | None = None,
+    before_update: Callable[[], object] | None = None,
     after_pass: Callable[[SequencePass], None] | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Tensor]:
@@ -134,53 +133,47 @@ def training_step(
         actions: (B, T, A), each taken after the frame of its index.
         rewards: (B, T) of those actions.
         continues: (B, T), 0 where the episode ended.
-        beta: weight of the KL terms.
-        entropy_weight: weight of the entropy of component use, which is subtracted.
-        lambda_recon: weight of the reconstruction.
-        lambda_att_dyn: weight of the attention's motion loss.
-        lambda_gram: weight of the Gram loss.
-        lambda_diversity: weight of the slots' diversity.
-        lambda_img: weight of the adversarial task, where there are critics.
+        weights: of the terms inside the tasks.
         grad_clip: largest norm of the balanced gradient.
         autocast: dtype of mixed precision; none when absent.
         generator: source of randomness.
         opponent: steps the critics on this step's frames and reconstructions, after the model's own step.
+        before_update: called when the gradient is there and no parameter has moved: readers beside it end by then.
         after_pass: called with the pass when the step is done, for those who keep something of it.
         ranks: the processes of a distributed step, each with its rows of the batch; gradients, codebook and teacher
             become those of one process with the whole batch. Losses and metrics that are no gradients' are of this
             rank's rows, but for the use of the codebook.
 
     Returns:
-        scalars on the model's device, nothing synchronised: the losses, ``grad_norm`` before clipping, ``finite``
-        (1 if the step was taken, 0 if it was skipped for a NaN or Inf), and the norm and pairwise cosines of each
-        task's gradient.
+        what `step_metrics` gathers, and what the critics report.
     """
     with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
         result = forward_sequence(parts, observations, actions, rewards, continues, generator=generator, ranks=ranks)
     outputs = SequenceOutputs(parts, result, ranks)
-    losses, tasks = aggregator.compute_losses(
-        outputs,
-        beta=beta,
-        entropy_weight=entropy_weight,
-        lambda_recon=lambda_recon,
-        lambda_att_dyn=lambda_att_dyn,
-        lambda_gram=lambda_gram,
-        lambda_diversity=lambda_diversity,
-        lambda_img=lambda_img,
-    )
+    losses, tasks = aggregator.weigh(outputs, weights)
     optimizer.zero_grad(set_to_none=True)
     balanced = balancer.backward(tasks, parts.trainable, max_norm=grad_clip, ranks=ranks)
-    finite = balanced.finite
-    apply_step(optimizer, finite)
-    update_buffers(parts, result, finite, generator, ranks)
+    if before_update is not None:
+        before_update()
+    apply_step(optimizer, balanced.finite)
+    update_buffers(parts, result, balanced.finite, generator, ranks)
     if after_pass is not None:
         after_pass(result)
+    contest = None if opponent is None else result.contest
+    played = {} if opponent is None or contest is None else opponent.step(contest, generator)
+    return step_metrics(losses, outputs, balanced) | played | perceiver_metrics(parts, result, ranks)
+
+
+def step_metrics(losses: dict[str, Tensor], outputs: SequenceOutputs, balanced: BalancedStep) -> dict[str, Tensor]:
+    """Scalars on the model's device, nothing synchronised.
+
+    Returns:
+        the losses, ``grad_norm`` before clipping, ``finite`` (1 if the step was taken, 0 if it was skipped for a NaN or
+        Inf), ``K_eff``, and the norm and pairwise cosines of each task's gradient.
+    """
     metrics = {name: value.detach() for name, value in losses.items()}
-    if opponent is not None and result.contest is not None:
-        metrics |= opponent.step(result.contest, generator)
-    metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, finite.float()
+    metrics["grad_norm"], metrics["finite"] = balanced.grad_norm, balanced.finite.float()
     metrics["K_eff"] = outputs["K_eff"].detach()
-    metrics |= perceiver_metrics(parts, result, ranks)
     names = balanced.task_names
     for i, name in enumerate(names):
         metrics[f"grad_norm/{name}"] = balanced.task_norms[i]
@@ -201,18 +194,44 @@ def perceiver_metrics(parts: WorldModelParts, result: SequencePass, ranks: Ranks
     return metrics
 
 
-def rehearsal_step(
+@dataclass(frozen=True)
+class RehearsalGradient:
+    """What a rehearsal found, before anything is moved by it.
+
+    Attributes:
+        loss: ().
+        gradients: of each trainable parameter, in order; None for those that a rehearsal does not reach.
+    """
+
+    loss: Tensor
+    gradients: tuple[Tensor | None, ...]
+
+
+def rehearsal_gradient(
     parts: WorldModelParts,
-    optimizer: torch.optim.Optimizer,
     sequences: RememberedSequences,
     seen: int,
     rolled: int | None = None,
     *,
     autocast: torch.dtype | None = None,
     generator: torch.Generator | None = None,
-    ranks: Ranks | None = None,
+) -> RehearsalGradient:
+    """Gradient of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+
+    It only reads the parameters and leaves every ``.grad`` alone, so that it may run on a thread beside the pass and
+    the gradient of a :func:`training_step`.
+    """
+    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
+        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
+    gradients = torch.autograd.grad(loss, parts.trainable, allow_unused=True)
+    return RehearsalGradient(loss.detach(), gradients)
+
+
+@torch.no_grad()
+def rehearsal_update(
+    parts: WorldModelParts, optimizer: torch.optim.Optimizer, found: RehearsalGradient, ranks: Ranks | None = None
 ) -> dict[str, Tensor]:
-    """One optimizer step of recurrence and prior on remembered posteriors; see `aime.world_model.rehearsal`.
+    """One optimizer step along a rehearsal's gradient.
 
     With ``ranks`` every process takes the same step: it costs what it costs one process, and averaging the gradients
     keeps what differs between devices in the last digit from adding up.
@@ -220,18 +239,19 @@ def rehearsal_step(
     Returns:
         ``rehearsal_loss`` and ``rehearsal_finite`` (0 where the step was skipped), on the model's device.
     """
-    with torch.autocast(parts.mean_image.device.type, autocast, enabled=autocast is not None):
-        loss = rehearsal_loss(parts, sequences, seen, rolled, generator=generator)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    moved = [parameter for parameter in parts.trainable if parameter.grad is not None]
+    moved = []
+    for parameter, gradient in zip(parts.trainable, found.gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient
+            moved.append(parameter)
     if ranks is not None:
         torch._foreach_div_([parameter.grad for parameter in moved if parameter.grad is not None], ranks.size)
         sum_gradients(moved, ranks)
     norm = torch.nn.utils.clip_grad_norm_(moved, REHEARSAL_CLIP)
-    finite = torch.isfinite(norm) & torch.isfinite(loss)
+    finite = torch.isfinite(norm) & torch.isfinite(found.loss)
     apply_step(optimizer, finite)
-    return {"rehearsal_loss": loss.detach(), "rehearsal_finite": finite.float()}
+    return {"rehearsal_loss": found.loss, "rehearsal_finite": finite.float()}
 
 
 @torch.no_grad()

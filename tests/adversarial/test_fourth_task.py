@@ -72,6 +72,31 @@ def test_both_players_move_their_own_parameters() -> None:
     assert "grad_norm/adversarial" in metrics
 
 
+@pytest.mark.parametrize("how", ["total", "tasks"])
+def test_critics_follow_a_loop_of_ones_own(how: str) -> None:
+    model, batch = model_with_critics(critic_steps=2), sequences(5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # the critics' too: they get no gradient from it
+    before = {name: parameter.detach().clone() for name, parameter in model.critics.named_parameters()}
+
+    def moved() -> bool:
+        return any(not torch.equal(before[name], p) for name, p in model.critics.named_parameters())
+
+    losses, _ = model.compute_total_loss(*batch.all)
+    losses["perceiver_loss"].backward(retain_graph=True)
+    assert not moved()  # nobody has learnt from the critics yet
+    if how == "total":
+        losses["total_loss"].backward()
+    else:
+        names = ("total_vae_loss", "perceiver_loss", "attention_loss", "adversarial_loss")
+        model.rgb_optimizer.backward([losses[name] for name in names])
+    optimizer.step()
+    assert moved() and all(bool(torch.isfinite(p).all()) for p in model.critics.parameters())
+    once = {name: parameter.detach().clone() for name, parameter in model.critics.named_parameters()}
+    model.eval()
+    model.compute_total_loss(*batch.all)[0]["total_loss"].backward()
+    assert all(torch.equal(once[name], p) for name, p in model.critics.named_parameters())
+
+
 def test_frames_that_critics_see_are_neighbours() -> None:
     model, batch = model_with_critics(), sequences(5)
     for seed in range(5):

@@ -28,7 +28,7 @@ BOUNDS = (np.array([-1.0]), np.array([1.0]))
 def model() -> DPGMMVariationalRecurrentAutoencoder:
     torch.manual_seed(0)
     config = WorldModelConfig.preset(
-        "laptop", action_size=1, image_size=32, attention_resolution=8, encoder_channels=(8, 16),
+        "pillars", action_size=1, image_size=32, attention_resolution=8, encoder_channels=(8, 16),
         decoder_channels=(16, 8), cells_per_level=1, downsample=8, patch_size=4,
     )  # fmt: skip
     model = DPGMMVariationalRecurrentAutoencoder(config).eval()

@@ -35,7 +35,7 @@ def _in_place(place, monkeypatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.delenv("AIME_DATA_PATH", raising=False)
     small = {name: value for name, value in SMALL.items() if name not in ("image_size", "action_size")}
-    monkeypatch.setitem(PRESETS, "laptop", {**small, "image_size": 32})
+    monkeypatch.setitem(PRESETS, "pillars", {**small, "image_size": 32})
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def run(place) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         small = {name: value for name, value in SMALL.items() if name not in ("image_size", "action_size")}
-        patch.setitem(PRESETS, "laptop", {**small, "image_size": 32})
+        patch.setitem(PRESETS, "pillars", {**small, "image_size": 32})
         line = "--env humanoid-walk --batch-size 4 --sequence-length 8 --max-steps 4 --device cpu"
         sizes = "--latent-dim 7 --max-components 5 --learning-rate 1e-4"
         assert train.main(f"{line} {sizes} --visualize-attention --save-visualizations".split()) == 0
@@ -125,6 +125,16 @@ def test_wrong_checkpoints_are_named(run, tmp_path, capsys) -> None:
     assert "expected tensors that torch.save wrote" in capsys.readouterr().err
     assert train.main([*line.split(), str(run), "--latent-dim", "9"]) == 2
     assert "expected no other sizes than the checkpoint's (latent_dim 7)" in capsys.readouterr().err
+
+
+def test_the_tests_that_the_documents_name_are_where_the_page_says() -> None:
+    page = (ROOT / "docs" / "migration.md").read_text()
+    _, _, table = page.partition("| documents | here |")
+    rows = [line for line in table.split("\n\n")[0].splitlines() if "tests/" in line]
+    assert len(rows) == 8
+    for row in rows:
+        for name in row.split("|")[2].split(","):
+            assert (ROOT / name.strip().strip("`")).exists(), name
 
 
 # ---------------------------------------------------------------------- scripts

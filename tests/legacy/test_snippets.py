@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from aime import legacy
 from aime.documented_names import SAID, RetiredArgumentWarning
 from aime.multi_task_learning.losses import LOSSES, TaskLoss, TaskLossValue, register_loss
 from tests.training.test_documented_trainer import write_walk
@@ -29,20 +27,6 @@ THIN: dict[str, Any] = {
     "downsample_perceiver": 16,
     "kl_samples": 2,
 }
-
-
-@pytest.fixture(autouse=True)
-def _old_paths() -> Iterator[None]:
-    legacy.install()
-    yield
-    legacy.remove()
-
-
-@pytest.fixture(autouse=True)
-def _retired_arguments_are_no_errors() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RetiredArgumentWarning)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -427,14 +411,40 @@ def test_the_recurrent_layer_steps_as_documented() -> None:
 
 
 def test_the_encoder_is_called_as_documented() -> None:
-    from encoder_decoder import VAEDecoder, VAEEncoder
+    from encoder_decoder import GramLoss, VAEDecoder, VAEEncoder
 
+    observations = torch.rand(2, 5, 3, 64, 64) * 2 - 1
     encoder = VAEEncoder(latent_dim=36, context_dim=16, image_channels=3, base_channels=4)
-    z_mean, z_logvar = encoder(torch.zeros(2, 5, 3, 64, 64), torch.zeros(2, 5, 16))
+    z_mean, z_logvar = encoder(observations, torch.zeros(2, 5, 16))
     assert z_mean.shape == z_logvar.shape == (2, 5, 36)
     z = encoder.reparameterize(z_mean[:, 0], z_logvar[:, 0])
     decoder = VAEDecoder(latent_dim=36, image_channels=3, base_channels=4, num_mixtures=10)
-    assert decoder(z).shape == (2, 3, 64, 64)
+    skips = encoder.get_unet_skips(observations[:, 0], levels=("C2", "C3", "C4", "C5", "C6"))
+    slots = torch.rand(2, 5, 8, 8)
+    logit_probs, means, log_scales, coeffs = decoder(z, skips=skips, attention_map=slots)
+    assert logit_probs.shape == (2, 10, 64, 64)
+    assert means.shape == log_scales.shape == coeffs.shape == (2, 10, 3, 64, 64)
+    reconstruction = decoder.mdl_head.sample(logit_probs, means, log_scales, coeffs)
+    assert reconstruction.shape == (2, 3, 64, 64) and float(reconstruction.abs().max()) <= 1
+    same = [value.flatten(2).transpose(1, 2) for value in skips.values()]
+    assert float(GramLoss()(same[0].detach(), same[0], img_level=True)) == pytest.approx(0.0)
+
+
+def test_the_mixture_head_draws_from_the_density_that_the_likelihood_scores() -> None:
+    from encoder_decoder import VAEDecoder
+
+    from aime.kernels import mixture_logistics_nll
+
+    torch.manual_seed(0)
+    head = VAEDecoder(latent_dim=4, base_channels=2, num_mixtures=2).mdl_head
+    logits = torch.tensor([0.5, -0.5]).view(1, 2, 1, 1)
+    means = torch.tensor([[-0.4, -0.3, -0.2], [0.3, 0.2, 0.4]]).view(1, 2, 3, 1, 1)
+    log_scales, coeffs = torch.full((1, 2, 3, 1, 1), -4.0), torch.full((1, 2, 3, 1, 1), 0.3)
+    grown = [x.expand(-1, *x.shape[1:-2], 200, 200) for x in (logits, means, log_scales, coeffs)]
+    drawn = head.sample(*grown).mean((0, 2, 3))  # (3,)
+    black = torch.zeros(1, 3, 1, 1)
+    expected = mixture_logistics_nll(black, logits, means, log_scales, coeffs.atanh())[1].flatten()
+    torch.testing.assert_close(drawn, expected, atol=0.02, rtol=0)
 
 
 # ---------------------------------------------------------------------- the cards, from top to bottom

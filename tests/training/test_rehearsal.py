@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aime.data import Batch
 from aime.encoder_decoder import Posterior
 from aime.ranges import OptionError
+from aime.threads import threads
 from aime.training import TrainConfig, train
 from aime.training.averaging import WeightAverage
-from aime.training.rehearsal import PosteriorMemory, threads_for
+from aime.training.rehearsal import PosteriorMemory, Rehearsals
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 from tests.training.toy import ACTION_SIZE, ToySource, make_model
 
@@ -73,6 +79,31 @@ def test_shorter_windows_are_drawn_until_long_ones_are_there() -> None:
     assert drawn is not None and drawn.mean.shape[1] == 12
 
 
+class NoCopies(TorchDispatchMode):
+    """Refuses copies between devices but those that are marked as not waited for."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        places = {leaf.device for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)}
+        assert len(places) == 1 or (kwargs or {}).get("non_blocking"), function
+        return result
+
+
+def test_a_memory_on_a_device_is_written_and_read_without_waiting(monkeypatch) -> None:
+    """On meta tensors, which stand in for those of a GPU; page-locked memory needs one."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+    there = PosteriorMemory(EPISODES, LENGTHS, SIZE, ACTION_SIZE, torch.device("meta"), 0)
+    seen, posterior = batch([(7, 0), (5, 4), (2, 1)], 6)
+    seen, posterior = (
+        replace(seen, actions=seen.actions.to("meta")),
+        Posterior(posterior.mean.to("meta"), posterior.log_scale.to("meta")),
+    )
+    with NoCopies():
+        there.store(seen, posterior)
+        drawn = there.draw(4, 6, 0)
+    assert drawn is not None and drawn.mean.device.type == "meta" and drawn.mean.shape == (4, 6, SIZE)
+
+
 def test_weights_are_averaged_and_swapped_in_and_back() -> None:
     model = make_model()
     average = WeightAverage(model, 0.9)
@@ -94,7 +125,7 @@ def test_weights_are_averaged_and_swapped_in_and_back() -> None:
 
 def test_a_run_with_rehearsals_and_averages_continues_exactly(tmp_path) -> None:
     config = WorldModelConfig.preset(
-        "laptop", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), downsample=8,
+        "pillars", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), downsample=8,
         hidden_dim=16, prior_hidden_dim=16, attention_resolution=4, latent_channels=16, num_codes=8, mlp_hidden_dim=16,
     )  # fmt: skip
     source = ToySource(episodes=8, length=16)
@@ -127,21 +158,76 @@ def test_a_run_with_rehearsals_and_averages_continues_exactly(tmp_path) -> None:
 
 
 def test_a_model_that_cannot_rehearse_is_refused() -> None:
-    with pytest.raises(OptionError, match="rehearsals: expected 0, since ToyModel has no rehearse, found 1"):
+    with pytest.raises(OptionError, match="rehearsals: expected 0, since ToyModel cannot rehearse .* found 1"):
         train(make_model(), ToySource(), TrainConfig(steps=1, rehearsals=1, batch_size=2, sequence_length=4))
 
 
-def test_few_sequences_take_one_thread_and_the_others_come_back() -> None:
+def test_fewer_threads_are_taken_and_the_others_come_back() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with threads_for(96, torch.device("cpu")):
+        with threads(1):
             assert torch.get_num_threads() == 1
-        assert torch.get_num_threads() == 2
-        with threads_for(256, torch.device("cpu")):
+        with threads(5):
             assert torch.get_num_threads() == 2
-        with pytest.raises(ZeroDivisionError), threads_for(1, torch.device("cpu")):
+        with pytest.raises(ZeroDivisionError), threads(1):
             1 / 0  # noqa: B018
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def rehearsing() -> tuple[DPGMMVariationalRecurrentAutoencoder, Rehearsals]:
+    """A small model, and rehearsals of a memory that holds random posteriors of every frame."""
+    torch.manual_seed(0)
+    config = WorldModelConfig.preset(
+        "laptop", action_size=2, image_size=32, encoder_channels=(8, 8), decoder_channels=(8, 8), hidden_dim=16,
+        prior_hidden_dim=16, mlp_hidden_dim=16, downsample=8,
+    )  # fmt: skip
+    model = DPGMMVariationalRecurrentAutoencoder(config)
+    kept = PosteriorMemory(EPISODES, LENGTHS, config.latent_dim, 2, torch.device("cpu"), seed=0)
+    kept.posteriors.normal_()
+    kept.filled[:] = True
+    return model, Rehearsals(model, kept, TrainConfig(steps=1, rehearsals=1, rehearsal_batch=4, rehearsal_length=8))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_rehearsal_beside_a_step_has_the_gradient_of_the_parameters_that_the_step_began_with(count: int) -> None:
+    model, rehearsals = rehearsing()
+    alone = rehearsals._gradient(3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with rehearsals.beside(3) as found:
+            assert torch.get_num_threads() == 1  # of two, the other is the rehearsal's
+            sum(p.square().sum() for p in model.trainable).backward()  # a pass of the main thread, as a step has one
+            beside = found()
+        assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone.loss, beside.loss)
+    pairs = list(zip(alone.gradients, beside.gradients, model.trainable, strict=True))
+    assert sum(a is not None for a, _, _ in pairs) > 5
+    assert all((a is None and b is None) or torch.equal(a, b) for a, b, _ in pairs)
+    assert all(torch.equal(p.grad, 2 * p) for _, _, p in pairs)  # of which the rehearsal has written nothing
+    weights = [p.detach().clone() for p in model.trainable]
+    assert float(rehearsals.take(3, beside)["rehearsal_finite"]) == 1.0
+    moved = {
+        not torch.equal(p, w)
+        for p, w, g in zip(model.trainable, weights, beside.gradients, strict=True)
+        if g is not None
+    }
+    assert moved == {True}
+
+
+def test_what_fails_in_a_rehearsal_beside_a_step_is_raised_by_the_step() -> None:
+    _, rehearsals = rehearsing()
+    rehearsals.memory.actions = rehearsals.memory.actions[..., :1]
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="actions"), rehearsals.beside(0) as found:
+            found()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -21,7 +21,7 @@ BATCH, FRAMES = 3, 5
 
 def laptop(device: str) -> DPGMMVariationalRecurrentAutoencoder:
     torch.manual_seed(0)
-    return DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset("laptop", action_size=2)).train().to(device)
+    return DPGMMVariationalRecurrentAutoencoder(WorldModelConfig.preset("pillars", action_size=2)).train().to(device)
 
 
 def rolled(device: str) -> list[Tensor]:

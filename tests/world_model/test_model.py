@@ -281,11 +281,11 @@ def test_documented_names_build_the_same_model_and_unknown_ones_name_the_near() 
         WorldModelConfig.from_names(latnt_dim=3)
     with pytest.raises(TypeError, match="'action_size' is given twice"):
         WorldModelConfig.from_names(action_dim=3, action_size=3)
-    with pytest.raises(ValueError, match="expected one of laptop, tier1, tier2, tier3, found 'desktop'"):
+    with pytest.raises(ValueError, match="expected one of laptop, pillars, tier1, tier2, tier3, found 'desktop'"):
         WorldModelConfig.preset("desktop")
 
 
-@pytest.mark.parametrize("preset", ["laptop", "tier1", "tier2", "tier3"])
+@pytest.mark.parametrize("preset", ["laptop", "pillars", "tier1", "tier2", "tier3"])
 def test_presets_build_and_survive_json(preset: str) -> None:
     config = WorldModelConfig.preset(preset, action_size=3)
     assert WorldModelConfig.from_dict(config.to_dict()) == config
@@ -409,4 +409,4 @@ def test_the_trunk_sees_frames_and_the_changes_before_them(stack: int, pieces: t
 )
 def test_sizes_that_do_not_fit_each_other_are_refused_where_they_are_given(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        WorldModelConfig.preset("laptop", **change)
+        WorldModelConfig.preset("pillars", **change)

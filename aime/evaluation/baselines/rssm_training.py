@@ -1,6 +1,7 @@
 """Training of the RSSM baselines for a given number of CPU seconds, on the training split only.
 
 CPU seconds of the process and not wall clock: what else the machine does then takes nothing from a row of the table.
+And on one thread: threads that share a small product spend CPU seconds waiting for each other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aime.data import EpisodeSource, EpisodeSpec, PrefetchLoader, WindowSampler,
 from aime.evaluation.baselines.rssm import RSSM, RSSMConfig
 from aime.evaluation.protocol import PixelStatistics
 from aime.ranges import SEED, Range, check_ranges
+from aime.threads import threads
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def train_rssm(
     )
     history: list[dict[str, float]] = []
     step, begin, elapsed = 0, config.clock(), 0.0
-    with PrefetchLoader(sampler) as batches:
+    with PrefetchLoader(sampler) as batches, threads(1):
         while elapsed < config.seconds or step == 0:
             batch = next(batches)
             for group in optimizer.param_groups:
