@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any
 
 import torch
@@ -112,6 +113,7 @@ class Ablations:
                 record["arms"][key] = run_arm(source, ARMS[name], steps, seed)
                 write_json(out, record)
                 print(json.dumps(record["arms"][key]["psnr_body"]), flush=True)
+        print(table(record))
         print(f"stored in {out}")
         return 0
 
@@ -189,6 +191,26 @@ def run_arm(source: EpisodeSource, change: Change, steps: int, seed: int) -> dic
     row["reconstruction"] = found.reconstruction["psnr_body"].mean
     row["probe"] = {name: estimate.mean for name, estimate in found.probe.items()}
     return row
+
+
+def table(record: dict[str, Any]) -> str:
+    """Body PSNR by arm and horizon, in Markdown: mean over the seeds, and its standard error if there are several."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for key, found in record["arms"].items():
+        rows.setdefault(key.split("/")[0], []).append(found)
+    horizons = list(next(iter(rows.values()))[0]["psnr_body"])
+    lines = [
+        "| arm | seeds | a step's cost | " + " | ".join(f"h {h}" for h in horizons) + " |",
+        "| --- | ---: | ---: |" + " ---: |" * len(horizons),
+    ]
+    for name, found in rows.items():
+        cells = [name, str(len(found)), f"{record['step_costs'][name]:.2f}"]
+        for horizon in horizons:
+            values = [row["psnr_body"][horizon][0] for row in found]
+            error = f" ± {stdev(values) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.2f}{error}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

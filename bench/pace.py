@@ -44,7 +44,7 @@ class NoModules:
 
 
 def model_steps(observations: torch.Tensor, actions: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """The image step in float32 and bfloat16, and one rehearsal, of the laptop preset."""
+    """The image step and a rehearsal of the laptop preset, in float32 and in bfloat16."""
     torch.manual_seed(0)
     config, train = WorldModelConfig.preset("laptop", action_size=actions.shape[-1]), TrainConfig.preset("laptop")
     model = DPGMMVariationalRecurrentAutoencoder(config).train()
@@ -64,10 +64,14 @@ def model_steps(observations: torch.Tensor, actions: torch.Tensor) -> dict[str, 
             observations, actions, rewards, continues, autocast=dtype, generator=generator
         )
 
+    def rehearsal(dtype: torch.dtype | None) -> object:
+        return model.rehearse(remembered, shape[1] // 2, rolled, autocast=dtype, generator=generator)
+
     return {
         "image step, float32": lambda: step(None),
         "image step, bfloat16": lambda: step(torch.bfloat16),
-        "rehearsal": lambda: model.rehearse(remembered, shape[1] // 2, rolled, generator=generator),
+        "rehearsal, float32": lambda: rehearsal(None),
+        "rehearsal, bfloat16": lambda: rehearsal(torch.bfloat16),
     }
 
 

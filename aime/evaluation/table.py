@@ -47,8 +47,11 @@ def summary_tables(evaluation: Evaluation, record: Mapping[str, Any]) -> list[Ta
     others.add_column("value", justify="right")
     for group in ("reconstruction", "one_step_prior", "probe", "codebook", "mixture", "slots"):
         for name, value in record[group].items():
-            others.add_row(f"{group} {name}", _cell(value, record["stderr"][group][name], 3))
+            if value is not None:  # what is missing is named below the tables, with the reason
+                others.add_row(f"{group} {name}", _cell(value, record["stderr"][group][name], 3))
     for horizon, value in record["tokens"]["accuracy"].items():
+        if value is None:
+            continue
         error = record["stderr"]["tokens"]["accuracy"][horizon]
         copied = _cell(record["tokens"]["copied"][horizon], None, 3)
         others.add_row(f"token accuracy, {horizon} ahead (copying the last: {copied})", _cell(value, error, 3))
