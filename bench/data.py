@@ -1,14 +1,15 @@
 """Episodes on disk: windows a second by layout, the training step with and without its loader, memory of a large file.
 
-    python -m bench.data [--parts layouts memory stall] [--data FILE] [--device cpu] [--preset tier2]
+    python -m bench.data [--parts layouts memory batches stall] [--data FILE] [--device cpu] [--preset tier2]
         [--batch B] [--out FILE]
 
 layouts: random windows of 20 frames of 84 x 84, read from the same episodes in many layouts, one after the other in
 rounds; the least of the rounds, in CPU seconds of the process (pages are cached; waiting for a disk is not seen).
-memory: a file of 1,000 episodes of 1,000 steps of 84 x 84, made of ten again and again (chunks are moved: the
-file is as large as if they were different), is read by random windows in a process of its own, whose largest resident
-size is told at each stage. stall: a preset's training step on the device, on one batch that stays there and with
-batches of the loader, in turn; the loader reads from the file, or from frames held in memory.
+memory: a file of 1,000 episodes of 1,000 steps of 84 x 84, made of ten again and again (chunks are moved: the file is
+as large as if they were different), is read by random windows in a process of its own, whose largest resident size is
+told at each stage. batches: CPU seconds in which one thread makes a preset's batch. stall, where it is named (a step of
+tier 2 wants a GPU): a preset's training step on the device, on one batch that stays there and with batches of the
+loader, in turn; the loader reads from the file, or from frames held in memory.
 
 The parts that ran replace their entries in bench/results/data.json.
 """
@@ -34,6 +35,7 @@ RESULTS = Path(__file__).parent / "results" / "data.json"
 LENGTH = 20  # frames in a window, as tier 2 has
 EPISODES, STEPS, SIZE = 10, 1000, 84  # of the part that the large file repeats
 REPEATS = 100
+PARTS = ("layouts", "memory", "batches", "stall")
 
 
 def collect(file: Path) -> None:
@@ -202,17 +204,32 @@ def measure_stall(
                 waits[name] = min(waits[name], (loaders[name].stall_seconds - before) / (steps + 1))
     for loader in loaders.values():
         loader.close()
-    begin = time.perf_counter()
-    for number in range(8):
-        sampler.batch(1000 + number)
-    assembly = (time.perf_counter() - begin) / 8
     return {
         "preset": preset, "batch": train.batch_size, "frames": train.sequence_length,
         "size": source.spec.image_shape[1],
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu", "autocast": str(autocast),
-        "step_seconds": least, "wait_seconds_a_step": waits, "batch_assembly_seconds": assembly,
+        "step_seconds": least, "wait_seconds_a_step": waits,
         "ratio": {name: least[name] / least["without a loader"] for name in loaders},
     }  # fmt: skip
+
+
+def measure_batches(file: Path, preset: str, rounds: int) -> dict[str, Any]:
+    """CPU seconds in which one thread makes a preset's batch: a step that takes longer is never kept waiting by it."""
+    from aime.data import cached
+    from aime.training import TrainConfig
+
+    train, source = TrainConfig.preset(preset), open_source(file)
+    sources = {"from the file": source, "held in memory": cached(source, limit_bytes=1 << 40)}
+    least = dict.fromkeys(sources, float("inf"))
+    for number in range(2 * rounds):
+        for name, one in sources.items():
+            sampler = WindowSampler(one, train.batch_size, train.sequence_length, seed=0)
+            begin = time.process_time()
+            sampler.batch(number)
+            least[name] = min(least[name], time.process_time() - begin)
+    size = source.spec.image_shape[1]
+    sizes = {"batch": train.batch_size, "frames": train.sequence_length, "size": size}
+    return {"preset": preset, **sizes, "seconds_a_batch": least}
 
 
 def _wait(device: str) -> None:
@@ -224,7 +241,7 @@ def _wait(device: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("layouts", "memory", "stall"), default=["layouts", "memory"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS[:3])
     parser.add_argument("--data", type=Path, help="episodes of 84 x 84 to use; collected where it is not given")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--preset", default="tier2")
@@ -247,6 +264,8 @@ def main() -> None:
             measured["layouts"] = measure_layouts(file, rounds=options.rounds, budget=options.budget)
         if "memory" in options.parts:
             measured["memory"] = measure_memory(file)
+        if "batches" in options.parts:
+            measured["batches"] = measure_batches(file, options.preset, options.rounds)
         if "stall" in options.parts:
             stall = measure_stall(
                 file,
