@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from aime import cli
-from aime.data import DataError, EpisodeSource, HDF5Source, open_source, read_splits
+from aime.data import DataError, EpisodeSource, HDF5Source, layout, open_source, read_splits
 from aime.data.convert import convert
 from aime.data.exorl import ROWS, StateRenderer
 from aime.data.hdf5_writer import partial_of
@@ -200,6 +200,17 @@ def test_a_killed_conversion_loses_nothing_and_goes_on(
     assert not partial_of(out).exists()
     for name, episodes in read_splits(whole).items():
         np.testing.assert_array_equal(read_splits(out)[name], episodes)
+
+
+def test_episodes_of_an_earlier_compression_are_joined(
+    whole: EpisodeSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.h5"
+    monkeypatch.setattr(layout, "COMPRESSION", 1)
+    _killed(out)
+    monkeypatch.undo()
+    convert(open_source(FORMATS / "dmc_vb_png"), out, resume=True)
+    _equal(whole, open_source(out))
 
 
 def test_a_killed_conversion_begins_anew_when_asked(whole: EpisodeSource, tmp_path: Path) -> None:
