@@ -1,5 +1,6 @@
 """Episodes on disk to windows of (observation, action, reward, continue): readers, writer, splits, samplers."""
 
+from aime.data.augmentation import Augmentation
 from aime.data.cache import FrameCache, cached
 from aime.data.errors import DataError
 from aime.data.formats import open_source, read_splits
@@ -14,6 +15,7 @@ from aime.data.splits import split_episodes, splits_for, write_splits
 from aime.data.window import Batch, Window, collate
 
 __all__ = [
+    "Augmentation",
     "Batch",
     "DataError",
     "Episode",

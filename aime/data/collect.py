@@ -11,14 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 import aime
 from aime.data.collect_parts import Plan, join_parts, play, prepare
 from aime.data.hdf5_writer import EpisodeWriter, hold_output
 from aime.data.policies import Policy, make_policy
-from aime.data.recording import Recorder
+from aime.data.recording import Recorder, bodies_of
 from aime.data.spec import EpisodeSpec, JointSpec, check_name
 from aime.ranges import SEED, OptionError, Range, check_ranges
 from aime.terminal import printable
@@ -203,7 +200,7 @@ class Collect:
         from rich.console import Console
 
         console, begin, frames = Console(), time.perf_counter(), 0
-        bodies, body_of_geom = _bodies(environment) if self.masks else ((), None)
+        bodies, body_of_geom = bodies_of(environment) if self.masks else ((), None)
         writer = EpisodeWriter(
             self.path,
             self._spec(environment, policy, bodies),
@@ -270,21 +267,6 @@ class Collect:
             policy_parameters=policy.parameters,
             versions=_versions(),
         )
-
-
-def _bodies(environment: ParallelEnvironment) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
-    """Names of the bodies, the world's apart, that own a geom; and the id of each geom's body, 0 for the world's.
-
-    The second is (geoms + 1,), its last entry for pixels without a geom: body i of the first has id i + 1.
-    """
-    model = environment.suite_environment.physics.model
-    owners = [int(body) for body in model.geom_bodyid]
-    bodies = sorted({body for body in owners if body})
-    ids = {0: 0} | {body: i + 1 for i, body in enumerate(bodies)}
-    if len(bodies) > np.iinfo(np.uint8).max:
-        raise ValueError(f"masks: expected a model of at most 255 bodies, found {len(bodies)}")
-    names = tuple(model.id2name(body, "body") or f"body_{body}" for body in bodies)
-    return names, np.array([ids[body] for body in owners] + [0], np.uint8)
 
 
 def _progress_bar(console: Console) -> Progress:

@@ -13,28 +13,48 @@ import tyro
 from numpy.typing import NDArray
 
 from aime.data.durable import disk_errors, write_file
+from aime.data.errors import DataError
+from aime.data.exorl import DEFAULT_SIZE, ExORLSource
 from aime.data.formats import detect_format, open_source
 from aime.data.hdf5_writer import Episode, EpisodeWriter
-from aime.data.source import EpisodeSource
+from aime.data.resized import ResizedSource
+from aime.data.segments import SegmentSource
+from aime.data.source import EpisodeSource, source_name
 from aime.data.splits import splits_for
-from aime.ranges import SEED, Range, check_ranges
+from aime.data.window import Window
+from aime.ranges import SEED, OptionError, Range, check_ranges
 from aime.terminal import printable
 
+LARGEST_SIZE = 4096  # pixels
 
-def convert(source: EpisodeSource, out: Path, *, split_seed: int = 0, overwrite: bool = False) -> int:
+
+def convert(
+    source: EpisodeSource, out: Path, *, split_seed: int = 0, overwrite: bool = False, resume: bool = False
+) -> int:
     """Write the episodes of a source, one at a time, to a file of our format; returns the number of steps.
 
     One episode is held in memory. A conversion that is killed leaves what it wrote in ``OUT.partial``, and no OUT.
     Seeds of environments and policy parameters are not carried over.
 
+    Args:
+        source: what is read.
+        out: the file that is written.
+        split_seed: seed of the splits.
+        overwrite: replace the file, and begin anew.
+        resume: keep the episodes that a conversion of the same source left in ``OUT.partial``, and write the others.
+
     Raises:
-        DataError: of the source or of the disk.
-        FileExistsError: out exists and is not to be overwritten.
+        DataError: of the source or of the disk; what is to be continued is of another source.
+        FileExistsError: out, or an unfinished conversion to it, exists and is not to be overwritten.
     """
     masks = bool(getattr(source, "has_body_masks", False))
     spec = dataclasses.replace(source.spec, policy_parameters=())
-    with EpisodeWriter(out, spec, body_masks=masks, split_seed=split_seed, overwrite=overwrite) as writer:
-        for number, length in enumerate(source.lengths.tolist()):
+    with EpisodeWriter(
+        out, spec, body_masks=masks, split_seed=split_seed, overwrite=overwrite, resume=resume
+    ) as writer:
+        if len(writer):
+            _check_kept(source, writer)
+        for number, length in list(enumerate(source.lengths.tolist()))[len(writer) :]:
             window = source.window(number, 0, length)
             writer.append(
                 Episode(
@@ -42,12 +62,40 @@ def convert(source: EpisodeSource, out: Path, *, split_seed: int = 0, overwrite:
                     actions=window.actions,
                     rewards=window.rewards,
                     continues=window.continues,
-                    physics=None if window.physics is None else window.physics.astype(np.float64),
+                    physics=_physics(source, number, window),
                     body_masks=window.body_masks,
                     body_ids=window.body_ids,
                 )
             )
     return int(source.lengths.sum())
+
+
+def _physics(source: EpisodeSource, episode: int, window: Window) -> NDArray[np.float64] | None:
+    """(N, nq + nv) as recorded where the source tells: windows round to float32, from which no episode replays."""
+    exact = getattr(source, "physics", None)
+    if window.physics is None:
+        return None
+    states: NDArray[np.float64] = window.physics.astype(np.float64) if exact is None else exact(episode)
+    return states
+
+
+def _check_kept(source: EpisodeSource, writer: EpisodeWriter) -> None:
+    """Raise DataError unless what was written before is of this source: all lengths, every value of the last one."""
+    kept = SegmentSource(writer.partial)
+    try:
+        count, last = len(kept.lengths), len(kept.lengths) - 1
+        if count > len(source.lengths) or not np.array_equal(kept.lengths, source.lengths[:count]):
+            raise DataError(
+                writer.partial, key="episodes", expected=f"the first of {source_name(source)}", found="others"
+            )
+        length = int(kept.lengths[last])
+        before, now = kept.window(last, 0, length), source.window(last, 0, length)
+        for key in ("observations", "actions", "rewards", "continues"):
+            if not np.array_equal(getattr(before, key), getattr(now, key)):
+                expected = f"what {source_name(source)} holds"
+                raise DataError(writer.partial, episode=last, key=key, expected=expected, found="other values")
+    finally:
+        kept.close()
 
 
 def contact_sheet(source: EpisodeSource, *, rows: int = 6, columns: int = 10) -> NDArray[np.uint8]:
@@ -91,7 +139,8 @@ def describe(path: Path, source: EpisodeSource) -> str:
 class Convert:
     """Turn episodes of any known format into our file, one episode at a time.
 
-    A conversion that is killed leaves no OUT; the episodes it wrote stay readable in OUT.partial.
+    A conversion that is killed leaves no OUT; the episodes it wrote stay readable in OUT.partial, and the same command
+    with --resume keeps them and writes the others.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
@@ -100,16 +149,34 @@ class Convert:
     """The file to write."""
     split_seed: Annotated[int, SEED] = 0
     """Seed of the division into train, validation and test episodes, which is stored in the file."""
+    size: Annotated[int, Range(1, LARGEST_SIZE)] | None = None
+    """Height and width of the frames. Of states (ExORL) they are drawn so, 64 by default; others are resized, the
+    largest square in the middle of each, and stay as they are by default."""
+    camera: Annotated[int, Range(-1, 1000)] | None = None
+    """Of states (ExORL): camera of the model; the first by default."""
     overwrite: bool = False
-    """Replace OUT where it exists."""
+    """Replace OUT where it exists, and begin anew where a conversion to it was killed."""
+    resume: bool = False
+    """Continue a conversion that was killed."""
 
     def run(self) -> int:
         """Convert."""
         check_ranges(self)
-        source = open_source(self.source)
-        steps = convert(source, self.out, split_seed=self.split_seed, overwrite=self.overwrite)
+        if self.overwrite and self.resume:
+            raise OptionError("overwrite: expected it without --resume, found both")
+        source = self._opened()
+        steps = convert(source, self.out, split_seed=self.split_seed, overwrite=self.overwrite, resume=self.resume)
         print(f"{printable(self.out)}: {len(source.lengths)} episodes, {steps} steps")
         return 0
+
+    def _opened(self) -> EpisodeSource:
+        source = open_source(self.source)
+        if isinstance(source, ExORLSource):
+            given = (self.size, self.camera) != (None, None)
+            return source.drawn(size=self.size or DEFAULT_SIZE, camera=self.camera or 0) if given else source
+        if self.camera is not None:
+            raise OptionError(f"camera: expected it with episodes of states alone, found frames in {self.source}")
+        return source if self.size is None else ResizedSource(source, self.size)
 
 
 @dataclass

@@ -34,6 +34,22 @@ class Steps:
     continues: NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """What is decoded of an episode: frames (at least N, C, H, W) and, where the format has or can draw them, more."""
+
+    frames: NDArray[np.uint8]
+    body_ids: NDArray[np.uint8] | None = None
+    """(N, H, W) as in `Window`; masks follow from them"""
+    physics: NDArray[np.float64] | None = None
+    """(N, nq + nv)"""
+
+    @property
+    def nbytes(self) -> int:
+        """Of memory."""
+        return sum(array.nbytes for array in (self.frames, self.body_ids, self.physics) if array is not None)
+
+
 def checked_steps(path: Path, episode: int, spec: EpisodeSpec, values: Mapping[str, NDArray[Any]]) -> Steps:
     """The small arrays of an episode as float32.
 
@@ -93,29 +109,42 @@ class DecodedSource(abc.ABC):
         steps: the small arrays of each episode.
     """
 
+    has_body_masks = has_body_ids = has_physics = False
+
     def __init__(self, path: Path, spec: EpisodeSpec, steps: Sequence[Steps]) -> None:
         self.path, self.spec, self._steps = path, spec, list(steps)
         self.lengths: NDArray[np.int64] = np.array([len(one.actions) for one in self._steps], np.int64)
-        self._kept: collections.OrderedDict[int, NDArray[np.uint8]] = collections.OrderedDict()
+        self._kept: collections.OrderedDict[int, Decoded] = collections.OrderedDict()
 
     @abc.abstractmethod
-    def _decode(self, episode: int) -> NDArray[np.uint8]:
-        """The frames of an episode, (at least N, C, H, W)."""
+    def _decode(self, episode: int) -> NDArray[np.uint8] | Decoded:
+        """The frames of an episode, (at least N, C, H, W), alone or with what else there is."""
 
     def window(self, episode: int, start: int, length: int) -> Window:
         """Steps ``start`` to ``start + length - 1`` of an episode; IndexError outside of it."""
         check_window(self, episode, start, length)
-        frames, steps, part = self._frames(episode), self._steps[episode], slice(start, start + length)
+        decoded, steps, part = self._decoded(episode), self._steps[episode], slice(start, start + length)
+        ids = decoded.body_ids[part] if self.has_body_ids and decoded.body_ids is not None else None
+        physics = decoded.physics[part] if self.has_physics and decoded.physics is not None else None
         return Window(
-            frames[part], steps.actions[part], steps.rewards[part], steps.continues[part], episode=episode, start=start
+            decoded.frames[part],
+            steps.actions[part],
+            steps.rewards[part],
+            steps.continues[part],
+            body_masks=None if ids is None else ids > 0,
+            physics=None if physics is None else physics.astype(np.float32),
+            episode=episode,
+            start=start,
+            body_ids=ids,
         )
 
-    def _frames(self, episode: int) -> NDArray[np.uint8]:
+    def _decoded(self, episode: int) -> Decoded:
         if episode in self._kept:
             self._kept.move_to_end(episode)
             return self._kept[episode]
-        frames = self._decode(episode)
-        length, shape = int(self.lengths[episode]), self.spec.image_shape
+        made = self._decode(episode)
+        decoded = made if isinstance(made, Decoded) else Decoded(made)
+        frames, length, shape = decoded.frames, int(self.lengths[episode]), self.spec.image_shape
         if frames.dtype != np.uint8 or frames.shape[1:] != shape or len(frames) < length:
             raise DataError(
                 self.path,
@@ -124,7 +153,7 @@ class DecodedSource(abc.ABC):
                 expected=f"uint8 ({length}, {', '.join(map(str, shape))})",
                 found=f"{frames.dtype} {frames.shape}",
             )
-        self._kept[episode] = frames[:length]
+        self._kept[episode] = Decoded(frames[:length], decoded.body_ids, decoded.physics)
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > KEPT_BYTES:
             self._kept.popitem(last=False)
         return self._kept[episode]

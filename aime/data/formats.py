@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 from aime.data.checked_hdf5 import attribute, open_file, reading
 from aime.data.dmc_vb import DMCVBSource, tfrecord_files
 from aime.data.errors import DataError
+from aime.data.exorl import ExORLSource, holds_states
 from aime.data.group_hdf5 import GroupHDF5Source, is_episode_name
 from aime.data.hdf5 import HDF5Source
 from aime.data.layout import FORMAT
+from aime.data.lerobot import LeRobotSource, is_lerobot
 from aime.data.nested_hdf5 import NestedHDF5Source, is_robomimic, minari_file
 from aime.data.segments import SUFFIX, SegmentSource, is_segment
 from aime.data.source import EpisodeSource
 from aime.data.splits import splits_for, splits_from_json
 from aime.data.v_d4rl import FRAME_KEYS, VD4RLHDF5Source, VD4RLNpzSource, npz_files, npz_names
+from aime.data.video_folder import VideoFolderSource, video_files
 from aime.terminal import printable
 
 
@@ -37,6 +40,8 @@ class Format:
     """Opens it; the switches are body_masks and physics of `open_source`."""
     requires: tuple[str, ...] = ()
     """Packages without which it cannot be opened."""
+    extra: str = ""
+    """The extra that brings them, where a plain installation does not."""
 
 
 def _holds_attribute(path: Path) -> bool:
@@ -63,7 +68,7 @@ def _holds_flat(path: Path) -> bool:
 
 def _holds_frames(path: Path) -> bool:
     files = npz_files(path)
-    return bool(files) and bool(npz_names(files[0]) & set(FRAME_KEYS)) and "physics" not in npz_names(files[0])
+    return bool(files) and bool(npz_names(files[0]) & set(FRAME_KEYS)) and not holds_states(path)
 
 
 def _holds_hdf5(check: Callable[[Path], bool]) -> Callable[[Path], bool]:
@@ -89,6 +94,26 @@ FORMATS: tuple[Format, ...] = (
         "V-D4RL's npz episodes {image, action, reward}",
         _holds_frames,
         lambda path, _body_masks, _physics: VD4RLNpzSource(path),
+    ),
+    Format(
+        "ExORL's npz episodes {action, reward, physics}",
+        holds_states,
+        lambda path, body_masks, physics: ExORLSource(path, body_masks=body_masks, physics=physics),
+        ("mujoco", "dm_control"),
+    ),
+    Format(
+        "a LeRobot data set with meta/info.json",
+        is_lerobot,
+        lambda path, _body_masks, _physics: LeRobotSource(path),
+        ("pyarrow", "av"),
+        "lerobot",
+    ),
+    Format(
+        "a folder of videos with tables of actions (actions.csv, or NAME.csv beside NAME.mp4)",
+        lambda path: bool(video_files(path)),
+        lambda path, _body_masks, _physics: VideoFolderSource(path),
+        ("av",),
+        "video",
     ),
     Format(
         "a Minari data set with data/main_data.hdf5",
@@ -142,9 +167,9 @@ def detect_format(path: Path) -> Format:
         if candidate.holds(path):
             absent = [name for name in candidate.requires if importlib.util.find_spec(name) is None]
             if absent:
-                raise ImportError(
-                    printable(f"{path}: {candidate.name}: reading it needs {', '.join(absent)}, found not installed")
-                )
+                remedy = f": pip install 'aime[{candidate.extra}]'" if candidate.extra else ""
+                needs = f"reading it needs {', '.join(absent)}, found not installed{remedy}"
+                raise ImportError(printable(f"{path}: {candidate.name}: {needs}"))
             return candidate
     # a directory was one of episodes, or is refused above
     raise DataError(path, expected=" or ".join(known.name for known in FORMATS[1:]), found=_contents(path))
@@ -156,7 +181,7 @@ def open_source(path: str | Path, *, body_masks: bool = True, physics: bool = Tr
     Args:
         path: an HDF5 file of `aime collect`, the directory ``NAME.h5.partial`` of a collection that goes on or was
             interrupted, an HDF5 file with groups ``episode_i`` {observations, actions, rewards, dones}, or what others
-            have: DMC-VB, V-D4RL, Minari, robomimic (`FORMATS`).
+            have: DMC-VB, V-D4RL, ExORL, Minari, robomimic, LeRobot, videos (`FORMATS`).
         body_masks: read masks and ids of bodies where they are stored; False saves their cost.
         physics: read the physics state where it is stored.
 

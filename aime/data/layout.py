@@ -3,7 +3,7 @@
 One HDF5 file: flat arrays over all steps plus one table row per episode.
 
     attributes        format, schema_version, spec (JSON of EpisodeSpec), complete
-    observations      (N, C, H, W) uint8, chunks of 16 frames, gzip 4
+    observations      (N, C, H, W) uint8, chunks of 16 frames, gzip 6
     actions           (N, A) float32             within the bounds that the spec gives
     rewards           (N,) float32
     continues         (N,) float32               in [0, 1]
@@ -37,6 +37,7 @@ FORMAT = "aime-episodes"
 SCHEMA_VERSION = 1
 EPISODE_ROW = np.dtype([("offset", "i8"), ("length", "i8"), ("seed", "i8"), ("reset_index", "i8")])
 CHUNK = 16  # frames; the usual training window, see the measurement in hdf5_writer.py
+COMPRESSION = 6  # of gzip; see the measurement in hdf5_writer.py
 ROW_CHUNK = 256  # steps in a chunk of the small arrays
 
 
@@ -85,7 +86,7 @@ def create_layout(file: h5py.File, spec: EpisodeSpec, *, body_masks: bool, steps
             array.dtype,
             maxshape=(None, *array.shape),
             chunks=(CHUNK if array.picture else row_chunk, *array.shape),
-            compression=4 if array.picture else None,
+            compression=COMPRESSION if array.picture else None,
             fletcher32=True,
         )
     file.create_dataset("episodes", (0,), EPISODE_ROW, maxshape=(None,), chunks=(table_chunk,), fletcher32=True)

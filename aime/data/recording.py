@@ -187,3 +187,24 @@ class Recorder:
             track.continues.append(float(step.discount[i]))
             track.fault = step.faults.get(i)
             track.done = step.step_type[i] == LAST
+
+
+def bodies_of(environment: Any) -> tuple[tuple[str, ...], NDArray[np.uint8]]:
+    """Names of the bodies, the world's apart, that own a geom; and the id of each geom's body, 0 for the world's.
+
+    The second is (geoms + 1,), its last entry for pixels without a geom: body i of the first has id i + 1.
+
+    Args:
+        environment: `aime.envs.ParallelEnvironment`.
+
+    Raises:
+        ValueError: more bodies than bytes can tell apart.
+    """
+    model = environment.suite_environment.physics.model
+    owners = [int(body) for body in model.geom_bodyid]
+    bodies = sorted({body for body in owners if body})
+    ids = {0: 0} | {body: i + 1 for i, body in enumerate(bodies)}
+    if len(bodies) > np.iinfo(np.uint8).max:
+        raise ValueError(f"masks: expected a model of at most 255 bodies, found {len(bodies)}")
+    names = tuple(model.id2name(body, "body") or f"body_{body}" for body in bodies)
+    return names, np.array([ids[body] for body in owners] + [0], np.uint8)

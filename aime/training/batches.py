@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aime.data import Batch, EpisodeSource, PrefetchLoader, WindowSampler, cached, splits_for
+from aime.data.augmentation import batch_generator
 from aime.ranks import Ranks
 from aime.training.config import TrainConfig
 
@@ -50,6 +51,19 @@ class TrainingData:
         loader = PrefetchLoader(sampler, device, depth=config.prefetch)
         validation = validation_batches(source, config, device, ranks)
         return cls(frames, train, loader, validation, int(source.lengths[train].sum()))
+
+    def augmented(self, batch: Batch, config: TrainConfig, ranks: Ranks | None) -> Batch:
+        """The batch that the loader just gave, changed as the configuration says.
+
+        What is done follows from the seed and the batch's number, as its windows do: nothing has to be saved for a run
+        to resume exactly, and each process does to its rows what one process would do to them.
+        """
+        augmentation = config.augmentation()
+        if not augmentation.active:
+            return batch
+        rank, size = (0, 1) if ranks is None else (ranks.rank, ranks.size)
+        generator = batch_generator(config.seed, self.loader.sampler.position - 1)
+        return augmentation.apply(batch, augmentation.draw(config.batch_size, generator).rows(rank, size))
 
     def steps_per_epoch(self, config: TrainConfig) -> int:
         """Steps in which as many frames are seen as the training split has."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
+from aime.data import Augmentation
 from aime.ranges import SEED, SHARE, OptionError, Range, UnknownOptionError, check_ranges
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -116,6 +117,14 @@ class TrainConfig:
     bad_steps_allowed: Annotated[int, Range(0, 10**6)] = 10
     """Steps in a row with NaN or infinite gradients that are skipped; one more stops the run and saves the batch."""
 
+    augment_shift: Annotated[int, Range(0, 256)] = 0
+    """Training windows are moved by up to this many pixels, up or down and to either side. Off, as the two below, since
+    no measurement here has earned it: the model subtracts a mean image that stays where it is."""
+    augment_jitter: Annotated[float, Range(0, below=1)] = 0.0
+    """Brightness, contrast and saturation of training windows are multiplied with factors of up to 1 +- this."""
+    augment_zoom: Annotated[float, SHARE] = 0.0
+    """Probability that a training window is zoomed towards what moves in it."""
+
     cache_gigabytes: Annotated[float, Range(0, 10**6)] = 2.0
     """Training frames are held in memory, of each process, when they fit in this."""
     prefetch: Annotated[int, Range(1, 1024)] = 2
@@ -169,6 +178,10 @@ class TrainConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return dataclasses.asdict(self)
+
+    def augmentation(self) -> Augmentation:
+        """What is done to training windows on their device."""
+        return Augmentation(self.augment_shift, self.augment_jitter, self.augment_zoom)
 
     def loss_weights(self) -> dict[str, float]:
         """The weights that the model's losses take, beta aside."""

@@ -164,7 +164,7 @@ def loop(session: Session, watch: Stopwatch) -> None:
     session.model.train()
     window = Window.now(session)
     while session.fraction < 1.0 and watch.requested is None:
-        batch = next(loader)
+        batch = session.data.augmented(next(loader), config, session.ranks)
         step_once(session, batch)
         watch.step()
         step = counters.step

@@ -223,3 +223,20 @@ def test_a_finished_run_resumes_to_nothing(uninterrupted) -> None:
     model = make_model(seed=5)
     result = train(model, ToySource(), TrainConfig(**OPTIONS), uninterrupted[0], resume=True, **QUIET)
     assert result.finished and result.step == 24 and model.calls == 0
+
+
+def test_augmented_windows_resume_exactly_and_are_what_is_trained_on(tmp_path) -> None:
+    changes = {"augment_shift": 2, "augment_jitter": 0.2, "augment_zoom": 0.5}
+    whole = make_model()
+    train(whole, ToySource(), TrainConfig(**OPTIONS, **changes), tmp_path / "whole", **QUIET)
+    torch.manual_seed(0)
+    model = Interrupt()
+    model.signal_at = 11
+    result = train(model, ToySource(), TrainConfig(**OPTIONS, **changes), tmp_path / "run", **QUIET)
+    assert not result.finished and result.step == 11
+    model = make_model(seed=99)
+    train(model, ToySource(), TrainConfig(**OPTIONS, **changes), tmp_path / "run", resume=True, **QUIET)
+    assert_same(tmp_path / "run", model, (tmp_path / "whole", whole))
+    plain = make_model()
+    train(plain, ToySource(), TrainConfig(**OPTIONS), tmp_path / "plain", **QUIET)
+    assert losses_of(tmp_path / "plain") != losses_of(tmp_path / "whole")

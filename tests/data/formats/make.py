@@ -1,15 +1,21 @@
 """Writes the small files of other formats beside it, each with the library that defines the format.
 
-    python tests/data/formats/make.py     # needs tensorflow, tensorflow-datasets, minari, h5py, numpy
+    python tests/data/formats/make.py [NAME ...]    # all, or those of WRITERS that are named
+
+Needs tensorflow, tensorflow-datasets, minari, h5py, numpy, dm_control, av and pyarrow.
 
 Every value tells where it came from: frame t is filled with 10 * episode + t, action t is (t, episode), reward t is
-t + 0.5. V-D4RL and robomimic have no library that writes them: theirs follow the published layout, with numpy and h5py.
+t + 0.5. V-D4RL, ExORL and robomimic have no library that writes them: theirs follow the published layout, with numpy
+and h5py (ExORL's states are dm_control's own). LeRobot's library needs gigabytes: its data set is written here, by the
+layout that it documents for version 3.0, with pyarrow and av. Frames in videos are 9 times as bright, since H.264 loses
+a few levels.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -21,6 +27,7 @@ import numpy as np
 HERE = Path(__file__).parent
 LENGTHS = (7, 5, 6)  # steps; an episode has one frame more
 SIDE = 16
+VIDEO_SCALE = 9  # of the frames in lossy videos: levels of one differ by more than what is lost
 
 
 def frames(episode: int) -> Any:
@@ -197,17 +204,175 @@ def write_minari() -> None:
         shutil.copytree(Path(place) / "scripted" / "count-v0", HERE / "minari")
 
 
-def main() -> None:
-    for path in HERE.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-    write_all_tfds()
-    write_v_d4rl()
-    write_robomimic()
-    write_minari()
-    for kind in ("zlib", "raw"):
-        write_steps(kind)
+def write_exorl() -> None:
+    """States of dm_control's walker under random actions; row t has what led to state t."""
+    from dm_control import suite
+
+    environment = suite.load("walker", "walk", task_kwargs={"random": 0})
+    directory = HERE / "exorl" / "walker" / "proto" / "buffer"
+    directory.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for episode, length in enumerate(LENGTHS):
+        first = environment.reset()
+        rows = {key: [] for key in ("observation", "action", "reward", "discount", "physics")}
+        for t in range(length + 1):
+            action = np.full(6, 99.0) if t == 0 else random.uniform(-1, 1, 6)
+            step = first if t == 0 else environment.step(action)
+            rows["observation"].append(np.concatenate([np.ravel(value) for value in step.observation.values()]))
+            rows["action"].append(action)
+            rows["reward"].append([99.0 if t == 0 else rewards(episode)[t - 1]])
+            rows["discount"].append([float(t < length or episode != 1)])
+            rows["physics"].append(environment.physics.get_state())
+        arrays = {key: np.array(values, np.float64 if key == "physics" else np.float32) for key, values in rows.items()}
+        np.savez_compressed(directory / f"episode_{episode:06d}_{length}.npz", **arrays)
+
+
+def write_video(path: Path, pictures: Any, *, codec: str = "libx264", rate: int = 10) -> None:
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, options={"crf": "1", "g": "4"})
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p" if codec == "libx264" else "bgr0"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_videos() -> None:
+    """One folder with a table beside each video, and one with a table for all, of lossless videos."""
+    header = "time,action_0,action_1,reward,terminated\n"
+    for episode, length in enumerate(LENGTHS):
+        lines = [f"{t / 10},{t},{episode},{t + 0.5},{int(episode == 1 and t == length - 1)}" for t in range(length)]
+        write_video(HERE / "videos" / "walker_walk" / f"clip_{episode}.mp4", VIDEO_SCALE * frames(episode))
+        (HERE / "videos" / "walker_walk" / f"clip_{episode}.csv").write_text(header + "\n".join(lines) + "\n")
+        write_video(HERE / "videos_one_table" / f"clip_{episode}.mkv", frames(episode)[:-1], codec="ffv1")
+    rows = [
+        f"clip_{episode},{t},{episode},{t + 0.5},{int(episode == 1 and t == length - 1)}"
+        for episode, length in enumerate(LENGTHS)
+        for t in range(length)
+    ]
+    text = "video,action.x,action.y,reward,terminated\n" + "\n".join(rows) + "\n"
+    (HERE / "videos_one_table" / "actions.csv").write_text(text)
+
+
+def write_lerobot() -> None:
+    """Episodes 0 and 1 in one file, 2 in another, once with frames in videos and once with pictures in the tables."""
+    for kind in ("video", "image"):
+        root = HERE / f"lerobot_{kind}"
+        places = [(0, 0), (0, 0), (0, 1)]  # chunk and file of each episode
+        key, fps, total = "observation.images.top", 10, 0
+        parts: dict[tuple[int, int], list[int]] = {}
+        for episode, place in enumerate(places):
+            parts.setdefault(place, []).append(episode)
+        rows = []
+        for (chunk, file), episodes in parts.items():
+            name = f"chunk-{chunk:03d}/file-{file:03d}"
+            if kind == "video":
+                shown = np.concatenate([VIDEO_SCALE * frames(episode)[:-1] for episode in episodes])
+                write_video(root / "videos" / key / f"{name}.mp4", shown, rate=fps)
+            _write_lerobot_rows(
+                root / "data" / f"{name}.parquet", episodes, key if kind == "image" else None, fps, total
+            )
+            begin = 0
+            for episode in episodes:
+                length = LENGTHS[episode]
+                row = {"episode_index": episode, "tasks": ["count"], "length": length}
+                row |= {"data/chunk_index": chunk, "data/file_index": file}
+                row |= {"dataset_from_index": total, "dataset_to_index": total + length}
+                if kind == "video":
+                    row |= {f"videos/{key}/chunk_index": chunk, f"videos/{key}/file_index": file}
+                    times = {"from_timestamp": begin / fps, "to_timestamp": (begin + length) / fps}
+                    row |= {f"videos/{key}/{name}": value for name, value in times.items()}
+                rows.append(row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
+                begin, total = begin + length, total + length
+        _write_parquet(root / "meta" / "episodes" / "chunk-000" / "file-000.parquet", rows)
+        _write_parquet(root / "meta" / "tasks.parquet", [{"task_index": 0, "task": "count"}])
+        _write_lerobot_info(root / "meta" / "info.json", kind, key, fps, total)
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def _write_lerobot_rows(path: Path, episodes: list[int], key: str | None, fps: int, index: int) -> None:
+    import io
+
+    from PIL import Image
+
+    rows = []
+    for episode in episodes:
+        for t in range(LENGTHS[episode]):
+            row = {"action": actions(episode)[t].tolist(), "observation.state": [0.0, 1.0]}
+            row |= {"next.reward": float(rewards(episode)[t]), "next.done": t == LENGTHS[episode] - 1}
+            row |= {"timestamp": t / fps, "frame_index": t, "episode_index": episode, "index": index, "task_index": 0}
+            if key is not None:
+                picture = io.BytesIO()
+                Image.fromarray(frames(episode)[t]).save(picture, format="PNG")
+                row[key] = {"bytes": picture.getvalue(), "path": f"frame-{t:06d}.png"}
+            rows.append(row)
+            index += 1
+    _write_parquet(path, rows)
+
+
+def _write_lerobot_info(path: Path, kind: str, key: str, fps: int, total: int) -> None:
+    import json
+
+    features = {
+        "action": {"dtype": "float32", "shape": [2], "names": None},
+        "observation.state": {"dtype": "float32", "shape": [2], "names": None},
+        key: {"dtype": kind, "shape": [SIDE, SIDE, 3], "names": ["height", "width", "channels"]},
+        "next.reward": {"dtype": "float32", "shape": [1], "names": None},
+        "next.done": {"dtype": "bool", "shape": [1], "names": None},
+    }
+    for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
+        features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
+    info = {
+        "codebase_version": "v3.0",
+        "robot_type": None,
+        "total_episodes": len(LENGTHS),
+        "total_frames": total,
+        "total_tasks": 1,
+        "chunks_size": 1000,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "fps": fps,
+        "splits": {"train": f"0:{len(LENGTHS)}"},
+        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
+        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+        if kind == "video"
+        else None,
+        "features": features,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(info, indent=4))
+
+
+#: name -> (the directories and files that it writes, how)
+WRITERS = {
+    "tfds": (("dmc_vb_png", "dmc_vb_zlib", "dmc_vb_integers"), write_all_tfds),
+    "v_d4rl": (("v_d4rl",), write_v_d4rl),
+    "robomimic": ((), write_robomimic),
+    "minari": (("minari",), write_minari),
+    "steps": (("steps_zlib", "steps_raw"), lambda: [write_steps(kind) for kind in ("zlib", "raw")]),
+    "exorl": (("exorl",), write_exorl),
+    "videos": (("videos", "videos_one_table"), write_videos),
+    "lerobot": (("lerobot_video", "lerobot_image"), write_lerobot),
+}
+
+
+def main(names: list[str]) -> None:
+    for name in names or WRITERS:
+        directories, write = WRITERS[name]
+        for directory in directories:
+            shutil.rmtree(HERE / directory, ignore_errors=True)
+        write()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
