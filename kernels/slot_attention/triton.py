@@ -183,6 +183,7 @@ def attend_kernel(
         )  # fmt: skip
 
 
+# along, flat (B, N): sums over channels of (gradient of xn) * xn and of that gradient, added up over iterations
 @triton.jit
 def attend_backward_kernel(
     inputs, mean, inverse, seen, scale, offset, mask, push, push_total, g_attention,
@@ -192,7 +193,6 @@ def attend_backward_kernel(
     PRECISION: tl.constexpr, ACC: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr, SLOTS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    # along, flat (B, N): sums over channels of (gradient of xn) * xn and of that gradient, added up over iterations
     part = tl.program_id(0) % PARTS
     batch = (tl.program_id(0) // PARTS).to(tl.int64)
     column = tl.arange(0, SLOTS * HEADS)
