@@ -95,8 +95,8 @@ def test_tangents_go_through_pytorchs_kernels() -> None:
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_operators_refuse_tangents(name: str) -> None:
     """Every operator there is, the backward passes included, before it looks at anything else."""
-    values: dict[str, Any] = {"Tensor": normal(2), "int": 1, "float": 1.0, "bool": True, "str": "torch"}
-    values |= {f"List[{kind}]": [values[kind]] for kind in ("Tensor", "bool")}
+    values = {"Tensor": normal(2), "List[Tensor]": [normal(2)], "int": 1, "float": 1.0, "bool": True, "str": "torch"}
+    values["List[bool]"] = [True]
     op = OPERATORS[name]
     arguments = [
         values[str(a.type).removeprefix("Optional[").rstrip("]") + "]" * ("List" in str(a.type))]

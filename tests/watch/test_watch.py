@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             frames = rng.integers(0, 255, (12, 3, 32, 32), dtype=np.uint8)
             actions = rng.uniform(-1, 1, (12, 1)).astype(np.float32)
             writer.append(Episode(frames, actions, np.ones(12, np.float32), np.ones(12, np.float32)))
-    common = ["train", "--data", str(directory / "episodes.h5"), "--out", str(directory / "run")]
+    common = ["train", "--preset", "pillars", "--data", str(directory / "episodes.h5"), "--out", str(directory / "run")]
     assert aime([*common, *SMALL, *SHORT, *QUIET, "--steps", "2"]) == 0
     return directory / "run"
 
