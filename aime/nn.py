@@ -9,6 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
+def source_device(generator: torch.Generator | None) -> torch.device:
+    """Where a generator draws; the CPU without one. A tensor that is drawn anywhere else is an error of PyTorch's."""
+    return torch.device("cpu") if generator is None else generator.device
+
+
 def expect_shape(tensor: Tensor, pattern: str, name: str, **sizes: int) -> dict[str, int]:
     """Check a tensor against named axes and return their sizes.
 

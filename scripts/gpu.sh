@@ -11,6 +11,7 @@
 #   AIME_GPU_WORKERS=N        processes of the tests (one a processor, at most 8)
 #   AIME_STAGE_SECONDS=520    longest time of a stage
 #   AIME_DATA_PATH=FILE       episodes of `make gpu-data` (data/gpu_cartpole_swingup.h5)
+#   AIME_GPU_BENCH=OPTIONS    of python -m bench.kernels, such as --no-compile --seconds 1
 #   AIME_STEPS=300            optimizer steps of each training
 #   TRITON_CACHE_DIR=DIR      compiled kernels (build/gpu/triton-cache); carried along, nothing is compiled again
 # Nothing is installed: the package is laid out by links below build/.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aime.nn import source_device
 from aime.perceiver_io.predictor import PredictorMemory, TokenFrames
 from aime.perceiver_io.protocol import TokenVideoModel
 from aime.perceiver_io.sampling import filter_logits, sample_tokens
@@ -131,7 +132,9 @@ def _draw_frame(
         sure = filter_logits(logits.float(), choice.top_k, choice.top_p).log_softmax(-1)
         sure = sure.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
         sure = sure.flatten(3).sum(-1) if sure.dim() > 3 else sure  # (B, 1, P)
-        uniform = torch.rand(sure.shape, generator=choice.generator).to(sure.device).clamp(1e-9, 1 - 1e-7)
+        home = source_device(choice.generator)
+        uniform = torch.rand(sure.shape, device=home, generator=choice.generator).to(sure.device)
+        uniform = uniform.clamp(1e-9, 1 - 1e-7)
         noise = -torch.log(-torch.log(uniform)) * choice.temperature * (1 - step / iterations)
         sure = (sure + noise).masked_fill(known, float("inf"))  # what is given stays given
         hidden = math.floor(model.positions * math.cos(0.5 * math.pi * step / iterations) + 1e-9)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime import kernels
+from aime.nn import source_device
 from aime.ranks import Ranks
 
 Gradient = Literal["straight_through", "rotation"]
@@ -135,9 +136,8 @@ class VectorQuantizer(nn.Module):
         self.counts.lerp_(counts.view_as(self.counts), 1.0 - self.decay)
         self.sums.lerp_(sums.view_as(self.sums), 1.0 - self.decay)
         total = flat.shape[0] * (1 if ranks is None else ranks.size)
-        picks = torch.randint(
-            total, (self.num_codes,), device=generator.device if generator else flat.device, generator=generator
-        ).to(flat.device)
+        home = flat.device if generator is None else generator.device
+        picks = torch.randint(total, (self.num_codes,), device=home, generator=generator).to(flat.device)
         if ranks is None:
             fresh = self._drawn(flat, picks)  # (Q, V, D / Q)
         else:
@@ -152,10 +152,13 @@ class VectorQuantizer(nn.Module):
     def initialise(self, encodings: Tensor, *, iterations: int = 10, generator: torch.Generator | None = None) -> None:
         """k-means on encodings (..., D), head by head, started from a random subset of them."""
         flat = self._flat(encodings)
-        order = torch.randperm(flat.shape[0], generator=generator)
-        starts = self._drawn(flat, order[torch.arange(self.num_codes) % flat.shape[0]]).reshape_as(self.codebook)
+        home = source_device(generator)
+        order = torch.randperm(flat.shape[0], device=home, generator=generator).to(flat.device)
+        starts = self._drawn(flat, order[torch.arange(self.num_codes, device=flat.device) % flat.shape[0]]).reshape_as(
+            self.codebook
+        )
         # Several codes may start at the same encoding (static background): a little noise lets them part.
-        noise = torch.randn(starts.shape, generator=generator).to(flat.device)
+        noise = torch.randn(starts.shape, device=home, generator=generator).to(flat.device)
         self.codebook.copy_(starts + 1e-3 * flat.std() * noise)
         books = self.codebook.view(self.heads, self.num_codes, -1)
         for _ in range(iterations):

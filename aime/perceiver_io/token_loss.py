@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aime.nn import source_device
 from aime.perceiver_io.predictor import TokenFrames
 from aime.perceiver_io.protocol import TokenVideoModel
 
@@ -71,8 +72,9 @@ def draw_known(batch: int, frames: int, positions: int, share: float, generator:
     In the others the share that is hidden is cos(pi u / 2), u uniform in [0, 1) (Chang et al. 2022, MaskGIT, cosine
     schedule), and at least one token is.
     """
-    chosen = torch.rand(batch, frames, 1, generator=generator) < share
-    hidden = torch.cos(0.5 * math.pi * torch.rand(batch, frames, 1, generator=generator))
+    home = source_device(generator)
+    chosen = torch.rand(batch, frames, 1, device=home, generator=generator) < share
+    hidden = torch.cos(0.5 * math.pi * torch.rand(batch, frames, 1, device=home, generator=generator))
     count = (hidden * positions).ceil().clamp_min(1.0)
-    rank = torch.rand(batch, frames, positions, generator=generator).argsort(-1).argsort(-1)
+    rank = torch.rand(batch, frames, positions, device=home, generator=generator).argsort(-1).argsort(-1)
     return chosen & (rank >= count)

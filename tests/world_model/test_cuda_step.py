@@ -78,3 +78,14 @@ def test_a_training_step_with_rehearsal_is_near_that_of_the_cpu(backend: str) ->
     assert found["finite"] == found["rehearsal_finite"] == 1.0
     for name in ("total_loss", "recon_loss", "perceiver_loss", "rehearsal_loss"):
         assert found[name] == pytest.approx(expected[name], rel=0.15, abs=0.05), name
+
+
+def test_codebook_and_pixels_are_initialised_from_a_generator_of_the_device() -> None:
+    """What a run on a GPU does first."""
+    frames = torch.randint(0, 256, (40, 3, 64, 64), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    model = laptop("cuda")
+    model.initialise_from_data(frames, torch.Generator("cuda").manual_seed(0))
+    expected = laptop("cpu")
+    expected.initialise_from_data(frames, torch.Generator().manual_seed(0))
+    assert torch.allclose(model.mean_image.cpu(), expected.mean_image, atol=1e-5)
+    assert torch.isfinite(model.perceiver.tokenizer.quantizer.codebook).all()
