@@ -150,7 +150,9 @@ class PosteriorMemory:
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A copy of the host's tensor on the device, for which the host does not wait: from page-locked memory."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    if device.type == "cpu":
+        return tensor
+    return tensor.contiguous().pin_memory().to(device, non_blocking=True)  # an expanded one cannot be pinned
 
 
 @dataclass(frozen=True)

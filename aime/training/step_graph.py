@@ -74,8 +74,9 @@ class CudaCapture:
             with torch.cuda.device(self.device), recording:
                 result = call()
         except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")  # the others say how to debug CUDA
             raise RuntimeError(
-                f"the step could not be captured as a CUDA graph ({type(error).__name__}: {error}); it trains without "
+                f"the step could not be captured as a CUDA graph ({type(error).__name__}: {reason}); it trains without "
                 "one under cuda_graph off (--train.cuda-graph off)"
             ) from error
         return graph.replay, result

@@ -117,11 +117,15 @@ def device_milliseconds(run: Run, device: str) -> tuple[float | None, str]:
     if device != "cuda":
         return None, "wall clock"
     calls, how = GRAPH_CALLS, "graph"
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # libraries make their handles on a stream's first call, which no capture may hold
+        run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     launch: Run = graph.replay
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, stream=stream):
             for _ in range(calls):
                 run()
     except RuntimeError as error:  # it waits for the device, or allocates outside of the pool

@@ -99,7 +99,7 @@ def _triton_obstacle(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeight
         if not low <= size <= high:
             return f"it takes {axis} from {low} to {high}, found {size}"
     columns = (1 << (slots.shape[1] - 1).bit_length()) * (1 << (heads - 1).bit_length())
-    most = TRITON_COLUMNS[heads > 1]
+    most = TRITON_COLUMNS[1 if heads > 1 else 0]  # torch.compile follows no bool into a tuple
     if columns > most:
         found = f"S={slots.shape[1]}, heads={heads}"
         return f"it takes S times heads, each rounded up to a power of two, up to {most}, found {found}"
