@@ -28,23 +28,24 @@ EXTENSION_BUILT = importlib.util.find_spec("aime.kernels._cpu") is not None
 
 
 class Preference(NamedTuple):
-    """A backend, and from which size on `backend=None` takes it."""
+    """A backend, and from how many channels on `backend=None` takes it."""
 
     backend: str
-    least_width: int = 0  # channels
-    least_size: int = 0  # numbers in the largest input
+    least_width: int = 0
 
 
 CPP, TRITON = Preference("cpp"), Preference("triton")
 
-# What `backend=None` runs, by op and device: the first entry whose sizes are reached and in whose way nothing is, else
+# What `backend=None` runs, by op and device: the first entry whose width is reached and in whose way nothing is, else
 # "torch", as for every device not listed.
 #
 # "cpu" is measured (bench/results/kernels-cpu.json): the C++ kernels won at every size tried, the smallest of AIME's
 # presets included, but for slot_attention: forward and backward took 1.07 times PyTorch's kernels at 32 channels, where
 # the slot side costs as much as the pass over the inputs, and .67 times at 64.
 #
-# "cuda" is PREDICTED for an H100, not measured, from launches, bytes and operations:
+# "cuda" is measured on one H100 (docs/kernels/h100.md) for vq_lookup, the sticks, mixture_kl and, at 2^19 numbers of
+# input, slot_attention: Triton 338 us on the device, PyTorch's operations 609. The rest is predicted (PREDICTED) from
+# launches, bytes and operations:
 # - PyTorch's own kernels are written for a CPU's caches, and are launches of some 5 us each: 30 for a vq_lookup, 25 for
 #   the sticks, 3 and more a sample for the densities, 60 for mixture_logistics_nll, against one to three of Triton's.
 #   Intermediates beyond the second-level cache cost bytes besides; so small and large sizes fall to Triton alike.
@@ -52,9 +53,8 @@ CPP, TRITON = Preference("cpp"), Preference("triton")
 #   and assignment kernels 40 %, and 8 bytes of a score written and read again at 3.35 TB/s: cuBLAS 1.5e-14 D + 2.4e-12,
 #   Triton 3.0e-14 D; equal at D = 158. (PyTorch's own product, 3.5e-14 D + 2.4e-12 on the 67 TFLOP/s of float32, loses
 #   to both.)
-# - slot_attention: its slot side runs on few programs, 40 to 75 us a launch, three launches an iteration with those of
-#   the backward pass; PyTorch's operations are 90 launches an iteration, .4 ms of the host, and .2 ms in a CUDA graph,
-#   and read the inputs 7 times where Triton does twice: 5 x 4 bytes a number are .1 ms from 2^24 numbers on.
+# - slot_attention: PyTorch's operations are 90 launches an iteration and read the inputs 7 times where Triton does
+#   twice.
 # - vq_statistics stays on two index_add_ until a GPU says otherwise: it is bound by the same atomic additions.
 PREFERRED: dict[str, dict[str, tuple[Preference, ...]]] = {
     "vq_lookup": {"cpu": (CPP,), "cuda": (Preference("cublas", least_width=160), TRITON)},
@@ -62,13 +62,10 @@ PREFERRED: dict[str, dict[str, tuple[Preference, ...]]] = {
     "mixture_log_prob": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_kl": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_logistics_nll": {"cpu": (CPP,), "cuda": (TRITON,)},
-    "slot_attention": {
-        "cpu": (Preference("cpp", least_width=64),),
-        "cuda": (Preference("triton", least_size=2**24),),
-    },
+    "slot_attention": {"cpu": (Preference("cpp", least_width=64),), "cuda": (TRITON,)},
 }
-PREDICTED = ("cuda",)
-"""Devices whose rows of PREFERRED no machine has confirmed."""
+PREDICTED = {"cuda": ("mixture_log_prob", "mixture_logistics_nll")}
+"""Ops whose row of PREFERRED no machine has confirmed at any size, by device."""
 
 # Why a backend cannot run, None if it can, or a function that says so: only the backend that is meant is asked.
 Obstacle = str | None | Callable[[], str | None]
@@ -108,12 +105,10 @@ def _reason(obstacles: Mapping[str, Obstacle], name: str) -> str | None:
     return obstacle() if callable(obstacle) else obstacle
 
 
-def preferred_backend(
-    op: str, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0, size: int = 0
-) -> str:
-    """The table's backend for this op, device and size if nothing is in its way, else "torch"."""
-    for name, least_width, least_size in PREFERRED.get(op, {}).get(device_type, ()):
-        if width >= least_width and size >= least_size and _reason(obstacles, name) is None:
+def preferred_backend(op: str, device_type: str, obstacles: Mapping[str, Obstacle], width: int = 0) -> str:
+    """The table's backend for this op, device and width if nothing is in its way, else "torch"."""
+    for name, least_width in PREFERRED.get(op, {}).get(device_type, ()):
+        if width >= least_width and _reason(obstacles, name) is None:
             return name
     return "torch"
 
@@ -124,7 +119,6 @@ def choose_backend(
     device_type: str,
     obstacles: Mapping[str, Obstacle],
     width: int = 0,
-    size: int = 0,
 ) -> str:
     """Name of the backend to run.
 
@@ -135,7 +129,6 @@ def choose_backend(
         obstacles: for every backend the op offers, why it cannot run on these inputs, None if it can, or a function
             that says so.
         width: channels, for ops whose preference depends on them.
-        size: numbers in the largest input, likewise.
 
     Raises:
         ValueError: `requested` is not a backend of this op.
@@ -144,7 +137,7 @@ def choose_backend(
     ordered = ORDERED.get(op, ORDERED.get(""))
     name = requested or ordered or BACKEND_FROM_ENVIRONMENT
     if name is None:
-        return preferred_backend(op, device_type, obstacles, width, size)
+        return preferred_backend(op, device_type, obstacles, width)
     if name not in obstacles:
         hint = ""
         if not torch.compiler.is_compiling():  # which cannot trace difflib

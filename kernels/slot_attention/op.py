@@ -164,7 +164,7 @@ def slot_attention(
         "cpp": lambda: one_head or extension_obstacle(inputs, slots),
     }
     device, width = slots.device.type, slots.shape[-1]
-    chosen = choose_backend("slot_attention", backend, device, obstacles, width, inputs.numel())
+    chosen = choose_backend("slot_attention", backend, device, obstacles, width)
     if chosen == "triton":
         gelu = activation == "gelu"
         out, attention, *_ = slot_attention_op(inputs, slots, *weights, mask, iters, eps, gelu, heads, implicit)

@@ -250,8 +250,9 @@ def test_cuda_graphs_take_the_steps(variant: str) -> None:
     assert torch.equal(plain.generator.get_state(), graphed.generator.get_state())
     for name in ("total_loss", "recon_loss", "kl_z", "grad_norm", "rehearsal_loss"):
         assert found[name] == pytest.approx(expected[name], rel=2e-2, abs=1e-3), name
-    for left, right in zip(plain.model.parameters(), graphed.model.parameters(), strict=True):
-        assert (left - right).norm() <= 2e-2 * right.norm() + 1e-4
+    # all parameters together: where a gradient is rounding alone, AdamW makes whole steps of it, in either direction
+    left, right = (nn.utils.parameters_to_vector(session.model.parameters()) for session in (graphed, plain))
+    assert (left - right).norm() <= 2e-2 * right.norm()
 
 
 @on_cuda
