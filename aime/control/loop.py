@@ -32,6 +32,7 @@ from aime.data.spec import EpisodeSpec
 from aime.envs import ParallelEnvironment
 from aime.files import read_json, require_writable, write_json
 from aime.ranges import OptionError
+from aime.threads import threads
 from aime.training.metric_log import JSONLines
 from aime.training.preemption import Preemption
 from aime.world_model import WorldModelConfig
@@ -286,15 +287,16 @@ def train(
             continue
         chosen = torch.randperm(len(learnt.start.latent), generator=generator)[: config.actor_critic.starts]
         features = learnt.start.features.unflatten(0, batch.rewards.shape)  # (B, T, F)
-        metrics = run.actor_critic.learn(
-            run.agent.world,
-            run.agent.reward,
-            run.agent.continues,
-            learnt.start.rows(chosen),
-            (features, batch.rewards, batch.continues),
-            fraction,
-            generator,
-        )
+        with threads(1):  # a hundred rows: several would wait for each other
+            metrics = run.actor_critic.learn(
+                run.agent.world,
+                run.agent.reward,
+                run.agent.continues,
+                learnt.start.rows(chosen),
+                (features, batch.rewards, batch.continues),
+                fraction,
+                generator,
+            )
         add(totals, metrics)
         watch.lap("actor_critic")
     progress.updates += updates

@@ -18,6 +18,7 @@ from aime.control.replay import Replay, ReplayBatch
 from aime.control.state_model import StateWorldModel
 from aime.control.worlds import beliefs
 from aime.data import Batch
+from aime.threads import threads
 from aime.training import TrainConfig
 from aime.training.precision import autocast_dtype
 from aime.training.rehearsal import PosteriorMemory, Rehearsals
@@ -107,9 +108,10 @@ class StatesLearner:
     def learn(self, batch: ReplayBatch, index: int, generator: torch.Generator) -> Learnt:
         """See `WorldLearner.learn`."""
         del index
-        result = self.world(batch.observations, batch.actions, generator)
-        reward, continues = head_losses(self.agent, torch.cat([result.hidden, result.latent], -1), batch)
-        norm = step(self.optimizer, result.loss + reward + continues, self.parameters, GRAD_CLIP)
+        with threads(1):  # several would wait for each other: 512 rows of a hundred numbers
+            result = self.world(batch.observations, batch.actions, generator)
+            reward, continues = head_losses(self.agent, torch.cat([result.hidden, result.latent], -1), batch)
+            norm = step(self.optimizer, result.loss + reward + continues, self.parameters, GRAD_CLIP)
         start, acted = beliefs(self.world, result.latent.detach(), batch.actions)
         metrics = {
             "model_loss": result.loss.detach(),
@@ -195,9 +197,10 @@ class PixelsLearner:
         rehearsed = self.rehearsals.take(index, found())
         self.world.eval()
         start, acted = beliefs(self.world, kept[0].inferred.latent.detach().float(), batch.actions)
-        for _ in range(HEADS_STEPS):
-            reward, continues = head_losses(self.agent, acted, batch)
-            norm = step(self.head_optimizer, reward + continues, self.heads, GRAD_CLIP)
+        with threads(1):
+            for _ in range(HEADS_STEPS):
+                reward, continues = head_losses(self.agent, acted, batch)
+                norm = step(self.head_optimizer, reward + continues, self.heads, GRAD_CLIP)
         metrics = {"reward_loss": reward.detach(), "heads_norm": norm, **rehearsed}
         for name, key in (("total_loss", "model_loss"), ("recon_loss", "reconstruction"), ("kl_z", "kl")):
             if name in losses:
