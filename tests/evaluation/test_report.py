@@ -1,6 +1,7 @@
 """The report holds its parts, and nothing that points outside of it."""
 
 import base64
+import importlib.util
 import io
 import re
 from html.parser import HTMLParser
@@ -187,3 +188,25 @@ def test_images_survive_encoding_and_grey_frames_get_three_channels(tmp_path: Pa
         write_video(tmp_path / "film.avi", image[None])
     write_video(tmp_path / "new" / "film.gif", np.stack([image, 255 - image]))
     assert iio.imread(tmp_path / "new" / "film.gif").shape[0] == 2
+
+
+def test_the_readmes_picture_is_cut_from_the_report(page: str) -> None:
+    path = Path(__file__).parents[2] / "scripts" / "rollout_picture.py"
+    spec = importlib.util.spec_from_file_location("rollout_picture", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(ValueError, match="found no rssm_tuned"):
+        module.draw(page)
+    with pytest.raises(ValueError, match="expected a report"):
+        module.draw("<html></html>")
+    renamed = page.replace("<th>absolute error of the mean</th>", "<th>rssm_tuned</th>")
+    columns, rows = module.strip(renamed)
+    assert columns[:2] == ["last seen", "+1"]
+    assert {len(frames) for frames in rows.values()} == {len(columns)}
+    picture, step = module.draw(renamed), module.SIDE + module.GAP
+    assert picture.size == (module.NAMES + step * len(columns) - 2, module.HEADS + 4 * step - 2)
+    first = np.asarray(rows["truth"][0].resize((module.SIDE, module.SIDE)))
+    box = (module.NAMES, module.HEADS, module.NAMES + module.SIDE, module.HEADS + module.SIDE)
+    np.testing.assert_array_equal(np.asarray(picture.crop(box)), first)
