@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import torch
 
+from aime.command import INTERRUPTED
 from aime.control.actor_critic import ActorCriticConfig
 from aime.control.agent import Agent
 from aime.control.config import ControlConfig
@@ -59,7 +60,7 @@ class Control:
     """Threads of torch and of the environments; 0 leaves torch's own number."""
 
     def run(self) -> int:
-        """Train, play the final episodes, write control.json and report.html."""
+        """Train, play the final episodes, write control.json and report.html; 130 where Ctrl-C ended the training."""
         check_ranges(self)
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -80,7 +81,7 @@ class Control:
         run.close()
         if run.progress.rounds:
             self._finish(run, out)
-        return 0
+        return INTERRUPTED if run.stopped_by == "SIGINT" else 0
 
     def _finish(self, run: Run, out: Path) -> None:
         """Final episodes of the best agent, by the returns of its evaluations, and what is written of them."""

@@ -54,6 +54,8 @@ class Run:
     replay: Replay
     directory: Path | None
     progress: Progress = field(default_factory=Progress)
+    stopped_by: str | None = None
+    """Name of the signal that stopped it."""
 
     def close(self) -> None:
         """End the environments."""
@@ -150,6 +152,7 @@ def control(
             while run.progress.seconds < 60 * minutes and (rounds is None or run.progress.rounds < rounds):
                 record = play_and_train(run, minutes, clock, lambda: stop.requested is not None)
                 if record is None:
+                    run.stopped_by = None if stop.requested is None else stop.requested.name
                     show(stopped_line(run.progress.rounds))
                     break
                 save(run)

@@ -225,9 +225,10 @@ def _missing(path: Path) -> str:
     if final != path and final.is_file():
         return f"{path}: no such directory; the collection has finished: open {final}"
     if path.is_dir():
-        known = " or ".join(known.name for known in FORMATS)
+        known = ", ".join(known.name for known in FORMATS)
         names = sorted(entry.name for entry in path.iterdir())[:8]
-        return f"{path}: expected an episode file or {known}, found a directory of {', '.join(names) or 'nothing'}"
+        found = f"a directory of {', '.join(names)}" if names else "an empty directory"
+        return f"{path}: expected episodes, found {found}; what is known: {known}"
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3)
     return f"{path}: no such file" + (f"; near names there: {', '.join(near)}" if near else "")

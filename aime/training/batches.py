@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aime.data import Batch, EpisodeSource, PrefetchLoader, WindowSampler, cached, splits_for
 from aime.data.augmentation import batch_generator
+from aime.ranges import OptionError
 from aime.ranks import Ranks
 from aime.training.config import TrainConfig
 
@@ -34,7 +35,13 @@ class TrainingData:
 
         Raises:
             aime.data.DataError: an episode is shorter than the window.
+            OptionError: a shift of the augmentation that could take a frame out of itself.
         """
+        side = min(source.spec.image_shape[-2:])
+        if config.augment_shift >= side:
+            raise OptionError(
+                f"augment_shift: expected fewer pixels than a frame's side of {side}, found {config.augment_shift}"
+            )
         train = splits_for(source, config.seed)["train"]
         limit = int(config.cache_gigabytes * 2**30)
         frames = cached(source, train, limit_bytes=limit)

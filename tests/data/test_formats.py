@@ -112,7 +112,7 @@ def test_info_tells_contents_and_draws_a_sheet(tmp_path: Path, capsys: pytest.Ca
 
 def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
-    with pytest.raises(FileNotFoundError, match=r"DMC-VB.*V-D4RL.*Minari.*robomimic.*a directory of notes\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"found a directory of notes\.txt.*DMC-VB.*V-D4RL.*Minari.*robomimic"):
         open_source(tmp_path)
     np.savez(tmp_path / "x.npz", weights=np.zeros(3))
     with pytest.raises(DataError, match=r"x\.npz: expected .*V-D4RL.*found weights"):

@@ -285,7 +285,7 @@ def _copy(source: Path, target: Path) -> Path:
 def test_missing_truncated_and_foreign_files(episode_file: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"near names there: scripted\.h5"):
         open_source(episode_file.with_name("scriptd.h5"))
-    with pytest.raises(FileNotFoundError, match="found a directory"):
+    with pytest.raises(FileNotFoundError, match="found an empty directory"):
         open_source(tmp_path)
     truncated = _copy(episode_file, tmp_path / "truncated.h5")
     os.truncate(truncated, truncated.stat().st_size // 2)

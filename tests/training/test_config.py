@@ -10,9 +10,13 @@ import math
 import textwrap
 
 import pytest
+import torch
 
+from aime.ranges import OptionError
 from aime.training import TrainConfig
 from aime.training import config as config_module
+from aime.training.batches import TrainingData
+from tests.training.toy import ToySource
 
 
 @pytest.mark.parametrize("name", list(config_module.PRESETS))
@@ -86,3 +90,11 @@ def test_every_field_is_documented() -> None:
     for field, after in itertools.pairwise(body):
         if isinstance(field, ast.AnnAssign):
             assert isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant), field.target.id
+
+
+def test_a_shift_of_a_whole_frame_is_refused() -> None:
+    source = ToySource()
+    side = min(source.spec.image_shape[-2:])
+    config = TrainConfig(steps=1, batch_size=2, sequence_length=4, augment_shift=side)
+    with pytest.raises(OptionError, match=f"augment_shift: expected fewer pixels than a frame's side of {side}"):
+        TrainingData.open(source, config, torch.device("cpu"))
