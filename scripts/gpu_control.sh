@@ -17,8 +17,8 @@ run=$PWD/build/gpu-control/$name
 [ -d build/gpu-site/packages ] || { echo "gpu_control.sh: expected build/gpu-site, found none: scripts/gpu_control_site.sh makes it" >&2; exit 1; }
 mkdir -p "$out"
 rm -rf "$run"
-cp build/gpu-site/extensions/aime/envs/*.so aime/envs/ || exit 1
-cp build/gpu-site/extensions/aime/kernels/*.so kernels/ || exit 1
+cp --remove-destination build/gpu-site/extensions/aime/envs/*.so aime/envs/ || exit 1
+cp --remove-destination build/gpu-site/extensions/aime/kernels/*.so kernels/ || exit 1
 scripts/link_tree.sh build/gpu || exit 1
 PYTHONPATH=$PWD/build/gpu:$PWD/build/gpu-site/packages
 PYTHONSAFEPATH=1 MUJOCO_GL=disabled

@@ -145,7 +145,7 @@ class LSTMLayer(nn.Module):
         hiddens, cells, layer_input = [], [], x
         for layer, weights in enumerate(self.lstm.all_weights):
             before, cell = state.hidden[:, layer].to(x.dtype), state.cell[:, layer].to(x.dtype)  # (B, Hd) each
-            hx = (before.unsqueeze(0), cell.unsqueeze(0))
+            hx = (before.unsqueeze(0).contiguous(), cell.unsqueeze(0).contiguous())  # what cuDNN asks for
             hidden, _, _ = torch.lstm(layer_input, hx, list(weights), True, 1, 0.0, self.training, False, True)
             previous = torch.cat((before.unsqueeze(1), hidden[:, :-1]), 1)
             weight_ih, weight_hh, bias_ih, bias_hh = weights

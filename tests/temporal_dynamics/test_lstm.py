@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -216,3 +217,18 @@ def test_wrong_arguments_are_named(lstm: LSTMLayer) -> None:
         LSTMLayer(2, 3, orthogonal="manifolds")
     with pytest.raises(ValueError, match="needs use_orthogonal=True"):
         LSTMLayer(2, 3, use_orthogonal=False, orthogonal="manifold")
+
+
+def test_a_state_of_many_rows_alike_is_laid_out_for_the_fused_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initial state is one row seen B times; cuDNN refuses states that are not contiguous, the CPU takes them."""
+    module, taken = LSTMLayer(4, 8, n_lstm_layers=2), []
+    fused = torch.lstm
+
+    def recorded(x: torch.Tensor, states: tuple[torch.Tensor, ...], *rest: Any) -> Any:
+        taken.extend(state.is_contiguous() for state in states)
+        return fused(x, states, *rest)
+
+    monkeypatch.setattr(torch, "lstm", recorded)
+    module.unroll(torch.randn(3, 5, 4))
+    assert len(taken) == 4
+    assert all(taken)
