@@ -110,6 +110,13 @@ def test_info_tells_contents_and_draws_a_sheet(tmp_path: Path, capsys: pytest.Ca
     np.testing.assert_array_equal(picture[-SIDE:, -SIDE:], last[0].transpose(1, 2, 0))
 
 
+def test_info_writes_nothing_unless_a_sheet_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(FORMATS.rglob("*"))
+    assert cli.main(["data", "info", str(FORMATS / "dmc_vb_png")]) == 0
+    assert not list(tmp_path.iterdir()) and sorted(FORMATS.rglob("*")) == before
+
+
 def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(FileNotFoundError, match=r"found a directory of notes\.txt.*DMC-VB.*V-D4RL.*Minari.*robomimic"):
