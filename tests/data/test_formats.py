@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -66,6 +67,24 @@ def test_every_value_is_where_it_was_written(name: str) -> None:
         part = source.window(number, 1, 3)
         np.testing.assert_array_equal(part.observations, window.observations[1:4])
         np.testing.assert_array_equal(part.actions, window.actions[1:4])
+
+
+def test_pictures_of_minari_are_read_and_damage_is_named(tmp_path: Path) -> None:
+    """Minari stores frames of 32 x 32 and more as JPEG."""
+    source = open_source(FORMATS / "minari_pictures")
+    assert source.spec.image_shape == (3, 2 * SIDE, 2 * SIDE) and source.lengths.tolist() == list(LENGTHS)
+    for episode, length in enumerate(LENGTHS):
+        shown = source.window(episode, 0, length).observations.astype(float)  # (T, 3, H, W)
+        expected = VIDEO_SCALE * frames(episode)[:-1, :1, :1, 0].astype(float)  # (T, 1, 1), of one colour
+        assert np.abs(shown - expected[..., None]).max() <= 2
+    place = shutil.copytree(FORMATS / "minari_pictures", tmp_path / "minari")
+    with h5py.File(place / "data" / "main_data.hdf5", "r+") as file:
+        rows = file["episode_1/observations"]
+        row = np.array(rows[2])
+        row[3:] = 0
+        rows[2] = row
+    with pytest.raises(DataError, match=r"main_data\.hdf5: episode 1, picture of step 2: expected the bytes of a PNG"):
+        open_source(place).window(1, 0, 3)
 
 
 @pytest.mark.parametrize("name", FILES)
