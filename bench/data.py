@@ -161,7 +161,9 @@ def measure_stall(
 
     from aime.data import PrefetchLoader, cached
     from aime.training import TrainConfig
-    from aime.training.loop import autocast_dtype
+    from aime.training.precision import autocast_dtype
+    from aime.training.step_graph import WARM_UPS
+    from aime.training.stepping import make_captured
     from aime.world_model import DPGMMVariationalRecurrentAutoencoder, WorldModelConfig
 
     train = TrainConfig.preset(preset, **({} if batch is None else {"batch_size": batch}))
@@ -176,21 +178,32 @@ def measure_stall(
     model.initialise_from_data(fixed.observations.flatten(0, 1), generator)
     autocast = autocast_dtype(train, torch.device(device))
 
+    captured = make_captured(model, [model.optimizer], train, generator, None)
+
+    def take(batch: Any) -> None:
+        """One step as a run takes it: a replay of a CUDA graph where there can be one."""
+        if captured is not None:
+            captured.step(batch, train.beta_max)
+            return
+        model.training_step_sequence(
+            batch.observations,
+            batch.actions,
+            batch.rewards,
+            batch.continues,
+            autocast=autocast,
+            generator=generator,
+        )
+
+    for _ in range(WARM_UPS + 1 if captured is not None else 0):
+        take(fixed)
+
     def run(batches: Any) -> float:
         """Seconds a step, after one that is not counted."""
         for step in range(steps + 1):
             if step == 1:
                 _wait(device)
                 begin = time.perf_counter()
-            batch = next(batches)
-            model.training_step_sequence(
-                batch.observations,
-                batch.actions,
-                batch.rewards,
-                batch.continues,
-                autocast=autocast,
-                generator=generator,
-            )
+            take(next(batches))
         _wait(device)
         return (time.perf_counter() - begin) / steps
 
@@ -210,6 +223,7 @@ def measure_stall(
         "preset": preset, "batch": train.batch_size, "frames": train.sequence_length,
         "size": source.spec.image_shape[1],
         "device": torch.cuda.get_device_name() if device != "cpu" else "cpu", "autocast": str(autocast),
+        "cuda_graph": captured is not None,
         "step_seconds": least, "wait_seconds_a_step": waits,
         "ratio": {name: least[name] / least["without a loader"] for name in loaders},
     }  # fmt: skip
