@@ -41,10 +41,10 @@ bench: $(VENV)/.installed-dev ## benchmarks of kernels and environments, into be
 	@scripts/check_gl.sh $(BIN)/python
 	@PATH="$(CURDIR)/$(BIN):$$PATH" scripts/bench.sh
 
-gpu: ## for a CUDA machine: gpu-contact gpu-tests gpu-benchmarks gpu-training; no installation, network, MuJoCo
+gpu: ## for a CUDA machine: gpu-contact gpu-tests gpu-benchmarks gpu-training gpu-tokens; no installation, network, MuJoCo
 	@PYTHON="$(PYTHON)" scripts/gpu.sh
 
-gpu-contact gpu-tests gpu-benchmarks gpu-training: gpu-%: # one stage of them, at most nine minutes
+gpu-contact gpu-tests gpu-benchmarks gpu-training gpu-tokens: gpu-%: # one stage of them, at most nine minutes
 	@PYTHON="$(PYTHON)" scripts/gpu.sh $*
 
 gpu-data: $(VENV)/.installed-train # episodes of a few MB for gpu-training, to be brought along

@@ -73,8 +73,8 @@ def normalisation(channels: int) -> nn.GroupNorm:
 
 
 def apply_step(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
-    """Step unless a gradient is not finite; fused AdamW takes the decision on the device, without a host sync."""
-    if not isinstance(optimizer, torch.optim.AdamW):
+    """Step unless a gradient is not finite; fused ones take the decision on the device, without a host sync."""
+    if not isinstance(optimizer, torch.optim.AdamW) and not optimizer.defaults.get("fused"):
         if bool(finite):
             optimizer.step()
         return

@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 from aime.control.config import ControlConfig
-from aime.control.loop import Run, begin, collect, update_count
+from aime.control.loop import collect, update_count
+from aime.control.run import Run, begin
 from aime.envs import ParallelEnvironment
 from aime.evaluation.run_directory import device_name, installed_versions
 from aime.kernels.dispatch import use_backend

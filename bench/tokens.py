@@ -1,41 +1,42 @@
 """Can the tokens of the next frame be predicted better than by repeating the last ones? The Perceiver by itself.
 
-    python -m bench.tokens data/cartpole.h5 --held-out data/cartpole_fresh.h5 [--scale tier1] [--arms rotation ...]
+    python -m bench.tokens data/cartpole.h5 [--held-out data/cartpole_fresh.h5] [--scale tier1] [--arms rotation ...]
 
 In two stages, as a VQ-GAN is trained: the tokenizer on frames, then the predictor on the tokens of it as it is. Most
 tokens of a still camera stay as they are, so a model that copies is right most of the time; the share of those that do
 change and are predicted, which copying gets 0 of, says what is known of the motion. With ``--run RUN`` the tokens are
 those of a trained world model, and the predictor is trained on them from scratch.
 
-Results are written arm by arm, and an arm that is there already is not run again. One core is enough.
+Results are written arm by arm, and an arm that is there already is not run again. One core is enough; on a GPU
+data and both trainings stay there, in bfloat16, and nothing waits for it but the scores. `scripts/gpu.sh tokens` runs
+the arms that matter side by side.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import platform
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime.data import EpisodeSource, open_source
+from aime.data import EpisodeSource, open_source, read_splits
 from aime.evaluation.record import write_json
 from aime.nn import images_to_float
-from aime.perceiver_io import CausalPerceiverIO, TokenFrames
-from aime.perceiver_io.generation import Choice, continue_tokens
-from aime.perceiver_io.predictor import INITIAL_STAY_LOGIT
+from aime.perceiver_io import CausalPerceiverIO
 from aime.perceiver_io.quantizer import codebook_statistics
 from aime.training.step_weights import load_model
+from bench.token_scores import Figures, descend, next_tokens, perceptron_figures, precision, psnr, score, windows
 
-Figures = dict[str, float]
 RESULTS = Path(__file__).parent / "results"
 SCALES: dict[str, dict[str, Any]] = {
     "laptop": {
@@ -66,6 +67,8 @@ SCALES: dict[str, dict[str, Any]] = {
 """Sizes of Perceiver and tokenizer as in the presets of the world model."""
 BATCH: dict[str, tuple[int, int]] = {"laptop": (16, 16), "tier1": (4, 8)}
 """Windows and frames of a step of the predictor."""
+GPU_BATCH: dict[str, tuple[int, int]] = {"laptop": (64, 16), "tier1": (24, 16)}
+"""The same where a GPU wants more to do."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,7 @@ class Arm:
         changed_weight: of tokens that change, in the cross-entropy; those that stay have 1.
         rate: peak learning rate of the predictor.
         stay: initial amount on the logit of the present token.
+        hides: whether every other frame is predicted from the context alone in training, as in the world model.
     """
 
     model: dict[str, Any]
@@ -85,6 +89,7 @@ class Arm:
     changed_weight: float = 1.0
     rate: float = 3e-3
     stay: float | None = None
+    hides: bool = True
 
 
 ARMS: dict[str, Arm] = {
@@ -97,6 +102,9 @@ ARMS: dict[str, Arm] = {
     "changed-4": Arm({}, changed_weight=4.0),
     "no-stay": Arm({}, stay=0.0),
     "slow": Arm({}, rate=1e-3),
+    "fast": Arm({}, rate=1e-2),
+    "open": Arm({}, hides=False),
+    "no-neighbourhood": Arm({"neighbourhood_frames": 0}),
 }
 """Changes by name."""
 
@@ -109,40 +117,69 @@ class Video:
     actions: Tensor
 
     @classmethod
-    def read(cls, source: EpisodeSource) -> Video:
-        """All of a source, cut to the shortest episode."""
-        length = int(source.lengths.min())
-        windows = [source.window(episode, 0, length) for episode in range(len(source.lengths))]
+    def read(cls, source: EpisodeSource, episodes: list[int] | None = None) -> Video:
+        """Episodes of a source, all when not named, cut to the shortest of them."""
+        chosen = list(range(len(source.lengths))) if episodes is None else episodes
+        length = int(source.lengths[chosen].min())
+        taken = [source.window(episode, 0, length) for episode in chosen]
         return cls(
-            torch.from_numpy(np.stack([window.observations for window in windows])),
-            torch.from_numpy(np.stack([window.actions for window in windows])),
+            torch.from_numpy(np.stack([window.observations for window in taken])),
+            torch.from_numpy(np.stack([window.actions for window in taken])),
         )
+
+    def to(self, device: torch.device) -> Video:
+        """The same there."""
+        return Video(self.frames.to(device), self.actions.to(device))
+
+
+def videos(data: Path, held_out: Path | None) -> tuple[Video, Video]:
+    """Episodes to train on and to score on: of another file, or those that the file's own splits keep apart."""
+    source = open_source(data)
+    if held_out is not None:
+        return Video.read(source), Video.read(open_source(held_out))
+    parts = {name: [int(episode) for episode in chosen] for name, chosen in read_splits(source).items()}
+    return Video.read(source, parts["train"]), Video.read(source, parts["validation"] + parts["test"])
 
 
 @dataclass
 class Tokens:
-    """Measure how well video tokens are predicted."""
+    """Measure how well video tokens are predicted.
 
-    data: Annotated[Path, tyro.conf.Positional]
-    """Episode file (HDF5) to train on."""
-    held_out: Path
-    """Episode file of other episodes, to score on."""
+    Attributes:
+        data: episode file to train on.
+        held_out: episode file of other episodes, to score on; those of the data's own splits when absent.
+        scale: sizes, laptop or tier1.
+        arms: which arms.
+        seeds: of weights and windows.
+        tokenizer_steps: optimizer steps of the tokenizer, 64 frames each.
+        steps: optimizer steps of the predictor.
+        perceptron_steps: optimizer steps of a plain network on the same tokens, the yardstick; 0 for none. It grows
+            with the grid.
+        tokenizer_seconds, seconds: longest time of either training; the schedule ends with it.
+        run: a trained run whose tokens to predict instead; tokenizer and rotation arms make no sense then.
+        out: result file; bench/results/tokens-SCALE.json when absent.
+        device: auto (a GPU where there is one), cpu or cuda.
+    """
+
+    data: Path
+    held_out: Path | None = None
     scale: str = "laptop"
-    """Sizes: laptop or tier1."""
     arms: tuple[str, ...] = tuple(ARMS)
-    """Which arms."""
     seeds: tuple[int, ...] = (1,)
-    """Seeds of weights and windows."""
     tokenizer_steps: int = 600
-    """Optimizer steps of the tokenizer, 64 frames each."""
     steps: int = 1500
-    """Optimizer steps of the predictor."""
     perceptron_steps: int = 600
-    """Optimizer steps of a plain network on the same tokens, the yardstick; 0 for none. It grows with the grid."""
+    tokenizer_seconds: float = math.inf
+    seconds: float = math.inf
     run: Path | None = None
-    """A trained run whose tokens to predict instead; tokenizer and rotation arms make no sense then."""
     out: Path | None = None
-    """Result file. Default: bench/results/tokens-SCALE.json."""
+    device: str = "auto"
+
+    @property
+    def place(self) -> torch.device:
+        """Where it is computed."""
+        chosen = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(chosen if self.device == "auto" else self.device)
 
     def measure(self) -> int:
         """Train and score what is not in the result file yet."""
@@ -152,7 +189,9 @@ class Tokens:
             raise SystemExit(f"{known}; found {', '.join([*unknown, self.scale])}")
         out = self.out or RESULTS / f"tokens-{self.scale}.json"
         record = json.loads(out.read_text()) if out.is_file() else self.header()
-        train, test = (Video.read(open_source(path)) for path in (self.data, self.held_out))
+        if self.place.type == "cuda":
+            torch.set_num_threads(1)  # processes stand side by side, and the processor launches alone
+        train, test = (video.to(self.place) for video in videos(self.data, self.held_out))
         for seed in self.seeds:
             for name in self.arms:
                 key = f"{name}/{self.tokenizer_steps}/{self.steps}/{seed}"
@@ -165,7 +204,8 @@ class Tokens:
 
     def header(self) -> dict[str, Any]:
         """What the figures are of."""
-        device = platform.processor() or platform.machine()
+        cuda = self.place.type == "cuda"
+        device = torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine()
         facts = {"threads": torch.get_num_threads(), "torch": torch.__version__, "data": self.data.name}
         tokens = None if self.run is None else self.run.name
         return {"benchmark": "tokens", "scale": self.scale, "device": device, **facts, "run": tokens, "arms": {}}
@@ -173,27 +213,33 @@ class Tokens:
     def arm(self, arm: Arm, train: Video, test: Video, seed: int) -> Figures:
         """Figures of one arm."""
         torch.manual_seed(seed)
-        begin = time.process_time()
+        begin, watch = time.process_time(), time.monotonic()
         row: Figures = {}
         if self.run is None:
-            perceiver = make(self.scale, arm, train)
-            train_tokenizer(perceiver, train.frames, self.tokenizer_steps)
+            perceiver = make(self.scale, arm, train).to(self.place)
+            row["tokenizer_steps"] = train_tokenizer(
+                perceiver, train.frames, self.tokenizer_steps, seconds=self.tokenizer_seconds
+            )
             row["psnr"] = psnr(perceiver, test.frames)
             seen, unseen = (read(lambda x: perceiver.tokenizer.encode(x)[0].ids, video) for video in (train, test))
         else:
-            world = load_model(self.run).eval()
-            perceiver = make(self.scale, arm, train, world.perceiver)
+            world = load_model(self.run).eval().to(self.place)
+            perceiver = make(self.scale, arm, train, world.perceiver).to(self.place)
             seen, unseen = (read(lambda x: world.perceive(x).perceiver.tokens.ids, video) for video in (train, test))
         quantizer = perceiver.tokenizer.quantizer
         row["perplexity"], row["usage"] = map(float, codebook_statistics(unseen, quantizer.num_codes, quantizer.heads))
         if arm.stay is not None:
-            torch.nn.init.constant_(perceiver.model.stay.bias, arm.stay)
-        train_predictor(perceiver, arm, seen, train.actions, self.steps, BATCH[self.scale])
-        row |= score(perceiver, arm, unseen, test.actions)
+            nn.init.constant_(perceiver.model.stay.bias, arm.stay)
+        batch = (GPU_BATCH if self.place.type == "cuda" else BATCH)[self.scale]
+        start = time.monotonic()
+        row["steps"] = train_predictor(perceiver, arm, seen, train.actions, self.steps, batch, self.seconds)
+        row |= score(perceiver, unseen, test.actions if arm.actions else None)
+        row["predictor_seconds"] = time.monotonic() - start  # with its scores, which wait for the device
+        row["frames_seen"] = row["steps"] * batch[0] * (batch[1] - 1)
         if self.perceptron_steps and quantizer.heads == 1:
             known = (seen, train.actions), (unseen, test.actions)
-            row |= perceptron_figures(quantizer.codebook, *known, self.perceptron_steps)
-        return row | {"cpu_seconds": time.process_time() - begin}
+            row |= perceptron_figures(quantizer.codebook, *known, self.perceptron_steps, self.seconds)
+        return row | {"cpu_seconds": time.process_time() - begin, "seconds": time.monotonic() - watch}
 
 
 def make(scale: str, arm: Arm, video: Video, like: CausalPerceiverIO | None = None) -> CausalPerceiverIO:
@@ -210,116 +256,54 @@ def make(scale: str, arm: Arm, video: Video, like: CausalPerceiverIO | None = No
     return perceiver
 
 
-def windows(count: int, length: int, *sequences: Tensor) -> Iterator[list[Tensor]]:
-    """Random windows (count, length, ...) of sequences (E, T, ...) that belong together."""
-    episodes, steps = sequences[0].shape[:2]
-    while True:
-        rows = torch.randint(episodes, (count, 1))
-        times = torch.randint(steps - length + 1, (count, 1)) + torch.arange(length)
-        yield [sequence[rows, times] for sequence in sequences]
+def train_tokenizer(
+    perceiver: CausalPerceiverIO, frames: Tensor, steps: int, rate: float = 2e-3, seconds: float = math.inf
+) -> int:
+    """Reconstruction and commitment on windows of 4 frames (E, T, C, H, W); the codebook follows each step.
 
-
-def descend(parameters: list[torch.nn.Parameter], rate: float, steps: int) -> Iterator[Callable[[Tensor], None]]:
-    """Adam with a cosine schedule after a short warm-up: what takes a step on a loss, so many times."""
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=1e-5)
-    for step in range(steps):
-        warm = min(1.0, (step + 1) / 100)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * warm * 0.5 * (1 + np.cos(np.pi * step / steps))
-
-        def take(loss: Tensor) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-
-        yield take
-
-
-def train_tokenizer(perceiver: CausalPerceiverIO, frames: Tensor, steps: int, rate: float = 2e-3) -> None:
-    """Reconstruction and commitment on windows of 4 frames (E, T, C, H, W); the codebook follows each step."""
-    drawn, tokenizer = windows(16, 4, frames), perceiver.tokenizer.train()
+    Returns:
+        steps taken.
+    """
+    drawn, tokenizer, taken = windows(16, 4, frames), perceiver.tokenizer.train(), 0
     perceiver.initialise_codebook(images_to_float(next(drawn)[0]))
-    for take in descend(list(tokenizer.parameters()), rate, steps):
-        videos = images_to_float(next(drawn)[0])
-        tokens, _ = tokenizer.encode(videos)
-        take(tokenizer.reconstruction_loss(tokens, videos) + perceiver.commitment_weight * tokens.commitment)
+    for take in descend(list(tokenizer.parameters()), rate, steps, seconds):
+        with precision(frames):
+            some = images_to_float(next(drawn)[0])
+            tokens, _ = tokenizer.encode(some)
+            loss = tokenizer.reconstruction_loss(tokens, some) + perceiver.commitment_weight * tokens.commitment
+        take(loss)
         perceiver.update_codebook(tokens)
+        taken += 1
     tokenizer.eval()
+    return taken
 
 
 def train_predictor(
-    perceiver: CausalPerceiverIO, arm: Arm, ids: Tensor, actions: Tensor, steps: int, batch: tuple[int, int]
-) -> None:
-    """Cross-entropy of the next tokens of ids (E, T, Ht, Wt[, Q]); tokenizer and codebook stay."""
-    model, drawn = perceiver.model.train(), windows(*batch, ids, actions)
-    for take in descend(list(model.parameters()), arm.rate, steps):
-        some, acted = next(drawn)
-        logits, targets, present = next_tokens(perceiver, arm, some, acted)
-        weights = 1.0 + (arm.changed_weight - 1.0) * (targets != present).float()
-        entropies = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
-        take((entropies * weights.flatten()).sum() / weights.sum())
-    model.eval()
+    perceiver: CausalPerceiverIO,
+    arm: Arm,
+    ids: Tensor,
+    actions: Tensor,
+    steps: int,
+    batch: tuple[int, int],
+    seconds: float = math.inf,
+) -> int:
+    """Cross-entropy of the next tokens of ids (E, T, Ht, Wt[, Q]); tokenizer and codebook stay.
 
-
-def next_tokens(perceiver: CausalPerceiverIO, arm: Arm, ids: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, T - 1, P[, Q], V) of the next tokens, those tokens and the present ones, (B, T - 1, P[, Q])."""
-    model = perceiver.model
-    latents, embedded, _ = model(perceiver.tokenizer.get_codes_from_indices(ids[:, :-1]))
-    now = TokenFrames(model.context(latents), latents, embedded, ids[:, :-1])
-    sees = torch.arange(ids.shape[1] - 1) % 2 == 1 if model.training and model.reads_latents else None
-    logits = model.predict(now, actions[:, :-1] if arm.actions else None, sees_latents=sees)
-    return logits, ids[:, 1:].flatten(2, 3).long(), ids[:, :-1].flatten(2, 3).long()
-
-
-class Perceptron(nn.Module):
-    """What a plain network knows: the codes of all positions of 3 frames and the action, densely mixed.
-
-    Its size grows with the positions: a yardstick for small grids, not a model.
+    Returns:
+        steps taken.
     """
-
-    FRAMES = 3
-
-    def __init__(self, codes: Tensor, positions: int, action_dim: int, hidden: int = 128, width: int = 64) -> None:
-        super().__init__()
-        self.codes, self.positions = codes, positions
-        inputs = self.FRAMES * positions * codes.shape[1] + action_dim
-        self.mix = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU())
-        self.spread, self.present = nn.Linear(hidden, positions * width), nn.Linear(codes.shape[1], width)
-        self.logits, self.stay = nn.Linear(width, len(codes)), nn.Linear(width, 1)
-        nn.init.zeros_(self.stay.weight)
-        nn.init.constant_(self.stay.bias, INITIAL_STAY_LOGIT)
-
-    def forward(self, past: Tensor, actions: Tensor) -> Tensor:
-        """Logits (N, P, V) after ids (N, 3, P), the present ones last, and actions (N, A)."""
-        codes = self.codes[past]  # (N, 3, P, D)
-        mixed = self.spread(self.mix(torch.cat([codes.flatten(1), actions], 1))).unflatten(1, (self.positions, -1))
-        queries = F.gelu(mixed + self.present(codes[:, -1]))  # (N, P, C)
-        logits: Tensor = self.logits(queries)
-        return logits.scatter_add(-1, past[:, -1, :, None], self.stay(queries))
-
-
-def perceptron_figures(codes: Tensor, train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], steps: int) -> Figures:
-    """Accuracies one ahead of the yardstick, trained on (ids, actions) of single-book tokens, 512 frames a step."""
-
-    def rows(ids: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        flat, n = ids.flatten(2).long(), Perceptron.FRAMES  # (E, T, P)
-        past = torch.stack([flat[:, k : flat.shape[1] - n + k] for k in range(n)], 2)  # (E, T - 3, 3, P)
-        return past.flatten(0, 1), actions[:, n - 1 : -1].flatten(0, 1), flat[:, n:].flatten(0, 1)
-
-    past, acted, after = rows(*train)
-    model = Perceptron(codes, past.shape[-1], acted.shape[-1])
-    for take in descend(list(model.parameters()), 3e-3, steps):
-        chosen = torch.randint(len(past), (512,))
-        logits = model(past[chosen], acted[chosen])
-        take(F.cross_entropy(logits.flatten(0, 1), after[chosen].flatten()))
-    with torch.no_grad():
-        past, acted, after = rows(*test)
-        logits = model(past, acted)
-    hit, move = (logits.argmax(-1) == after).float(), after != past[:, -1]
-    figures = {"accuracy": hit.mean(), "accuracy_changed": hit[move].mean(), "accuracy_unchanged": hit[~move].mean()}
-    figures["nats"] = F.cross_entropy(logits.flatten(0, 1), after.flatten())
-    return {f"perceptron_{name}": float(value) for name, value in figures.items()}
+    model, drawn, taken = perceiver.model.train(), windows(*batch, ids, actions), 0
+    hides = arm.hides and bool(model.reads_latents or model.neighbourhood_frames)
+    for take in descend(list(model.parameters()), arm.rate, steps, seconds):
+        some, acted = next(drawn)
+        with precision(ids):
+            logits, targets, present = next_tokens(perceiver, some, acted if arm.actions else None, hides=hides)
+            entropies = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction="none")
+        weights = 1.0 + (arm.changed_weight - 1.0) * (targets != present).float()
+        take((entropies * weights.flatten()).sum() / weights.sum())
+        taken += 1
+    model.eval()
+    return taken
 
 
 @torch.no_grad()
@@ -328,46 +312,19 @@ def read(encode: Callable[[Tensor], Tensor], video: Video) -> Tensor:
     return torch.cat([encode(images_to_float(episode)) for episode in video.frames.split(1)])
 
 
-@torch.no_grad()
-def psnr(perceiver: CausalPerceiverIO, frames: Tensor) -> float:
-    """Of reconstructions, in dB, pooled over every 10th frame with the one before it."""
-    errors = []
-    for start in range(0, frames.shape[1] - 1, 10):
-        videos = images_to_float(frames[:, start : start + 2])
-        errors.append(float((perceiver.reconstruct(videos).clamp(-1, 1) - videos)[:, 1].square().mean()))
-    return float(10 * np.log10(4 / np.mean(errors)))
-
-
-@torch.no_grad()
-def score(perceiver: CausalPerceiverIO, arm: Arm, ids: Tensor, actions: Tensor, context: int = 10) -> Figures:
-    """Accuracies on held-out token episodes: one ahead from the true tokens, and 5 ahead from the model's own."""
-    hits, moved, nats = [], [], []
-    for some, acted in zip(ids.split(2), actions.split(2), strict=True):
-        logits, targets, present = next_tokens(perceiver, arm, some, acted)
-        later = slice(context - 1, None)
-        hits.append((logits.argmax(-1) == targets)[:, later].flatten())
-        moved.append((targets != present)[:, later].flatten())
-        nats.append(F.cross_entropy(logits[:, later].flatten(0, -2), targets[:, later].flatten(), reduction="none"))
-    hit, move = torch.cat(hits).float(), torch.cat(moved)
-    figures = {
-        "accuracy": float(hit.mean()),
-        "copy_accuracy": float((~move).float().mean()),
-        "accuracy_changed": float(hit[move].mean()),
-        "accuracy_unchanged": float(hit[~move].mean()),
-        "nats": float(torch.cat(nats).mean()),
-    }
-    five, copied, changed = [], [], []
-    for start in range(0, ids.shape[1] - context - 5, 30):
-        seen = ids[:, start : start + context]
-        acted = actions[:, start : start + context + 4] if arm.actions else None
-        made = continue_tokens(perceiver, seen, 5, Choice(temperature=0.0), acted)[:, -1]
-        truth, last = ids[:, start + context + 4], seen[:, -1]
-        five.append((made == truth).float().flatten())
-        copied.append((last == truth).float().flatten())
-        changed.append((made == truth)[last != truth].float())
-    figures |= {"accuracy_5": float(torch.cat(five).mean()), "copy_accuracy_5": float(torch.cat(copied).mean())}
-    return figures | {"accuracy_changed_5": float(torch.cat(changed).mean())}
+def parse(arguments: list[str] | None = None) -> Tokens:
+    """Options of the command line; argparse, as GPU machines have torch and little else."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tokens", description=__doc__)
+    parser.add_argument("data", type=Path, help="episode file to train on")
+    kinds: dict[str, Callable[[str], Any]] = {"held_out": Path, "run": Path, "out": Path, "seeds": int}
+    for field in fields(Tokens)[1:]:
+        kind = kinds.get(field.name, str if isinstance(field.default, str | tuple) else type(field.default))
+        many = {"nargs": "+"} if isinstance(field.default, tuple) else {}
+        flag = "--" + field.name.replace("_", "-")
+        parser.add_argument(flag, type=kind, default=field.default, help="(%(default)s)", **many)
+    given = vars(parser.parse_args(arguments))
+    return Tokens(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 if __name__ == "__main__":
-    raise SystemExit(tyro.cli(Tokens).measure())
+    raise SystemExit(parse().measure())

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from aime.control.config import ControlConfig
-from aime.control.loop import begin, collect, evaluate, round_seed, update_count
+from aime.control.loop import collect, evaluate, round_seed, update_count
+from aime.control.run import begin
 
 
 def main(domain: str, task: str, rounds: int) -> None:

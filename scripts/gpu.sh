@@ -5,12 +5,16 @@
 #   tests        the tests marked cuda, in AIME_GPU_WORKERS processes
 #   benchmarks   the kernels against their rivals
 #   training     tier 1 from an episode file, on PyTorch's own kernels and on the fused ones, with CUDA graphs and without
+#   tokens       the Perceiver by itself: arms of bench.tokens side by side, a process each
 # usage: gpu.sh [STAGE...]   all of them in this order without one
 #   PYTHON=python3            the interpreter
 #   AIME_GPU_OUT=DIRECTORY    results go there, to $OUT where that is set, and to bench/results/
 #   AIME_GPU_WORKERS=N        processes of the tests (one a processor, at most 8)
 #   AIME_STAGE_SECONDS=520    longest time of a stage
 #   AIME_DATA_PATH=FILE       episodes of `make gpu-data` (data/gpu_cartpole_swingup.h5)
+#   AIME_TOKENS_DATA=FILE     episodes of the tokens (data/gpu_cartpole_swingup.h5, which is small); others to score on
+#   AIME_TOKENS_HELD_OUT=FILE in this one, or those that the first one's splits keep apart
+#   AIME_TOKENS_SECONDS="20 45"  longest training of the tokenizer and of the predictor
 #   AIME_GPU_BENCH=OPTIONS    of python -m bench.kernels, such as --no-compile --seconds 1
 #   AIME_STEPS=300            optimizer steps of each training
 #   TRITON_CACHE_DIR=DIR      compiled kernels (build/gpu/triton-cache); carried along, nothing is compiled again

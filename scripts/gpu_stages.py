@@ -24,7 +24,11 @@ from typing import NoReturn
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("contact", "tests", "benchmarks", "training")
+STAGES = ("contact", "tests", "benchmarks", "training", "tokens")
+TOKENS = {
+    "tier1": ("default", "no-neighbourhood", "rotation", "two-books", "four-books", "open", "fast"),
+    "laptop": ("default", "no-neighbourhood", "open"),
+}
 OPS = ("vq_lookup", "stick_log_weights", "mixture_kl", "slot_attention", "mixture_logistics")
 POLL_SECONDS = 0.2
 COPY_SECONDS = 1.0
@@ -195,6 +199,32 @@ def training(results: Results, deadline: Deadline) -> dict[str, int | str]:
         ]
         codes |= run(results, {name: command}, deadline)
     return codes
+
+
+def tokens(results: Results, deadline: Deadline) -> dict[str, int | str]:
+    """The Perceiver by itself: arms of bench.tokens side by side, a process and a result file each.
+
+    A step is bound by its launches, so that processes share the GPU well; each trains for the seconds that it is given.
+    """
+    data = Path(os.environ.get("AIME_TOKENS_DATA") or ROOT / "data" / "gpu_cartpole_swingup.h5")
+    if not data.is_file():
+        print(f"tokens: expected episodes in {data}, found no file; AIME_TOKENS_DATA names another")
+        return {"tokens": "no data"}
+    held_out = os.environ.get("AIME_TOKENS_HELD_OUT")
+    lengths = os.environ.get("AIME_TOKENS_SECONDS", "20 45").split()
+    common = [
+        *(sys.executable, "-m", "bench.tokens", str(data), *(["--held-out", held_out] if held_out else [])),
+        *("--tokenizer-seconds", lengths[0], "--seconds", lengths[1]),
+        *("--tokenizer-steps", "4000", "--steps", "20000"),
+    ]
+    commands = {}
+    for scale, arms in TOKENS.items():
+        for arm in arms:
+            name = f"tokens-{scale}-{arm}"
+            yardstick = "2000" if scale == "laptop" and arm == "default" else "0"
+            options = ["--scale", scale, "--arms", arm, "--perceptron-steps", yardstick]
+            commands[name] = [*common, *options, "--out", str(results.path(f"{name}.json"))]
+    return run(results, commands, deadline)
 
 
 def device_or_exit() -> str:

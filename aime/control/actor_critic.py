@@ -14,6 +14,7 @@ from aime.control.agac import Adversary, annealed
 from aime.control.critic import Critic
 from aime.control.heads import ContinueHead, TwoHotHead
 from aime.control.imagination import Belief, Dream, LatentWorld, imagine, lambda_returns, reach
+from aime.nn import apply_step
 from aime.ranges import SHARE, OptionError, Range, check_ranges
 
 
@@ -64,17 +65,19 @@ class ReturnScale(nn.Module):
 
     width: Tensor
     started: Tensor
+    shares: Tensor
 
     def __init__(self, decay: float = 0.99) -> None:
         super().__init__()
         self.decay = decay
         self.register_buffer("width", torch.zeros(()))
         self.register_buffer("started", torch.zeros(()))
+        self.register_buffer("shares", torch.tensor([0.05, 0.95]), persistent=False)
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> Tensor:
         """Take in returns (any shape) and give the scale, ()."""
-        low, high = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95]))
+        low, high = torch.quantile(returns.flatten(), self.shares)
         # without the correction the first hundred steps would divide by a tenth of the range
         self.started.mul_(self.decay).add_(1 - self.decay)
         self.width.mul_(self.decay).add_((1 - self.decay) * (high - low))
@@ -85,16 +88,17 @@ class ActorCritic(nn.Module):
     """Actor, critic and adversary with their optimizers.
 
     Args:
-        actor, critic: what learns.
+        actor, critic: what learns, on the device where it is to.
         config: constants.
     """
 
     def __init__(self, actor: Actor, critic: Critic, config: ActorCriticConfig) -> None:
         super().__init__()
-        self.actor, self.critic, self.config, self.scale = actor, critic, config, ReturnScale()
+        self.actor, self.critic, self.config = actor, critic, config
+        self.scale = ReturnScale().to(actor.middle.device)
         self.adversary = Adversary(actor, config.adversary_rate) if config.adversary else None
-        self.actor_optimizer = torch.optim.Adam(actor.parameters(), lr=config.actor_rate, eps=1e-7)
-        self.critic_optimizer = torch.optim.Adam(critic.head.parameters(), lr=config.critic_rate, eps=1e-7)
+        self.actor_optimizer = make_adam(actor.parameters(), config.actor_rate)
+        self.critic_optimizer = make_adam(critic.head.parameters(), config.critic_rate)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """By name, for checkpoints."""
@@ -108,7 +112,7 @@ class ActorCritic(nn.Module):
         continues: ContinueHead,
         start: Belief,
         replayed: tuple[Tensor, Tensor, Tensor],
-        fraction: float,
+        fraction: float | Tensor,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """One step of each.
@@ -119,7 +123,7 @@ class ActorCritic(nn.Module):
             continues: likewise.
             start: beliefs (N, ...).
             replayed: features (B, T, F), rewards (B, T) and continues (B, T) of the batch.
-            fraction: of the run that is over.
+            fraction: of the run that is over; a 0-d tensor where a graph is to read it.
             generator: source of randomness.
         """
         config = self.config
@@ -152,7 +156,7 @@ class ActorCritic(nn.Module):
         return {**metrics, "critic_loss": critic_loss.detach(), "actor_loss": actor_loss.detach()}
 
     def _gain(
-        self, dream: Dream, policy: Any, returns: Tensor, values: Tensor, fraction: float, features: Tensor
+        self, dream: Dream, policy: Any, returns: Tensor, values: Tensor, fraction: float | Tensor, features: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the actor raises, (N, H): returns through the world model, or log densities times advantages."""
         if self.config.gradient == "dynamics":
@@ -180,6 +184,12 @@ class ActorCritic(nn.Module):
         return self.critic.loss(features[:, :-1], returns).mean()
 
 
+def make_adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
+    """Adam for `step`; on a CUDA device the fused one, which is told there whether to skip a step."""
+    chosen = list(parameters)
+    return torch.optim.Adam(chosen, lr=learning_rate, eps=1e-7, fused=chosen[0].is_cuda or None)
+
+
 def step(
     optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Iterable[nn.Parameter], grad_clip: float
 ) -> Tensor:
@@ -189,7 +199,6 @@ def step(
     for parameter, gradient in zip(chosen, torch.autograd.grad(loss, chosen), strict=True):
         parameter.grad = gradient
     norm = nn.utils.clip_grad_norm_(chosen, grad_clip)
-    if bool(torch.isfinite(norm)):
-        optimizer.step()
+    apply_step(optimizer, torch.isfinite(norm))
     optimizer.zero_grad(set_to_none=True)
     return norm.detach()

@@ -56,6 +56,8 @@ class Adversary(nn.Module):
         return loss.detach()
 
 
-def annealed(start: float, fraction: float) -> float:
+def annealed(start: float, fraction: float | Tensor) -> float | Tensor:
     """The bonus's weight: ``start`` falling linearly to 0 over the run."""
+    if isinstance(fraction, Tensor):  # its value is the device's
+        return start * (1.0 - fraction).clamp_min(0.0)
     return start * max(1.0 - fraction, 0.0)

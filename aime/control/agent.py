@@ -103,16 +103,17 @@ class Agent(nn.Module):
         """Actions (B, A) within the bounds, and the state to be called with at the next frame.
 
         Args:
-            observation: (B, C, H, W) uint8 frames, or (B, O) states, of B environments.
+            observation: (B, C, H, W) uint8 frames, or (B, O) states, of B environments, on any device.
             state: what the last call returned; None at the start of an episode, whatever was before.
             explore: sample the action; otherwise it is the distribution's mean.
-            generator: source of randomness.
+            generator: source of randomness, on the agent's device, where the results are too.
 
         Raises:
             ValueError: an observation of another shape than the agent was trained on.
             TypeError: frames that are not uint8.
         """
-        belief, memory = see(self.world, observation, state, mean=not explore, generator=generator)
+        seen = observation.to(self.actor.middle.device)
+        belief, memory = see(self.world, seen, state, mean=not explore, generator=generator)
         policy = self.actor(belief.features)
         action = self.actor.scaled(policy.sample(generator) if explore else policy.mean)  # (B, A)
         return action, absorb(self.world, belief, action, memory)
@@ -120,7 +121,8 @@ class Agent(nn.Module):
     @torch.no_grad()
     def value(self, observation: Tensor, state: AgentState | None = None) -> Tensor:
         """Discounted return (B,) that the critic expects at the frames, before an action; arguments as of `act`."""
-        belief, _ = see(self.world, observation, state, mean=True, generator=None)
+        seen = observation.to(self.actor.middle.device)
+        belief, _ = see(self.world, seen, state, mean=True, generator=None)
         values: Tensor = self.critic(belief.features)
         return values
 

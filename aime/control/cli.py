@@ -13,11 +13,14 @@ from aime.command import INTERRUPTED
 from aime.control.actor_critic import ActorCriticConfig
 from aime.control.agent import Agent
 from aime.control.config import ControlConfig
-from aime.control.loop import Run, control
+from aime.control.loop import control
 from aime.control.outcome import final_episodes, record, write_report
+from aime.control.run import Run
+from aime.devices import choose_device
 from aime.files import write_json
 from aime.ranges import SEED, SHARE, Range, check_ranges
 from aime.terminal import printable
+from aime.training.config import CudaGraph
 
 
 @dataclass
@@ -54,6 +57,16 @@ class Control:
     """Of rewards, a step."""
     adversary: Annotated[float, Range(0, 1e3)] = 0.0
     """Weight of the adversary's bonus at the start (AGAC); needs --gradient reinforce. Not shown to help: off."""
+    preset: Literal["laptop", "tier1", "tier2"] = "laptop"
+    """Sizes and learning rate of the pixels' world model. Others than laptop are for a GPU; not shown to help."""
+    batch_size: Annotated[int, Range(0, 65536)] = 0
+    """Windows of a batch; 0: 16 for pixels, 8 for states."""
+    replay_gigabytes: Annotated[float, Range(0.01, 1e5)] = 2.0
+    """Memory of the replay; the oldest episodes are dropped beyond it."""
+    device: str = "auto"
+    """Where the agent acts and learns: cpu, cuda, or auto, which is the GPU where there is one."""
+    cuda_graph: CudaGraph = "auto"
+    """Acting and all steps of training as CUDA graphs: auto, wherever the device is a GPU."""
     final_episodes: Annotated[int, Range(1, 4096)] = 10
     """Episodes of the final evaluation and the report."""
     threads: Annotated[int, Range(0, 1024)] = 0
@@ -62,6 +75,7 @@ class Control:
     def run(self) -> int:
         """Train, play the final episodes, write control.json and report.html; 130 where Ctrl-C ended the training."""
         check_ranges(self)
+        device = choose_device(self.device)
         if self.threads:
             torch.set_num_threads(self.threads)
         names = ("gradient", "entropy", "discount", "adversary")
@@ -74,10 +88,15 @@ class Control:
             action_repeat=self.action_repeat,
             train_ratio=self.train_ratio,
             time_limit=self.time_limit,
+            preset=self.preset,
+            batch_size=self.batch_size,
+            replay_bytes=round(self.replay_gigabytes * (1 << 30)),
             actor_critic=ActorCriticConfig(**{name: getattr(self, name) for name in names}),
         )
         out = self.out or Path("runs") / f"control-{self.domain}-{self.task}-{self.observations}"
-        run = control(config, self.minutes, out, resume=self.resume, show=_show)
+        run = control(
+            config, self.minutes, out, resume=self.resume, device=device, cuda_graph=self.cuda_graph, show=_show
+        )
         run.close()
         if run.progress.rounds:
             self._finish(run, out)
@@ -89,7 +108,7 @@ class Control:
             run.agent.save_pretrained(out / "agent")  # stopped before the first evaluation
         agent = Agent.from_pretrained(out / "agent", action_size=run.environment.action_size)
         outcome = final_episodes(agent, run.config, self.final_episodes)
-        facts = record(run.config, run.progress, outcome, self.minutes)
+        facts = record(run.config, run.progress, outcome, self.minutes, run.device)
         write_json(out / "control.json", facts)
         write_report(out / "report.html", facts, outcome)
         name = printable(facts["task"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,8 +41,18 @@ def observation_size(environment: ParallelEnvironment) -> int:
     return int(sum(np.prod(shape, dtype=int) for shape in environment.observation_shapes.values()))
 
 
-def agent_acts(agent: Agent, *, explore: bool, generator: torch.Generator) -> Act:
-    """An agent as what acts in a round."""
+class Acting(Protocol):
+    """What acts in an agent's place, as graphs do."""
+
+    def act(self, observation: Tensor, state: Any, explore: bool) -> tuple[Tensor, Any]:
+        """Actions (B, A) and the state to be called with next."""
+        ...
+
+
+def agent_acts(agent: Agent, *, explore: bool, generator: torch.Generator, acting: Acting | None = None) -> Act:
+    """An agent as what acts in a round, or what acts in its place, with a generator of its own."""
+    if acting is not None:
+        return lambda observation, state: acting.act(observation, state, explore)
     return lambda observation, state: agent.act(observation, state, explore, generator=generator)
 
 

@@ -32,6 +32,9 @@ class ControlConfig:
     """Environments played at once; 0: 16 for pixels, 4 for states."""
     action_repeat: Annotated[int, Range(1, 1000)] = 2
     """Control steps for which an action is held."""
+    preset: Literal["laptop", "tier1", "tier2"] = "laptop"
+    """Sizes and learning rate of the pixels' world model, without context and slots. Others than laptop are for a GPU,
+    and no run has shown yet what they reach."""
     image_size: Annotated[int, Range(32, 1024)] = 64
     """Side of the frames."""
     train_ratio: Annotated[int, Range(0, 100_000)] = 0

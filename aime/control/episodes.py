@@ -79,7 +79,7 @@ def moments(
         shown, picture = view(environment, step), step.pixels
         chosen, state = act(shown, state)
         # a bound may be passed by a rounding of the scaling, in float32, and again where that is widened to float64
-        actions = np.clip(chosen.numpy(), low.astype(np.float32), high.astype(np.float32))
+        actions = np.clip(chosen.cpu().numpy(), low.astype(np.float32), high.astype(np.float32))
         picture = None if picture is None else picture.copy()
         step = environment.step(np.clip(actions.astype(np.float64), low, high))
         yield Moment(shown, picture, actions, step, live.copy(), {i: why for i, why in step.faults.items() if live[i]})

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,97 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aime.control.actor_critic import ActorCritic
-from aime.control.agent import Agent, AgentConfig, bounds
-from aime.control.collecting import Round, agent_acts, observation_size, play_round, random_acts
+from aime.control.collecting import Acting, Round, agent_acts, play_round, random_acts
 from aime.control.config import ControlConfig
-from aime.control.progress import PHASES, Progress, Stopwatch
-from aime.control.replay import Replay, state_spec
+from aime.control.imagination import Belief
+from aime.control.progress import PHASES, DeviceStopwatch, Progress, Stopwatch
+from aime.control.replay import ReplayBatch, on_device
+from aime.control.run import Run, begin
 from aime.control.saving import checkpoint_at, read_checkpoint, write_checkpoint
-from aime.control.state_model import StateModelConfig
-from aime.control.world_learner import PixelsLearner, StatesLearner, WorldLearner
-from aime.data.spec import EpisodeSpec
-from aime.envs import ParallelEnvironment
 from aime.files import read_json, require_writable, write_json
 from aime.ranges import OptionError
 from aime.threads import threads
+from aime.training.config import CudaGraph
 from aime.training.metric_log import JSONLines
 from aime.training.preemption import Preemption
-from aime.world_model import WorldModelConfig
+from aime.training.rehearsal import sent
 
 EVALUATION_SEEDS = 1 << 30  # far from those of collecting
-LEAN = {"context_in_posterior": False, "attention_in_posterior": False}  # a better forecast in less time: ablations.md
 STOPPING = "stopping after this step: whole rounds are kept"
-REMEMBERED = 512  # episodes whose posteriors are kept for rehearsal
-
-
-@dataclass
-class Run:
-    """What the loop holds."""
-
-    config: ControlConfig
-    environment: ParallelEnvironment
-    agent: Agent
-    learner: WorldLearner
-    actor_critic: ActorCritic
-    replay: Replay
-    directory: Path | None
-    progress: Progress = field(default_factory=Progress)
-    stopped_by: str | None = None
-    """Name of the signal that stopped it."""
-
-    def close(self) -> None:
-        """End the environments."""
-        self.environment.close()
-
-
-def make_environment(config: ControlConfig) -> ParallelEnvironment:
-    """The environments of a run; ValueError for an unknown domain or task, with near names."""
-    return ParallelEnvironment(
-        config.domain,
-        config.task,
-        num_envs=config.num_envs,
-        num_threads=min(torch.get_num_threads(), config.num_envs),
-        action_repeat=config.action_repeat,
-        seed=config.seed,
-        pixels=None if config.states else (config.image_size, config.image_size),
-        renderer="raycast",
-        time_limit=config.time_limit,
-    )
-
-
-def begin(config: ControlConfig, directory: Path | None = None) -> Run:
-    """A run at its start: environments, a new agent, and the replay that is in the directory, if any."""
-    environment = make_environment(config)
-    torch.manual_seed(config.seed)
-    minimum, maximum = bounds(environment.action_minimum.tolist(), environment.action_maximum.tolist())
-    facts: dict[str, Any] = {"action_minimum": minimum, "action_maximum": maximum}
-    facts |= {"domain": config.domain, "task": config.task, "action_repeat": config.action_repeat}
-    if config.states:
-        size = observation_size(environment)
-        world = StateModelConfig(size, environment.action_size, **config.model).to_dict()
-        spec = state_spec(size, environment.action_size, **facts)
-    else:
-        sizes = {"image_size": config.image_size, **LEAN, **config.model}
-        world = WorldModelConfig.preset("laptop", action_size=environment.action_size, **sizes).to_dict()
-        side = (3, config.image_size, config.image_size)
-        drawn: dict[str, Any] = {"renderer": "raycast", "samples": environment.samples, "policy": "agent"}
-        spec = EpisodeSpec(image_shape=side, action_size=environment.action_size, **drawn, **facts)
-    agent = Agent(AgentConfig(config.observations, world, width=config.width, **facts))
-    length = 1000 // config.action_repeat + 1
-    learner: WorldLearner
-    learner = StatesLearner(agent) if config.states else PixelsLearner(agent, config.seed, REMEMBERED, length)
-    store = None if directory is None else directory / "replay.h5.partial"
-    replay = Replay(spec, store, max_bytes=config.replay_bytes, states=config.states)
-    return Run(
-        config,
-        environment,
-        agent,
-        learner,
-        ActorCritic(agent.actor, agent.critic, config.actor_critic),
-        replay,
-        directory,
-    )
 
 
 def control(
@@ -118,6 +43,8 @@ def control(
     directory: Path | None = None,
     *,
     resume: bool = False,
+    device: torch.device | None = None,
+    cuda_graph: CudaGraph = "auto",
     rounds: int | None = None,
     show: Callable[[str], None] = print,
     clock: Callable[[], float] = time.perf_counter,
@@ -129,6 +56,8 @@ def control(
         minutes: of wall-clock time.
         directory: of checkpoint, replay, metrics and agent; None keeps nothing.
         resume: go on from the checkpoint in the directory.
+        device: as of `begin`; a run may be resumed on another one.
+        cuda_graph: as of `begin`.
         rounds: end after so many rounds, too.
         show: is given the progress line after every round.
         clock: seconds.
@@ -140,7 +69,7 @@ def control(
     """
     saved = None if directory is None else checkpoint_at(directory / "checkpoint")
     check_directory(config, directory, saved, resume)
-    run = begin(config, directory)
+    run = begin(config, directory, device, cuda_graph)
     try:
         if resume and saved is not None:
             restore(run, saved)
@@ -191,7 +120,8 @@ def check_directory(config: ControlConfig, directory: Path | None, saved: Path |
         raise OptionError(f"{directory} holds a run already: expected --resume, or another directory")
     if resume:
         before = read_json(directory / "config.json")
-        different = [name for name, value in config.to_dict().items() if before.get(name) != value]
+        defaults = ControlConfig().to_dict()  # of what was no option yet when the run began
+        different = [name for name, value in config.to_dict().items() if before.get(name, defaults[name]) != value]
         if different:
             raise OptionError(f"{directory}: expected the options of its run, found another {', '.join(different)}")
     else:
@@ -203,10 +133,12 @@ def play_and_train(
 ) -> dict[str, float] | None:
     """One round: collect, train, evaluate. None where it was stopped: the next session plays it again."""
     config, progress = run.config, run.progress
-    watch = Stopwatch(clock)
+    watch = Stopwatch(clock) if run.source is None else DeviceStopwatch(clock)
     number = progress.rounds
     torch.manual_seed(round_seed(config, number, 0))  # for whatever takes no generator
     generator = torch.Generator().manual_seed(round_seed(config, number, 1))
+    if run.source is not None:
+        run.source.manual_seed(round_seed(config, number, 2))
     collected = collect(run, number, generator)
     watch.lap("collect")
     if number + 1 == config.prefill_rounds:
@@ -223,6 +155,7 @@ def play_and_train(
         result = evaluate(run)
         watch.lap("evaluate")
         record |= {"evaluation/return": float(result.returns.mean()), "evaluation/least": float(result.returns.min())}
+    watch.settle()
     for name in PHASES:
         progress.phases[name] += watch.wall[name]
         progress.cpu_phases[name] += watch.cpu[name]
@@ -247,7 +180,7 @@ def collect(run: Run, number: int, generator: torch.Generator) -> Round:
     """Play the round's episodes and store them; RuntimeError where the physics failed in every one."""
     config, count = run.config, run.config.num_envs
     seeds = [config.seed * 1_000_003 % (1 << 28) + number * count + env for env in range(count)]
-    act = agent_acts(run.agent, explore=True, generator=generator)
+    act = agent_acts(run.agent, explore=True, generator=run.source or generator, acting=acting(run))
     if number < config.prefill_rounds or run.progress.updates < config.model_first:
         act = random_acts(run.environment.action_minimum.tolist(), run.environment.action_maximum.tolist(), generator)
     run.agent.eval()
@@ -257,6 +190,11 @@ def collect(run: Run, number: int, generator: torch.Generator) -> Round:
     for episode in played.episodes:
         run.replay.append(episode)
     return played
+
+
+def acting(run: Run) -> Acting | None:
+    """What acts in the agent's place."""
+    return None if run.graphs is None else run.graphs.acting
 
 
 def train(
@@ -284,27 +222,32 @@ def train(
         batch = run.replay.sample(
             config.batch_size, config.sequence_length, key, recent=recent, newest=2 * config.num_envs
         )
-        learnt = run.learner.learn(batch, done + k, generator)
+        batch = on_device(batch, run.device)
+        learnt = run.learner.learn(batch, done + k, run.source or generator)
         watch.lap("model")
         add(totals, learnt.metrics)
         if done + k < config.model_first:
             continue
         chosen = torch.randperm(len(learnt.start.latent), generator=generator)[: config.actor_critic.starts]
-        features = learnt.start.features.unflatten(0, batch.rewards.shape)  # (B, T, F)
-        with threads(1):  # a hundred rows: several would wait for each other
-            metrics = run.actor_critic.learn(
-                run.agent.world,
-                run.agent.reward,
-                run.agent.continues,
-                learnt.start.rows(chosen),
-                (features, batch.rewards, batch.continues),
-                fraction,
-                generator,
-            )
-        add(totals, metrics)
+        add(totals, imagine_and_learn(run, learnt.start, chosen, batch, fraction, generator))
         watch.lap("actor_critic")
     progress.updates += updates
     return {name: float(value) / updates for name, value in totals.items()}
+
+
+def imagine_and_learn(
+    run: Run, start: Belief, chosen: Tensor, batch: ReplayBatch, fraction: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """One step of actor and critic from the chosen rows (N,) of a batch's beliefs, and on its rewards."""
+    rows = start.rows(sent(chosen, run.device))
+    replayed = (start.features.unflatten(0, batch.rewards.shape), batch.rewards, batch.continues)  # (B, T, F)
+    if run.graphs is not None:
+        return run.graphs.actor_critic.learn(rows, replayed, fraction)
+    agent = run.agent
+    with threads(1):  # a hundred rows: several would wait for each other
+        return run.actor_critic.learn(
+            agent.world, agent.reward, agent.continues, rows, replayed, fraction, run.source or generator
+        )
 
 
 def add(totals: dict[str, Tensor], metrics: dict[str, Tensor]) -> None:
@@ -323,7 +266,7 @@ def evaluate(run: Run, *, keep_films: bool = False) -> Round:
     run.agent.eval()
     generator = torch.Generator().manual_seed(run.config.seed)
     seeds = [EVALUATION_SEEDS + env for env in range(run.config.num_envs)]
-    act = agent_acts(run.agent, explore=False, generator=generator)
+    act = agent_acts(run.agent, explore=False, generator=generator, acting=acting(run))
     return play_round(run.environment, act, seeds, states=run.config.states, keep_films=keep_films)
 
 

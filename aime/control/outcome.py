@@ -105,8 +105,10 @@ def final_episodes(agent: Agent, config: ControlConfig, episodes: int) -> Outcom
     return Outcome(played, promised.astype(np.float64), sums.astype(np.float64), horizon, config.action_repeat)
 
 
-def record(config: ControlConfig, progress: Progress, outcome: Outcome, minutes: float) -> dict[str, Any]:
-    """The run as plain values for JSON."""
+def record(
+    config: ControlConfig, progress: Progress, outcome: Outcome, minutes: float, device: torch.device | None = None
+) -> dict[str, Any]:
+    """The run, on a device (None: the CPU), as plain values for JSON."""
     returns, frames = outcome.played.returns, max(progress.frames, 1)
     error = float(returns.std(ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else None
     return {
@@ -128,7 +130,7 @@ def record(config: ControlConfig, progress: Progress, outcome: Outcome, minutes:
         "cpu_seconds_per_1000_frames": {name: 1e3 * progress.cpu_phases[name] / frames for name in PHASES},
         "curve": progress.curve,
         "config": config.to_dict(),
-        "device": device_name(torch.device("cpu")),
+        "device": device_name(device or torch.device("cpu")),
         "versions": installed_versions({}),
     }
 

@@ -20,6 +20,7 @@ from aime.control.planning import PlanningPolicy, Policy
 from aime.control.playing import Played, play
 from aime.control.rewards import choose_reward
 from aime.data import EpisodeSource, EpisodeSpec, open_source
+from aime.devices import choose_device
 from aime.envs import ParallelEnvironment
 from aime.evaluation.run_directory import RunDirectory, device_name, installed_versions
 from aime.files import read_json, require_writable, write_json
@@ -73,7 +74,7 @@ class Play:
     film: Path | None = None
     """Film of best, median and worst of the first 20 episodes, .gif or .mp4 (needs PyAV). Default: RUN/play.gif."""
     device: str = "cpu"
-    """Where an agent runs; a planner computes on the CPU."""
+    """Where an agent runs: cpu, cuda, or auto, which is a GPU where there is one; a planner computes on the CPU."""
 
     def run(self) -> int:
         """Play, write the JSON and the film, print the return."""
@@ -101,7 +102,7 @@ class Play:
             "action_repeat": environment.action_repeat,
             **facts,
             **played.record(),
-            "device": device_name(torch.device("cpu")),
+            "device": device_name(choose_device(self.device if self.planner == "none" else "cpu")),
             "versions": installed_versions({}),
         }
         if isinstance(policy, PlanningPolicy):
@@ -141,7 +142,8 @@ class Play:
         """The run's agent, or, to plan with, the world model of a run without one."""
         directory = root / "agent"
         if directory.is_dir():
-            agent = importlib.import_module("aime.control.agent").Agent.from_pretrained(directory, device=self.device)
+            device = choose_device(self.device) if self.planner == "none" else torch.device("cpu")
+            agent = importlib.import_module("aime.control.agent").Agent.from_pretrained(directory, device=device)
             if self.planner != "none" and _sees_states(agent):
                 raise OptionError(f"planner: expected none, the agent in {printable(directory)} has no model of frames")
             return agent

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
 
 PHASES = ("collect", "model", "actor_critic", "evaluate")
 
@@ -53,7 +56,49 @@ class Stopwatch:
         self.cpu[phase] += now[1] - self.last[1]
         self.last = now
 
+    def settle(self) -> None:
+        """Have every lap accounted for."""
+
     @property
     def total(self) -> tuple[float, float]:
         """Wall-clock and CPU seconds so far."""
         return self.clock() - self.begin[0], time.process_time() - self.begin[1]
+
+
+class DeviceStopwatch(Stopwatch):
+    """Laps of a CUDA device, which is behind the host: marks are left in its queue and read when it has come by.
+
+    Between two settlements wall-clock and CPU seconds are shared out by the device's own account.
+
+    Args:
+        clock: wall-clock seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.marks = [("", self._mark())]
+
+    @staticmethod
+    def _mark() -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def lap(self, phase: str) -> None:
+        """See `Stopwatch.lap`; the host does not wait."""
+        self.marks.append((phase, self._mark()))
+
+    def settle(self) -> None:
+        """Wait for the device and share out what went by."""
+        marks = self.marks
+        if len(marks) < 2:
+            return
+        marks[-1][1].synchronize()
+        now = self.clock(), time.process_time()
+        wall, cpu = now[0] - self.last[0], now[1] - self.last[1]
+        spans = [(name, max(before.elapsed_time(mark), 0.0)) for (_, before), (name, mark) in pairwise(marks)]
+        total = sum(span for _, span in spans) or 1.0
+        for name, span in spans:
+            self.wall[name] += wall * span / total
+            self.cpu[name] += cpu * span / total
+        self.last, self.marks = now, marks[-1:]

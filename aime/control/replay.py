@@ -8,7 +8,7 @@ State observations are stored as the bytes of their float32 numbers: an "image" 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from aime.data.layout import EPISODE_ROW, check_steps
 from aime.data.segments import is_segment, segment_name
 from aime.data.source import check_window
 from aime.data.spec import EpisodeSpec
+from aime.training.rehearsal import sent
 
 FLOAT = 4  # bytes of a float32
 
@@ -69,6 +70,14 @@ class ReplayBatch:
     continues: Tensor
     episodes: Tensor
     starts: Tensor
+
+
+def on_device(batch: ReplayBatch, device: torch.device) -> ReplayBatch:
+    """A batch whose arrays are on a device, sent without waiting; where it was cut stays here."""
+    if device.type == "cpu":
+        return batch
+    names = ("observations", "actions", "rewards", "continues")
+    return replace(batch, **{name: sent(getattr(batch, name), device) for name in names})
 
 
 def state_spec(size: int, action_size: int, **facts: object) -> EpisodeSpec:

@@ -163,7 +163,7 @@ class StateWorldModel(nn.Module):
         sizes = expect_shape(observations, "B T O", "observations", O=self.config.observation_size)
         expect_shape(actions, "B T A", "actions", B=sizes["B"], T=sizes["T"], A=self.config.action_size)
         mean, log_scale = self.posterior(observations)  # (B, T, D)
-        latent = mean + log_scale.exp() * torch.randn(mean.shape, generator=generator)  # (B, T, D)
+        latent = mean + log_scale.exp() * torch.randn(mean.shape, device=mean.device, generator=generator)  # (B, T, D)
         hidden, _ = self.dynamics(self.recurrent_input(latent, actions))  # (B, T, Hd)
         decoded = self.decoder_skip(latent) + self.decoder(latent)  # (B, T, O)
         error = (decoded - self._normalised(observations)) / SCALE  # (B, T, O)

@@ -84,7 +84,8 @@ def see(
         memory = ObservationMemory(None if seen.perceiver is None else seen.perceiver.memory, seen.last_frames)
     latent = center
     if not mean:
-        latent = center + log_scale.exp() * torch.randn(center.shape, generator=generator)  # (B, D)
+        noise = torch.randn(center.shape, device=center.device, generator=generator)
+        latent = center + log_scale.exp() * noise  # (B, D)
     return Belief(before.hidden, latent, before.lstm), memory
 
 

@@ -39,7 +39,7 @@ class PerceiverOutput:
         context: (B, T', Cc), c_t depends on frames <= t alone. T' = T without temporal down-sampling.
         tokens: ids, codes and encodings of the video.
         latents: (B, T', N_l, C).
-        embedded: (B, T', Ht * Wt, C) embedded tokens.
+        embedded: (B, T', Ht * Wt, 2 C) embedded tokens and their neighbourhood, see :class:`TokenFrames`.
         memory: to continue with the frames after.
     """
 
@@ -74,6 +74,7 @@ class CausalPerceiverIO(nn.Module):
         gradient: how it passes the quantizer, ``straight_through`` or ``rotation``.
         action_dim: A, actions a_t that the tokens of frame t + 1 may depend on; 0 for none.
         reads_latents: let the output queries attend to the latents beside the context.
+        neighbourhood_frames: frames whose 3 x 3 tokens around a position its output query is made of; 0 for none.
         masked_share: of the frames in training, those of which part of the next tokens is given, which
             :meth:`generate_maskgit` needs; 0 for none.
 
@@ -109,6 +110,7 @@ class CausalPerceiverIO(nn.Module):
         gradient: Gradient = "straight_through",
         action_dim: int = 0,
         reads_latents: bool = True,
+        neighbourhood_frames: int = 3,
         masked_share: float = 0.25,
     ) -> None:
         super().__init__()
@@ -143,6 +145,7 @@ class CausalPerceiverIO(nn.Module):
             num_codebooks=num_quantizers,
             action_dim=action_dim,
             reads_latents=reads_latents,
+            neighbourhood_frames=neighbourhood_frames,
         )
 
     def forward(
@@ -372,7 +375,11 @@ def _joined(first: PerceiverOutput, second: PerceiverOutput) -> PerceiverOutput:
     )
     memory = PerceiverMemory(
         tuple(cat(m, n) for m, n in zip(left.features, right.features, strict=True)),
-        PredictorMemory(layers, cat(left.predictor.valid, right.predictor.valid)),
+        PredictorMemory(
+            layers,
+            cat(left.predictor.valid, right.predictor.valid),
+            cat(left.predictor.codes, right.predictor.codes),
+        ),
     )
     return PerceiverOutput(
         cat(first.context, second.context),

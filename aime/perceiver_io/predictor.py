@@ -22,7 +22,8 @@ class TokenFrames:
     Attributes:
         context: (B, T, Cc).
         latents: (B, T, N_l, C).
-        embedded: (B, T, Ht * Wt, C) embedded tokens.
+        embedded: (B, T, Ht * Wt, 2 C) embedded tokens, and what their neighbourhood shows; (B, T, Ht * Wt, C) embedded
+            tokens alone of a predictor without one.
         ids: (B, T, Ht, Wt), or (B, T, Ht, Wt, Q) with several codebooks.
     """
 
@@ -43,10 +44,12 @@ class PredictorMemory:
     Attributes:
         layers: one memory a temporal layer.
         valid: (B, W - 1) bool.
+        codes: (B, n - 1, Ht, Wt, D) of the last frames, for the neighbourhood of n frames.
     """
 
     layers: tuple[AttentionMemory, ...]
     valid: Tensor
+    codes: Tensor
 
 
 @accepts_documented_names()
@@ -55,8 +58,9 @@ class PerceiverTokenPredictor(nn.Module):
 
     Each frame's Ht x Wt codes are read by N_l learned latents (cross-attention, Jaegle et al. 2021, Perceiver IO).
     Latents of a frame then exchange information with each other and, causally, with the same latents of the last
-    ``window`` frames. Everything at frame t depends on frames <= t alone. On the output side one query a position, the
-    token that is there now, attends to the latents, the context and the action.
+    ``window`` frames. Everything at frame t depends on frames <= t alone. On the output side one query a position,
+    made of the token that is there now, of the 3 x 3 tokens around it in the last frames and of the action, attends to
+    the latents, the context and the action: what is near comes straight, what is far through the latents.
 
     Args:
         code_dim: D, size of a code.
@@ -72,6 +76,8 @@ class PerceiverTokenPredictor(nn.Module):
         num_codebooks: Q, ids a position; their distributions are independent given the query (factorised).
         action_dim: A, actions that the next frame may depend on; 0 for none.
         reads_latents: let the queries attend to the latents, too.
+        neighbourhood_frames: n, frames whose 3 x 3 tokens around a position its query is made of; 0 for a query of the
+            present token alone, into which not even the action enters.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class PerceiverTokenPredictor(nn.Module):
         num_codebooks: int = 1,
         action_dim: int = 0,
         reads_latents: bool = True,
+        neighbourhood_frames: int = 3,
     ) -> None:
         super().__init__()
         channels, positions = num_latent_channels, grid[0] * grid[1]
@@ -98,6 +105,12 @@ class PerceiverTokenPredictor(nn.Module):
         self.latents = nn.Parameter(0.02 * torch.randn(num_latents, channels))
         self.position_embedding = nn.Parameter(0.02 * torch.randn(positions, channels))
         self.code_embedding = nn.Linear(code_dim, channels)
+        self.grid, self.neighbourhood_frames = grid, neighbourhood_frames
+        self.neighbourhood: nn.Conv2d | None = None
+        self.action_query: nn.Linear | None = None
+        if neighbourhood_frames:
+            self.neighbourhood = nn.Conv2d(neighbourhood_frames * code_dim, channels, 3, padding=1)
+            self.action_query = nn.Linear(action_dim, channels, bias=False) if action_dim else None
         self.read = Attention(channels, channels, num_heads)
         self.temporal = nn.ModuleList(
             TemporalAttention(channels, num_heads, window) for _ in range(num_self_attention_layers)
@@ -131,12 +144,15 @@ class PerceiverTokenPredictor(nn.Module):
             memory: of the frames before, as returned by the call before.
 
         Returns:
-            latents (B, T, N_l, C), embedded tokens (B, T, Ht * Wt, C), and the memory to continue with.
+            latents (B, T, N_l, C), embedded tokens with their neighbourhood (B, T, Ht * Wt, 2 C), see
+            :class:`TokenFrames`, and the memory to continue with.
         """
         batch, frames = codes.shape[:2]
         tokens = self.embed(codes)  # (B, T, Ht*Wt, C)
+        around, last = self._look_around(codes, None if memory is None else memory.codes)
         queries = self.latents.expand(batch * frames, -1, -1)
-        latents = (queries + self.read(queries, tokens.flatten(0, 1))).unflatten(0, (batch, frames))
+        seen = tokens if around is None else tokens + around  # (B, T, Ht*Wt, C)
+        latents = (queries + self.read(queries, seen.flatten(0, 1))).unflatten(0, (batch, frames))
         kept: list[AttentionMemory] = []
         for i, (temporal, spatial, feed_forward) in enumerate(
             zip(self.temporal, self.spatial, self.feed_forward, strict=True)
@@ -149,7 +165,26 @@ class PerceiverTokenPredictor(nn.Module):
             latents = latents + feed_forward(latents)
         before = codes.new_zeros(batch, self.window - 1, dtype=torch.bool) if memory is None else memory.valid
         valid = F.pad(before, (0, frames), value=True)[:, frames:]
-        return latents, tokens, PredictorMemory(tuple(kept), valid)
+        embedded = tokens if around is None else torch.cat([tokens, around], -1)  # (B, T, Ht*Wt, 2 C)
+        return latents, embedded, PredictorMemory(tuple(kept), valid, last)
+
+    def _look_around(self, codes: Tensor, before: Tensor | None) -> tuple[Tensor | None, Tensor]:
+        """What the 3 x 3 codes around a position show in the last n frames, (B, T, Ht * Wt, C), and the codes to keep.
+
+        Frames before the first are zeros, and so is what lies outside the grid, which tells border from middle.
+        """
+        batch, frames = codes.shape[:2]
+        count = max(self.neighbourhood_frames - 1, 0)
+        if before is None:
+            before = codes.new_zeros(batch, count, *codes.shape[2:])
+        padded = torch.cat([before.to(codes.dtype), codes], 1)  # (B, n - 1 + T, Ht, Wt, D)
+        kept = padded[:, frames:]
+        if self.neighbourhood is None:
+            return None, kept
+        stacked = torch.cat([padded[:, k : k + frames] for k in range(count + 1)], -1)  # (B, T, Ht, Wt, n D)
+        maps = self.neighbourhood(stacked.flatten(0, 1).permute(0, 3, 1, 2))  # (B T, C, Ht, Wt)
+        around: Tensor = maps.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
+        return around, kept
 
     def empty_memory(self, batch: int) -> PredictorMemory:
         """Memory of B videos of which nothing was seen yet."""
@@ -159,7 +194,10 @@ class PerceiverTokenPredictor(nn.Module):
             assert isinstance(layer, TemporalAttention)
             empty = self.latents.new_zeros(batch, latents, layer.heads, kept, channels // layer.heads)
             layers.append(AttentionMemory(empty, empty))
-        return PredictorMemory(tuple(layers), torch.zeros(batch, kept, dtype=torch.bool, device=self.latents.device))
+        valid = torch.zeros(batch, kept, dtype=torch.bool, device=self.latents.device)
+        before = max(self.neighbourhood_frames - 1, 0)
+        codes = self.latents.new_zeros(batch, before, *self.grid, self.code_embedding.in_features)
+        return PredictorMemory(tuple(layers), valid, codes)
 
     def context(self, latents: Tensor) -> Tensor:
         """Context vectors (B, T, Cc) from latents (B, T, N_l, C)."""
@@ -188,9 +226,9 @@ class PerceiverTokenPredictor(nn.Module):
         Args:
             now: the frames.
             actions: (B, T, A) taken after each of them; none are as if they were 0.
-            sees_latents: (T,) bool, the frames at which the latents may be read; all when absent. Elsewhere all that is
-                known of the rest of the video passes through the context: were the latents always read, nothing
-                would ask it to hold anything, and it went constant within 400 steps.
+            sees_latents: (T,) bool, the frames at which latents and neighbourhood may be read; all when absent.
+                Elsewhere all that is known of the rest of the video passes through the context: were the latents always
+                read, nothing would ask it to hold anything, and it went constant within 400 steps.
             known: (B, T, Ht * Wt, C) embedded tokens of the next frame, read where ``is_known``.
             is_known: (B, T, Ht * Wt) bool, required with ``known``.
         """
@@ -201,7 +239,7 @@ class PerceiverTokenPredictor(nn.Module):
             seen.append(is_known)
         keys = torch.cat(sources, 2).flatten(0, 1)  # (B T, M, C)
         visible = torch.cat(seen, 2).flatten(0, 1) if known is not None or sees_latents is not None else None
-        queries = now.embedded.flatten(0, 1)  # (B T, Ht Wt, C)
+        queries = self._queries(now, actions, sees_latents).flatten(0, 1)  # (B T, Ht Wt, C)
         queries = queries + self.write(queries, keys, visible)
         queries = queries + self.write_feed_forward(queries)
         logits: Tensor = self.logits(queries).unflatten(-1, (self.num_codebooks, -1))  # (B T, Ht Wt, Q, V)
@@ -209,6 +247,16 @@ class PerceiverTokenPredictor(nn.Module):
         logits = logits.scatter_add(-1, present, self.stay(queries).unsqueeze(-1).to(logits.dtype))
         logits = logits.unflatten(0, (batch, frames))
         return logits if self.num_codebooks > 1 else logits.squeeze(-2)
+
+    def _queries(self, now: TokenFrames, actions: Tensor | None, sees_latents: Tensor | None) -> Tensor:
+        """One query a position, (B, T, Ht * Wt, C)."""
+        if self.neighbourhood is None:
+            return now.embedded
+        own, around = now.embedded.chunk(2, -1)  # (B, T, Ht * Wt, C) each
+        queries = own + (around if sees_latents is None else around * sees_latents[:, None, None])
+        if self.action_query is not None and actions is not None:
+            queries = queries + self.action_query(actions.to(now.context.dtype)).unsqueeze(2)
+        return queries
 
     def _sources(
         self, now: TokenFrames, actions: Tensor | None, sees_latents: Tensor | None

@@ -39,14 +39,15 @@ def score_next_tokens(
 ) -> TokenScores:
     """Score the tokens of frames 2 .. T' (of all Q books) as predicted from the frames before each.
 
-    In training the queries read the latents of every other frame alone, so that the context has to hold what the next
-    tokens need; and of ``masked_share`` of the frames part of the next tokens is given, those that are not are scored.
+    In training the queries read latents and neighbourhood of every other frame alone, so that the context has to hold
+    what the next tokens need; and of ``masked_share`` of the frames part of the next tokens is given, those that are
+    not are scored.
     """
     model, now = perceiver.model, frames[slice(None, -1)]
     targets = frames.ids[:, 1:].flatten(2, 3).long()  # (B, T' - 1, P) or (B, T' - 1, P, Q)
     acted = None if actions is None else actions[:, :-1]
     sees = None
-    if model.training and model.reads_latents:
+    if model.training and (model.reads_latents or model.neighbourhood_frames):
         sees = torch.arange(now.context.shape[1], device=now.context.device) % 2 == 1
     known = is_known = None
     if model.training and perceiver.masked_share > 0:

@@ -11,6 +11,7 @@ Freed memory is kept as in training (aime/allocator.py): without that the peers 
 import argparse
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--clock", choices=tuple(CLOCKS), default="wall", help="processor: time of all threads together"
     )
     parser.add_argument("--most-rows", type=float, default=float("inf"), help="leave larger cases out")
+    parser.add_argument("--only", type=re.compile, default=re.compile(""), help="cases with this pattern in `op size`")
     parser.add_argument("--out", type=Path, default=None, help="result file; without it the picture is drawn anew too")
     options = parser.parse_args(arguments)
     if unknown := set(options.ops) - set(CASES):
@@ -62,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         "left_out": left_out,
     }
     for case in cases(options.device, not options.no_compile, options.ops or list(CASES)):
+        if not options.only.search(f"{case.op} {case.size}"):
+            continue
         rows = measure(case, options.device, options.rounds, options.seconds, floor, options.clock)
         ratios = list(compare(rows))
         for row in rows:

@@ -1,7 +1,8 @@
 """Slot attention by the kernels of triton.py and triton_slots.py: all iterations, forward and backward.
 
 Launches: statistics and first queries, two an iteration; backward two an iteration, the last queries and the gradient
-of the inputs. The weights' gradients are one product each over the slots of all iterations.
+of the inputs. Small slots take one launch forward and two backward (fused_entry.py). The gradients of the weights are
+products over the slots of all iterations, of one head in one launch (triton_weights.py).
 """
 
 from collections.abc import Sequence
@@ -13,18 +14,20 @@ from torch import Tensor
 from ..elementary import all_registers
 from ..launch import launcher
 from ..shapes import accumulation_dtype
+from . import fused_entry
 from .fused_operator import saved_shapes
 from .triton import (
     Layout,
     attend_backward_kernel,
     attend_kernel,
-    input_gradient_kernel,
+    input_gradient,
     plan,
     prefetches,
     product_precision,
     statistics,
 )
 from .triton_slots import first_queries_kernel, update_backward_kernel, update_kernel
+from .triton_weights import FUSED_WIDTH, fused_weight_gradients
 from .weight_gradients import weight_gradients
 from .weights import SlotAttentionWeights
 
@@ -91,10 +94,16 @@ def forward(
     if batch == 0:
         shapes = saved_shapes(inputs, slots, hidden, iters, heads)
         return torch.empty_like(slots), attention, Saved(*(torch.empty(shape, **new) for shape in shapes))  # type: ignore[call-overload]
+    workspaces = saved_shapes(inputs, slots, hidden, iters, heads)
+    w = _contiguous(weights, inputs)
+    biases = {"QUERY_BIAS": weights[-3] is not None, "KEY_BIAS": weights[-2] is not None}
+    if fused_entry.fits(inputs, slot_count, width, hidden, heads):
+        saved = Saved(*(torch.empty(shape, **new) for shape in workspaces))  # type: ignore[call-overload]
+        every = {**biases, "VALUE_BIAS": weights[-1] is not None}
+        return fused_entry.forward(inputs, slots, attention, saved, w, every, mask, eps, gelu), attention, saved
     layout = plan(inputs, slot_count, heads, dtype)
     mean, inverse = statistics(inputs, layout, dtype)
-    workspaces = saved_shapes(inputs, slots, hidden, iters, heads)[2:]
-    rows, wide, scalars = (torch.empty(shape, **new) for shape in workspaces)  # type: ignore[call-overload]
+    rows, wide, scalars = (torch.empty(shape, **new) for shape in workspaces[2:])  # type: ignore[call-overload]
     saved = Saved(mean, inverse, rows, wide, scalars)
     count_rows = batch * slot_count
     rows[0, :, :width] = slots.reshape(count_rows, width)
@@ -102,8 +111,6 @@ def forward(
     totals = torch.empty(batch, layout.parts, slot_count * heads, **new)  # type: ignore[call-overload]
     coefficients = torch.empty(count_rows * heads, count, **new)  # type: ignore[call-overload]
     out = torch.empty(slots.shape, **new)  # type: ignore[call-overload]
-    w = _contiguous(weights, inputs)
-    biases = {"QUERY_BIAS": weights[-3] is not None, "KEY_BIAS": weights[-2] is not None}
     options = _slot_options(inputs, layout, width)
     factor = (width // heads) ** -0.5
     grid = (-(-count_rows // BLOCK_ROWS),)
@@ -133,6 +140,102 @@ def forward(
     return out.to(slots.dtype), attention, saved
 
 
+def _backward_by_iteration(
+    g_slots: Tensor,
+    g_attention: Tensor | None,
+    saved: Saved,
+    inputs: Tensor,
+    g_inputs: Tensor | None,
+    gradients: tuple[Tensor, Tensor, Tensor],
+    w: SlotAttentionWeights,
+    key_bias: bool,
+    mask: Tensor | None,
+    eps: float,
+    gelu: bool,
+    first: int,
+    heads: int,
+) -> None:
+    """Arguments as `fused_entry.backward`: two launches an iteration, the last queries, the gradient of the inputs."""
+    batch, count, channels = inputs.shape
+    slot_count, width = g_slots.shape[1:]
+    mean, inverse, rows, wide, scalars = saved
+    g_rows, g_wide, g_scalars = gradients
+    dtype, iters = rows.dtype, len(wide)
+    layout = plan(inputs, slot_count, heads, dtype)
+    hidden, count_rows = w.mlp_in_weight.shape[0], batch * slot_count
+    new = {"dtype": dtype, "device": inputs.device}
+    g_rows[iters, :, :width] = g_slots.reshape(count_rows, width)
+    part_seen = torch.empty(batch, layout.parts, slot_count * heads, channels, **new)  # type: ignore[call-overload]
+    part_offset = torch.empty(batch, layout.parts, slot_count * heads, **new)  # type: ignore[call-overload]
+    coefficients = torch.empty(2, iters - first, count_rows * heads, count, **new)  # type: ignore[call-overload]
+    along, flat = (torch.empty(batch, count, **new) for _ in range(2))  # type: ignore[call-overload]
+    options = _slot_options(inputs, layout, width)
+    counted, mask_strides = _mask_arguments(inputs, mask)
+    for iteration in range(iters - 1, first - 2, -1):
+        update_backward_kernel[(-(-count_rows // BLOCK_ROWS),)](
+            part_seen, part_offset, rows, wide, scalars, g_rows, g_wide, g_scalars, iteration,
+            count_rows, slot_count, width, channels, hidden, heads, layout.parts, (width // heads) ** -0.5,
+            w.norm_inputs_weight, w.norm_inputs_bias, w.norm_slots_weight, w.query_weight, w.key_weight, w.value_weight,
+            w.gru_weight_ih, w.gru_weight_hh, w.norm_mlp_weight, w.mlp_in_weight, w.mlp_out_weight, w.key_bias,
+            QUERIES=iteration < iters - 1, UPDATE=iteration >= first, GELU=gelu, KEY_BIAS=key_bias,
+            **options,
+        )  # fmt: skip
+        if iteration < first:
+            break
+        upstream = g_attention if iteration == iters - 1 else None
+        attend_backward_kernel[(batch * layout.parts,)](
+            inputs, mean, inverse, wide[iteration], w.norm_inputs_weight, scalars[iteration], counted,
+            g_wide[iteration, :, 2 * channels :], g_scalars[iteration, :, 1:], inputs if upstream is None else upstream,
+            *coefficients[:, iteration - first], along, flat, part_seen, part_offset,
+            count, slot_count, channels, heads, eps, layout.parts, *inputs.stride(), *mask_strides,
+            *((0, 0, 0) if upstream is None else upstream.stride()), 3 * channels, 2, 4 * channels,
+            MASKED=mask is not None, ATTENTION=upstream is not None, FIRST=iteration == iters - 1,
+            **layout.attend_backward,
+        )  # fmt: skip
+    if g_inputs is not None:
+        g_sums = g_wide[first:, :, 2 * channels :]
+        input_gradient(
+            inputs,
+            (mean, inverse),
+            wide[first:],
+            w.norm_inputs_weight,
+            g_sums,
+            coefficients,
+            (along, flat),
+            g_inputs,
+            layout,
+        )
+
+
+def _weight_gradients(
+    workspaces: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    inputs: Tensor,
+    weights: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    width: int,
+    channels: int,
+    hidden: int,
+    heads: int,
+) -> list[Tensor]:
+    """Of the wanted weights, in their dtypes; empty for others, of the inputs' dtype for absent ones."""
+    result = [(inputs if weight is None else weight).new_empty(0) for weight in weights]
+    if heads > 1 or max(channels, width) > FUSED_WIDTH:
+        gradients = weight_gradients(*workspaces, width, channels, hidden, heads)
+        for place, weight in enumerate(weights):
+            if weight is not None and needed[place]:
+                result[place] = gradients[place]().reshape(weight.shape).to(weight.dtype)
+        return result
+    for place, weight in enumerate(weights):
+        if weight is not None and needed[place]:
+            result[place] = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    wanted = [place for place, gradient in enumerate(result) if gradient.numel()]
+    if wanted:
+        named = fused_weight_gradients(*workspaces, width, channels, hidden)
+        found = [named[SlotAttentionWeights._fields[place]] for place in wanted]
+        torch._foreach_copy_([result[place] for place in wanted], found)
+    return result
+
+
 @launcher
 def backward(
     g_slots: Tensor,
@@ -154,7 +257,7 @@ def backward(
         needed: of inputs, slots and the weights, which gradients to make, all by default; the others are empty, but for
             that of the slots, which the iterations need.
     """
-    batch, count, channels = inputs.shape
+    batch, _, channels = inputs.shape
     slot_count, width = slots.shape[1:]
     needed = (True,) * (2 + len(weights)) if needed is None else needed
     g_inputs = torch.empty(inputs.shape if needed[0] else 0, dtype=inputs.dtype, device=inputs.device)
@@ -164,58 +267,23 @@ def backward(
             for weight, wanted in zip(weights, needed[2:], strict=True)
         ]
         return g_inputs, torch.empty_like(slots), of_weights
-    mean, inverse, rows, wide, scalars = saved
-    dtype, iters = rows.dtype, len(wide)
+    rows, wide, _ = saved[2:]
+    iters, rows_count = len(wide), batch * slot_count
     first = iters - 1 if implicit else 0
-    layout = plan(inputs, slot_count, heads, dtype)
     w = _contiguous(weights, inputs)
-    hidden, count_rows = w.mlp_in_weight.shape[0], batch * slot_count
-    new = {"dtype": dtype, "device": inputs.device}
-    g_rows = torch.empty(iters + 1, count_rows, 9 * width + hidden, **new)  # type: ignore[call-overload]
-    g_rows[iters, :, :width] = g_slots.reshape(count_rows, width)
-    g_wide = torch.empty(iters, count_rows * heads, 4 * channels, **new)  # type: ignore[call-overload]
-    g_scalars = torch.empty(iters, count_rows * heads, 2, **new)  # type: ignore[call-overload]
-    part_seen = torch.empty(batch, layout.parts, slot_count * heads, channels, **new)  # type: ignore[call-overload]
-    part_offset = torch.empty(batch, layout.parts, slot_count * heads, **new)  # type: ignore[call-overload]
-    coefficients = torch.empty(2, iters - first, count_rows * heads, count, **new)  # type: ignore[call-overload]
-    along, flat = (torch.empty(batch, count, **new) for _ in range(2))  # type: ignore[call-overload]
-    options = _slot_options(inputs, layout, width)
-    counted, mask_strides = _mask_arguments(inputs, mask)
-    for iteration in range(iters - 1, first - 2, -1):
-        update_backward_kernel[(-(-count_rows // BLOCK_ROWS),)](
-            part_seen, part_offset, rows, wide, scalars, g_rows, g_wide, g_scalars, iteration,
-            count_rows, slot_count, width, channels, hidden, heads, layout.parts, (width // heads) ** -0.5,
-            w.norm_inputs_weight, w.norm_inputs_bias, w.norm_slots_weight, w.query_weight, w.key_weight, w.value_weight,
-            w.gru_weight_ih, w.gru_weight_hh, w.norm_mlp_weight, w.mlp_in_weight, w.mlp_out_weight, w.key_bias,
-            QUERIES=iteration < iters - 1, UPDATE=iteration >= first, GELU=gelu, KEY_BIAS=weights[-2] is not None,
-            **options,
-        )  # fmt: skip
-        if iteration < first:
-            break
-        upstream = g_attention if iteration == iters - 1 else None
-        attend_backward_kernel[(batch * layout.parts,)](
-            inputs, mean, inverse, wide[iteration], w.norm_inputs_weight, scalars[iteration], counted,
-            g_wide[iteration, :, 2 * channels :], g_scalars[iteration, :, 1:], inputs if upstream is None else upstream,
-            *coefficients[:, iteration - first], along, flat, part_seen, part_offset,
-            count, slot_count, channels, heads, eps, layout.parts, *inputs.stride(), *mask_strides,
-            *((0, 0, 0) if upstream is None else upstream.stride()), 3 * channels, 2, 4 * channels,
-            MASKED=mask is not None, ATTENTION=upstream is not None, FIRST=iteration == iters - 1,
-            **layout.attend_backward,
-        )  # fmt: skip
-    if needed[0]:
-        chunks = -(-channels // int(layout.options["BLOCK_C"]))  # type: ignore[call-overload]
-        input_gradient_kernel[(batch * layout.tiles * chunks,)](
-            inputs, mean, inverse, wide[first], w.norm_inputs_weight, g_wide[first, :, 2 * channels :],
-            *coefficients, along, flat, g_inputs, iters - first, count, slot_count, channels, heads,
-            layout.tiles, chunks, *inputs.stride(), 3 * channels, 4 * channels,
-            wide[0].numel(), g_wide[0].numel(), coefficients[0, 0].numel(), **layout.options,
-        )  # fmt: skip
+    hidden = w.mlp_in_weight.shape[0]
+    new = {"dtype": rows.dtype, "device": inputs.device}
+    g_rows = torch.empty(iters + 1, rows_count, 9 * width + hidden, **new)  # type: ignore[call-overload]
+    g_wide = torch.empty(iters, rows_count * heads, 4 * channels, **new)  # type: ignore[call-overload]
+    g_scalars = torch.empty(iters, rows_count * heads, 2, **new)  # type: ignore[call-overload]
+    of_inputs, key_bias = g_inputs if needed[0] else None, weights[-2] is not None
+    call = (g_slots, g_attention, saved, inputs, of_inputs, (g_rows, g_wide, g_scalars), w, key_bias, mask, eps, gelu)
+    if fused_entry.fits(inputs, slot_count, width, hidden, heads):
+        fused_entry.backward(*call, first)
+    else:
+        _backward_by_iteration(*call, first, heads)
     workspaces = rows[first:], wide[first:], g_rows[first:], g_wide[first:], g_scalars[first:]
-    gradients = weight_gradients(*workspaces, width, channels, hidden, heads)
-    of_weights = [
-        inputs.new_empty(0) if weight is None or not wanted else gradient().reshape(weight.shape).to(weight.dtype)
-        for gradient, weight, wanted in zip(gradients, weights, needed[2:], strict=True)
-    ]
+    of_weights = _weight_gradients(workspaces, inputs, weights, needed[2:], width, channels, hidden, heads)
     if implicit:
         return g_inputs, torch.zeros_like(slots), of_weights
     return g_inputs, g_rows[0, :, :width].reshape(slots.shape).to(slots.dtype, copy=True), of_weights

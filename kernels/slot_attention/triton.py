@@ -16,6 +16,7 @@ Columns of a tile are slots times heads, slot-major, each padded to a power of t
 matrix instruction takes. Parts of a batch entry are added by the slot side: no atomics, the same bits in every run.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -385,3 +386,37 @@ def statistics(inputs: Tensor, layout: Layout, dtype: torch.dtype) -> tuple[Tens
         inputs, mean, inverse, layout.inputs, layout.channels, layout.tiles, *inputs.stride(), **shared
     )
     return mean, inverse
+
+
+@launcher
+def input_gradient(
+    inputs: Tensor,
+    norms: Sequence[Tensor],
+    wide: Tensor,
+    scale: Tensor,
+    g_sums: Tensor,
+    coefficients: Tensor,
+    sums: Sequence[Tensor],
+    g_inputs: Tensor,
+    layout: Layout,
+) -> None:
+    """Fill the gradient of the inputs from what the passes of all iterations left.
+
+    Args:
+        inputs: (B, N, C).
+        norms: mean and 1 / standard deviation, (B, N).
+        wide: (iterations, B S H, 3 C), seen queries first.
+        scale: (C,) of the LayerNorm.
+        g_sums: (iterations, B S H, .) gradients of the sums first, a view into (iterations, B S H, 4 C).
+        coefficients: (2, iterations, B S H, N), weights and gradients of logits.
+        sums: along and flat, (B, N).
+        g_inputs: (B, N, C), contiguous.
+        layout: of the call.
+    """
+    chunks = triton.cdiv(layout.channels, layout.options["BLOCK_C"])
+    input_gradient_kernel[(layout.batch * layout.tiles * chunks,)](
+        inputs, *norms, wide, scale, g_sums, *coefficients, *sums, g_inputs,
+        len(wide), layout.inputs, layout.slots, layout.channels, layout.heads,
+        layout.tiles, chunks, *inputs.stride(), wide.stride(1), g_sums.stride(1),
+        wide.stride(0), g_sums.stride(0), coefficients.stride(1), **layout.options,
+    )  # fmt: skip

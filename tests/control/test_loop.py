@@ -17,9 +17,10 @@ from aime.control import collecting
 from aime.control.actor_critic import ActorCriticConfig
 from aime.control.agent import Agent, AgentConfig
 from aime.control.config import ControlConfig
-from aime.control.loop import begin, control
+from aime.control.loop import control
 from aime.control.outcome import final_episodes, record, write_report
 from aime.control.replay import Trajectory
+from aime.control.run import begin
 from aime.data.errors import DataError
 from aime.ranges import OptionError
 from aime.training.preemption import Preemption

@@ -145,13 +145,33 @@ def test_beyond_one_tile(
 
 def test_a_program_walks_over_several_tiles(target: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     if target.backend == "triton":
+        from aime.kernels.slot_attention import fused_entry
         from aime.kernels.slot_attention import triton as kernels
 
         monkeypatch.setattr(kernels, "PROGRAMS", 2)  # of 5 tiles
+        monkeypatch.setattr(fused_entry, "ENTRY_WIDTH", 0)  # small slots have a program for an entry otherwise
     tensors = (*random_inputs(1, 300, 4, 6, 8), random_weights(6, 8, 12))
     exact = run(slot_attention_reference, leaves_of(*tensors, torch.float64))
     ours = run(OnTarget(target), leaves_of(*tensors, torch.float32))
     torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-4, atol=2e-5)
+    for gradient, truth in zip(ours[2], exact[2], strict=True):
+        assert (gradient.double() - truth).norm() <= 1e-4 * truth.norm() + 1e-5
+
+
+@pytest.mark.parametrize("own_program", [False, True])
+def test_weights_gradients_of_several_parts_and_both_structures(
+    target: Callable[..., Any], own_program: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if target.backend != "triton":
+        pytest.skip("others have one structure")
+    from aime.kernels.slot_attention import fused_entry, triton_weights
+
+    monkeypatch.setattr(triton_weights, "PART_ROWS", 32)  # of 72 rows
+    if not own_program:
+        monkeypatch.setattr(fused_entry, "ENTRY_WIDTH", 0)
+    tensors = (*random_inputs(6, 5, 4, 6, 8), random_weights(6, 8, 40, bias=True))
+    exact = run(slot_attention_reference, leaves_of(*tensors, torch.float64))
+    ours = run(OnTarget(target), leaves_of(*tensors, torch.float32))
     for gradient, truth in zip(ours[2], exact[2], strict=True):
         assert (gradient.double() - truth).norm() <= 1e-4 * truth.norm() + 1e-5
 

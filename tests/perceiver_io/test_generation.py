@@ -5,6 +5,7 @@ import torch
 
 from aime.perceiver_io import CausalPerceiverIO, filter_logits, sample_tokens
 from aime.perceiver_io.generation import Choice, continue_tokens
+from aime.perceiver_io.predictor import TokenFrames
 from aime.perceiver_io.token_loss import draw_known
 
 
@@ -135,3 +136,44 @@ def test_tokens_that_are_given_are_read_and_hidden_ones_are_not() -> None:
         plain = perceiver.model.predict(now)
         torch.testing.assert_close(perceiver.model.predict(now, known=known, is_known=none), plain)
         assert not torch.allclose(perceiver.model.predict(now, known=known, is_known=all_), plain)
+
+
+def test_frames_without_latents_do_not_see_the_neighbourhood_either() -> None:
+    perceiver, frames = small(action_dim=1), video(4)
+    with torch.no_grad():
+        now, acted = perceiver(frames).frames, torch.ones(2, 4, 1)
+        own, around = now.embedded.chunk(2, -1)
+        other = TokenFrames(now.context, now.latents.neg(), torch.cat([own, around + 1], -1), now.ids)
+        sees = torch.tensor([False, True, False, True])
+        before, after = (perceiver.model.predict(each, acted, sees_latents=sees) for each in (now, other))
+    torch.testing.assert_close(after[:, ~sees], before[:, ~sees], rtol=0, atol=0)
+    assert not torch.allclose(after[:, sees], before[:, sees], atol=1e-4)
+
+
+def test_what_moves_to_a_neighbour_is_learnt_at_once_with_the_neighbourhood() -> None:
+    def drifting(count: int) -> torch.Tensor:
+        """Ids (count, 8, 4, 4): random tokens that move a column to the right each frame, round the corner."""
+        start = torch.randint(8, (count, 4, 4))
+        return torch.stack([start.roll(t, -1) for t in range(8)], 1)
+
+    accuracies = []
+    for frames in (3, 0):
+        torch.manual_seed(0)
+        perceiver = CausalPerceiverIO(
+            (8, 3, 16, 16), 6, 3, 32, 2, 1, 8, 8, 4, 8, masked_share=0.0, neighbourhood_frames=frames
+        )
+        model, lookup = perceiver.model, perceiver.tokenizer.get_codes_from_indices
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(60):
+            ids = drifting(8)
+            latents, embedded, _ = model(lookup(ids[:, :-1]))
+            logits = model.predict(TokenFrames(model.context(latents), latents, embedded, ids[:, :-1]))
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, -2), ids[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        ids = drifting(16)
+        made = continue_tokens(perceiver, ids[:, :5], 2, Choice(0.0))
+        # what enters at the left comes from the other end, four columns away, and is in the window for the second frame
+        accuracies.append(float((made[:, 5:, :, 1:] == ids[:, 5:7, :, 1:]).float().mean()))
+    assert accuracies[0] > 0.8 > 0.5 > accuracies[1], accuracies

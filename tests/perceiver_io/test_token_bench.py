@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from bench import tokens
-from bench.tokens import Arm, Tokens, Video, make, perceptron_figures, score, train_predictor
+from bench.token_scores import descend, perceptron_figures, score
+from bench.tokens import Arm, Tokens, Video, make, parse, train_predictor, videos
 from tests.training.test_documented_trainer import write_walk
 
 TINY = {
@@ -45,7 +46,8 @@ def test_tokens_that_follow_actions_are_foreseen_with_them_alone(acts: bool) -> 
     perceiver = make("laptop", Arm({"downsample": 32}), video)
     arm = Arm({}, actions=acts, rate=1e-2)
     train_predictor(perceiver, arm, ids, actions, 150, (8, 8))
-    figures = score(perceiver, arm, *turning(8, 40))
+    seen, acted = turning(8, 40)
+    figures = score(perceiver, seen, acted if acts else None)
     assert 0.4 < figures["copy_accuracy"] < 0.6
     if acts:
         assert figures["accuracy_changed"] > 0.9 and figures["accuracy_unchanged"] > 0.9
@@ -81,3 +83,27 @@ def test_arms_are_measured_once_and_stored(tmp_path: Path, capsys: pytest.Captur
     assert bench.measure() == 0 and capsys.readouterr().out == ""
     with pytest.raises(SystemExit, match="--arms: expected names among default"):
         Tokens(tmp_path / "walk.h5", tmp_path / "walk.h5", arms=("none",)).measure()
+
+
+def test_held_out_episodes_are_those_of_the_files_own_splits(tmp_path: Path) -> None:
+    write_walk(tmp_path / "walk.h5", size=64, actions=2, episodes=6, length=24)
+    train, test = videos(tmp_path / "walk.h5", None)
+    whole, _ = videos(tmp_path / "walk.h5", tmp_path / "walk.h5")
+    assert len(train.frames) + len(test.frames) == len(whole.frames) == 6 and len(test.frames) >= 2
+    for frames in test.frames:
+        assert not (train.frames == frames).flatten(1).all(1).any()
+
+
+def test_a_schedule_ends_with_its_seconds() -> None:
+    weight = torch.nn.Parameter(torch.ones(1))
+    counts = []
+    for steps, seconds in ((10_000, 1e-9), (7, 1e9)):
+        before = list(descend([weight], 0.1, steps, seconds))
+        counts.append(len(before))
+    assert counts == [1, 7]
+
+
+def test_the_command_line_names_every_option(tmp_path: Path) -> None:
+    bench = parse([str(tmp_path), "--arms", "fast", "open", "--seeds", "1", "2", "--seconds", "3", "--device", "cpu"])
+    assert bench == Tokens(tmp_path, arms=("fast", "open"), seeds=(1, 2), seconds=3.0, device="cpu")
+    assert parse([str(tmp_path)]) == Tokens(tmp_path)
