@@ -1,6 +1,6 @@
 """Episodes on disk: windows a second by layout, the training step with and without its loader, memory of a large file.
 
-    python -m bench.data [--parts layouts memory batches stall] [--data FILE] [--device cpu] [--preset tier2]
+    python -m bench.data [--parts layouts memory batches stall convert] [--data FILE] [--device cpu] [--preset tier2]
         [--batch B] [--out FILE]
 
 layouts: random windows of 20 frames of 84 x 84, read from the same episodes in many layouts, one after the other in
@@ -9,7 +9,8 @@ memory: a file of 1,000 episodes of 1,000 steps of 84 x 84, made of ten again an
 as large as if they were different), is read by random windows in a process of its own, whose largest resident size is
 told at each stage. batches: CPU seconds in which one thread makes a preset's batch. stall, where it is named (a step of
 tier 2 wants a GPU): a preset's training step on the device, on one batch that stays there and with batches of the
-loader, in turn; the loader reads from the file, or from frames held in memory.
+loader, in turn; the loader reads from the file, or from frames held in memory. convert, where it is named: what each
+format costs to convert (bench.data_convert).
 
 The parts that ran replace their entries in bench/results/data.json.
 """
@@ -30,12 +31,13 @@ from typing import Any
 import numpy as np
 
 from aime.data import EpisodeSource, HDF5Source, WindowSampler, open_source
+from bench.data_convert import measure_convert
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 LENGTH = 20  # frames in a window, as tier 2 has
 EPISODES, STEPS, SIZE = 10, 1000, 84  # of the part that the large file repeats
 REPEATS = 100
-PARTS = ("layouts", "memory", "batches", "stall")
+PARTS = ("layouts", "memory", "batches", "stall", "convert")
 
 
 def collect(file: Path) -> None:
@@ -290,6 +292,8 @@ def main() -> None:
                 steps=options.steps,
             )
             measured["stall"] = stall
+        if "convert" in options.parts:
+            measured["convert"] = measure_convert(file, Path(place), _seconds_a_window, options.budget)
     print(json.dumps(measured, indent=1))
     record(options.out, measured)
 

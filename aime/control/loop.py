@@ -34,6 +34,7 @@ from aime.training.preemption import Preemption
 from aime.training.rehearsal import sent
 
 EVALUATION_SEEDS = 1 << 30  # far from those of collecting
+STOPPING = "stopping after this step: whole rounds are kept"
 
 
 def control(
@@ -74,7 +75,7 @@ def control(
             restore(run, saved)
         else:
             run.replay.truncate(0)
-        with contextlib.ExitStack() as open_files, Preemption() as stop:
+        with contextlib.ExitStack() as open_files, Preemption(STOPPING) as stop:
             log = open_log(run, resume)
             if log is not None:
                 open_files.callback(log.close)
@@ -97,8 +98,8 @@ def control(
 def stopped_line(rounds: int) -> str:
     """What is left to do after a stop."""
     if rounds == 0:
-        return "stopped within the first round, of which nothing is kept: the same command begins again"
-    return f"stopped; --resume goes on after round {rounds}"
+        return "stopped in the first round, before there was a checkpoint: the same command begins anew"
+    return f"stopped; round {rounds} is the last that is kept: the same command with --resume goes on after it"
 
 
 def open_log(run: Run, resume: bool) -> JSONLines | None:

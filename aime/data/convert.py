@@ -181,30 +181,30 @@ class Convert:
 
 @dataclass
 class Info:
-    """Show what an episode file holds and where it is from, and write a contact sheet of its frames."""
+    """Show what an episode file holds and where it is from; with --sheet, draw a contact sheet of its frames, too."""
 
     action: Annotated[Literal["info"], tyro.conf.Positional]
     """info."""
     file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """File or directory of episodes; its format is detected."""
     sheet: Path | None = None
-    """Where the contact sheet (PNG) goes. Default: FILE with the suffix .png, in the working directory."""
+    """Draw a contact sheet of the frames into this file (PNG)."""
     rows: Annotated[int, Range(1, 64)] = 6
     """Episodes in the contact sheet."""
     columns: Annotated[int, Range(1, 64)] = 10
     """Frames of each."""
 
     def run(self) -> int:
-        """Print and write."""
+        """Print, and draw the sheet that is asked for."""
         check_ranges(self)
         source = open_source(self.file)
         print(describe(self.file, source))
-        import imageio.v3 as imageio
+        if self.sheet is not None:
+            import imageio.v3 as imageio
 
-        image = io.BytesIO()
-        imageio.imwrite(image, contact_sheet(source, rows=self.rows, columns=self.columns), extension=".png")
-        sheet = self.sheet or Path(self.file.absolute().name).with_suffix(".png")
-        with disk_errors(sheet):
-            write_file(sheet, image.getvalue())
-        print(f"{'sheet':<9} {printable(sheet)}")
+            image = io.BytesIO()
+            imageio.imwrite(image, contact_sheet(source, rows=self.rows, columns=self.columns), extension=".png")
+            with disk_errors(self.sheet):
+                write_file(self.sheet, image.getvalue())
+            print(f"{'sheet':<9} {printable(self.sheet)}")
         return 0

@@ -14,7 +14,6 @@ videos; both come with the extra ``lerobot``, LeRobot itself is not needed.
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,8 @@ from numpy.typing import NDArray
 
 from aime.data.decoded import DecodedSource, checked_steps, named_in, spec_of
 from aime.data.errors import DataError
-from aime.data.video import LARGEST_SIDE, read_times
+from aime.data.picture import picture
+from aime.data.video import read_times
 
 INFO = "meta/info.json"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -153,7 +153,7 @@ class LeRobotSource(DecodedSource):
             return read_times(file, times, tolerance=0.5 / self._fps, episode=episode)
         file = self._root / DATA_PATH.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         column = read_column(file, self._key, lambda column: column.take(row["rows"][:count]).to_pylist())
-        return np.stack([_picture(file, episode, step, value) for step, value in enumerate(column)])
+        return np.stack([picture(file, episode, step, value) for step, value in enumerate(column)])
 
 
 def _read_info(file: Path) -> tuple[Mapping[str, Any], float]:
@@ -238,20 +238,3 @@ def _numbers(column: Any) -> NDArray[Any]:
     else:
         array = column.to_numpy()
     return array
-
-
-def _picture(file: Path, episode: int, step: int, value: Any) -> NDArray[np.uint8]:
-    """(3, H, W) of a struct of bytes and path; nothing but its bytes is read."""
-    from PIL import Image
-
-    try:
-        data = value["bytes"] if isinstance(value, dict) else value
-        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
-            size = image.size
-            if max(size) <= LARGEST_SIDE:
-                return np.asarray(image.convert("RGB"), np.uint8).transpose(2, 0, 1)
-        found = f"one of {size[0]} x {size[1]}"
-    except (OSError, ValueError, TypeError, LookupError, SyntaxError, Image.DecompressionBombError) as error:
-        found = str(error)
-    expected = f"the bytes of a PNG or JPEG picture of at most {LARGEST_SIDE} x {LARGEST_SIDE}"
-    raise DataError(file, episode=episode, key=f"picture of step {step}", expected=expected, found=found)

@@ -1,8 +1,9 @@
 """Reader of HDF5 files with a group for each episode and frames below it: Minari's and robomimic's.
 
 Minari (main_data.hdf5): ``episode_i`` {observations (T + 1, H, W, 3) or a group of them, actions, rewards,
-terminations, truncations}. robomimic: ``data/demo_i`` {obs/NAME_image, actions, rewards, dones}, whose dones mark
-success as well as the end, so that they are taken for time limits.
+terminations, truncations}. Frames of 32 x 32 and more are JPEG pictures there, as Minari 0.5.4 writes them: rows of
+bytes, each of its own length or all of one. robomimic: ``data/demo_i`` {obs/NAME_image, actions, rewards, dones},
+whose dones mark success as well as the end, so that they are taken for time limits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from aime.data.checked_hdf5 import FileHandle, check_stored, has_member, member, open_file, read, reading
 from aime.data.decoded import DecodedSource, channels_first, checked_steps, named_in, spec_of
 from aime.data.errors import DataError
+from aime.data.picture import picture
 
+JPEG = b"\xff\xd8\xff"  # how one begins
 _MINARI, _ROBOMIMIC = re.compile(r"episode_([0-9]{1,12})"), re.compile(r"demo_([0-9]{1,12})")
 
 
@@ -87,9 +90,14 @@ class NestedHDF5Source(DecodedSource):
     def _pictures(self, episode: int, count: int) -> NDArray[np.uint8]:
         path, dataset = self._handle.path, self._dataset(episode)
         check_stored(path, dataset, count, episode=episode, key=self._key)
-        return channels_first(
-            path, read(path, dataset, slice(0, count), episode=episode, key=self._key), episode=episode
-        )
+        rows = read(path, dataset, slice(0, count), episode=episode, key=self._key)
+        if not _holds_pictures(dataset):
+            return channels_first(path, rows, episode=episode)
+        pictures = [picture(path, episode, step, bytes(row)) for step, row in enumerate(rows)]  # (3, H, W) each
+        if sizes := {shown.shape for shown in pictures} - {pictures[0].shape}:
+            expected = f"pictures of {pictures[0].shape}, as the first"
+            raise DataError(path, episode=episode, key=self._key, expected=expected, found=str(min(sizes)))
+        return np.stack(pictures)
 
     def _dataset(self, episode: int) -> h5py.Dataset:
         return self._handle.dataset(f"{self._names[episode]}/{self._key}", episode=episode)
@@ -103,11 +111,17 @@ class NestedHDF5Source(DecodedSource):
             if isinstance(item, h5py.Group):
                 candidates = {f"{name}/{key}": item[key] for key in sorted(item)}
             for key, dataset in candidates.items():
-                if isinstance(dataset, h5py.Dataset) and dataset.dtype == np.uint8 and dataset.ndim == 4:
+                if isinstance(dataset, h5py.Dataset) and (
+                    (dataset.dtype == np.uint8 and dataset.ndim == 4) or _holds_pictures(dataset)
+                ):
                     return key
             found = ", ".join(candidates)
         raise DataError(
-            path, episode=0, key=name, expected="frames, uint8 (T, H, W, 3) or (T, 3, H, W)", found=f"none in {found}"
+            path,
+            episode=0,
+            key=name,
+            expected="frames, uint8 (T, H, W, 3), (T, 3, H, W) or JPEG",
+            found=f"none in {found}",
         )
 
     def _numbers(self, group: h5py.Group, episode: int, key: str) -> NDArray[Any]:
@@ -119,3 +133,11 @@ class NestedHDF5Source(DecodedSource):
             )
         check_stored(path, dataset, len(dataset), episode=episode, key=key)
         return read(path, dataset, slice(0, len(dataset)), episode=episode, key=key)
+
+
+def _holds_pictures(dataset: h5py.Dataset) -> bool:
+    """Whether each row of a dataset is a JPEG picture."""
+    of_bytes = (dataset.ndim == 1 and h5py.check_vlen_dtype(dataset.dtype) == np.uint8) or (
+        dataset.ndim == 2 and dataset.dtype == np.uint8
+    )
+    return bool(of_bytes and len(dataset) and bytes(dataset[0][:3]) == JPEG)

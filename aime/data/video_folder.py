@@ -29,8 +29,12 @@ def video_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     files = sorted(entry for entry in path.iterdir() if is_video(entry))
-    tables = (path / ONE_TABLE).is_file() or any(file.with_suffix(".csv").is_file() for file in files)
-    return files if tables else []
+    return files if _tables_in(path) else []
+
+
+def _tables_in(path: Path) -> list[str]:
+    """Names of the tables in a directory, whatever they are called: those that belong to no video are told as such."""
+    return sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() == ".csv")
 
 
 class VideoFolderSource(DecodedSource):
@@ -95,9 +99,8 @@ def _tables(path: Path, files: Sequence[Path]) -> dict[str, Table]:
     for episode, file in enumerate(files):
         table = file.with_suffix(".csv")
         if not table.is_file():
-            raise DataError(
-                file, episode=episode, expected=f"a table {table.name} or {ONE_TABLE} beside it", found="none"
-            )
+            expected = f"a table {table.name} or {ONE_TABLE} beside it"
+            raise DataError(file, episode=episode, expected=expected, found=", ".join(_tables_in(path)[:8]) or "none")
         listed = [row for _, _, row in _rows(table, named=False)]
         if not listed:
             raise DataError(table, episode=episode, expected="at least one row below the header", found="none")
@@ -129,11 +132,11 @@ def _rows(table: Path, *, named: bool) -> Iterator[tuple[int, str, list[float]]]
 def _places(table: Path, header: Sequence[str], *, named: bool) -> list[int | None]:
     """Where actions, reward and terminated stand in a row; None for one that is 0."""
     actions = [place for place, name in enumerate(header) if name.startswith("action")]
-    missing = [] if actions else ["action..."]
-    missing += ["video"] if named and "video" not in header else []
+    missing = [] if actions else ["columns whose names begin with action (action_0, action_1, ...)"]
+    missing += ["a column video"] if named and "video" not in header else []
     if missing or len(set(header)) != len(header):
-        expected = f"a header of different names with {', '.join(missing)}" if missing else "different names"
-        raise DataError(table, key="line 1", expected=expected, found=", ".join(header) or "nothing")
+        expected = " and ".join(missing) or "different names"
+        raise DataError(table, key="line 1", expected=expected, found=", ".join(header) or "no header")
     optional = [header.index(name) if name in header else None for name in ("reward", "terminated")]
     return [*actions, *optional]
 

@@ -5,7 +5,8 @@ from aime.training.config import TrainConfig
 from aime.training.dataset import DMCVBDataset
 from aime.training.gradient_monitor import GradientMonitor
 from aime.training.guard import NonFiniteError
-from aime.training.loop import TrainResult, train
+from aime.training.loop import train
+from aime.training.outcome import TrainResult
 from aime.training.protocol import SequenceModel, parameter_count
 from aime.training.trainer import DMCVBTrainer
 

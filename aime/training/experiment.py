@@ -14,7 +14,8 @@ from aime.ranges import OptionError
 from aime.terminal import printable
 from aime.training.config import TrainConfig
 from aime.training.distributed import device_of_rank, joined
-from aime.training.loop import TrainResult, train
+from aime.training.loop import train
+from aime.training.outcome import TrainResult
 from aime.training.progress import duration
 from aime.training.protocol import parameter_count
 from aime.training.run_directory import RunDirectory, default_path
@@ -109,6 +110,12 @@ def run_experiment(
 
 def summary(result: TrainResult) -> str:
     """One line about how a run ended."""
+    if result.ended_before:
+        return (
+            f"finished before, after {result.step} steps: nothing was trained or written, weights in "
+            f"{printable(result.weights)}; to go on, give a later end with --resume (--steps above {result.step}, or "
+            "more --minutes or --epochs)"
+        )
     held_out = result.metrics.get("validation/total_loss")
     parts = [
         f"{'trained' if result.finished else f'stopped by {result.stopped_by} after'} {result.step} steps",

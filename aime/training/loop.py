@@ -9,7 +9,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,33 @@ from aime.data import Batch, EpisodeSource
 from aime.ranges import OptionError, show
 from aime.ranks import Ranks
 from aime.sharding import gathered
+from aime.terminal import printable
 from aime.threads import threads
 from aime.training import schedule
+from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.experiment_tracking import load_wandb
-from aime.training.guard import NonFiniteError, check_parameters
+from aime.training.guard import check_parameters
+from aime.training.outcome import TrainResult, as_it_ended, finish
 from aime.training.precision import autocast_dtype
 from aime.training.preemption import Preemption
 from aime.training.progress import make_progress
 from aime.training.protocol import SequenceModel
 from aime.training.rehearsal import PosteriorMemory
+from aime.training.resuming import changed_settings, has_ended
 from aime.training.run_directory import RunDirectory
 from aime.training.session import (
     Session,
     begin_session,
-    best_checkpoint,
     check_fit,
-    export,
     open_logs,
     save,
     start_session,
     write_facts,
 )
 from aime.training.stopwatch import Stopwatch, Window
-from aime.training.training_state import load_weights
 
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How a run, or a session of it, ended."""
-
-    step: int
-    seconds: float
-    frames: int
-    bad_steps: int
-    finished: bool
-    """False when a signal stopped the run before its end."""
-    stopped_by: str | None
-    """Name of that signal."""
-    metrics: dict[str, float]
-    """The last logged metrics, training and validation."""
-    weights: Path | None
-    """Where the weights were exported, None without a run directory or before the end."""
 
 
 def train(
@@ -112,10 +94,17 @@ def train(
     """
     started = clock()
     with contextlib.ExitStack() as held:
-        run = claim(model, source, config, run_directory, held, ranks, occupied=resume or overwrite)
+        check_fit(model, source)
+        if config.wandb_project is not None:
+            load_wandb()  # its absence is said before a run directory is begun
         session = start_session(model, source, config, torch.device(device), ranks)
         check_best_metric(session)
+        run = claim(run_directory, held, ranks, occupied=resume or overwrite)
+        if run is not None and resume and session.leads:
+            tell_changes(session, run, provenance or {})
         step = begin_session(session, run, resume=resume, overwrite=overwrite, initialise=initialise)
+        if step is not None and has_ended(session):
+            return as_it_ended(session)
         if run is not None and session.leads:
             write_facts(session, run, provenance or {})
             run.add_timing({"train_setup": clock() - started})
@@ -130,22 +119,12 @@ def train(
 
 
 def claim(
-    model: SequenceModel,
-    source: EpisodeSource,
-    config: TrainConfig,
-    path: str | Path | None,
-    held: contextlib.ExitStack,
-    ranks: Ranks | None,
-    *,
-    occupied: bool,
+    path: str | Path | None, held: contextlib.ExitStack, ranks: Ranks | None, *, occupied: bool
 ) -> RunDirectory | None:
-    """Check what was given before anything is begun, and keep other trainers out of the run directory meanwhile.
+    """Make the run directory, and keep other trainers out of it meanwhile: the first that is written of a run.
 
     An earlier run may be there where ``occupied`` says so.
     """
-    check_fit(model, source)
-    if config.wandb_project is not None:
-        load_wandb()  # its absence is said before a run directory is begun
     if path is None:
         return None
     run = RunDirectory(path)
@@ -156,6 +135,15 @@ def claim(
                 f"{run.path}: expected an empty run directory, found an earlier run (resume it or clear it)"
             )
     return run
+
+
+def tell_changes(session: Session, run: RunDirectory, provenance: dict[str, Any]) -> None:
+    """Print the settings that are others than the run's, where there is one; OptionError where one cannot change."""
+    if CheckpointDirectory(run.checkpoints).latest() is None:
+        return
+    changes = changed_settings(run, session.model.config.to_dict(), session.config, provenance)
+    if changes is not None:
+        print(printable(changes))
 
 
 def loop(session: Session, watch: Stopwatch) -> None:
@@ -358,52 +346,3 @@ def mark_best(session: Session, record: dict[str, float]) -> bool:
         return False
     session.counters.best = record[name]
     return True
-
-
-def finish(session: Session, watch: Stopwatch) -> TrainResult:
-    """Save where the run stands; at its end, export weights that are worth it."""
-    counters, run, finished = session.counters, session.run, session.fraction >= 1.0
-    check_parameters(session.model, counters.step, session.config.learning_rate)
-    weights = None
-    if counters.step > 0:
-        save(session)
-    if run is not None and session.leads:
-        spent = {"train": counters.seconds, "train_cpu": counters.cpu_seconds}
-        run.add_timing({**spent, "frames_trained": counters.frames})
-    if finished:
-        best = best_checkpoint(session) if session.config.export == "best" else None
-        check_outcome(session, best)
-        if session.checkpoints is not None and best is not None and best != counters.step:
-            load_weights(session.checkpoints.load(best), session.model, averaged=True)
-        elif session.average is not None:
-            session.average.move_in()
-            check_parameters(session.model, counters.step, session.config.learning_rate)
-        weights = export(session)
-    stopped_by = None if finished or watch.requested is None else watch.requested.name
-    return TrainResult(
-        counters.step,
-        counters.seconds,
-        counters.frames,
-        int(session.guard.total),
-        finished,
-        stopped_by,
-        session.last,
-        weights,
-    )
-
-
-def check_outcome(session: Session, best: int | None) -> None:
-    """Raise NonFiniteError where a run came to its end and learnt nothing that could be used."""
-    counters, name = session.counters, f"validation/{session.config.best_metric}"
-    skipped = int(session.guard.total)
-    if counters.step > 0 and skipped == counters.step:
-        raise NonFiniteError(
-            f"all {skipped} steps had NaN or infinite gradients and were skipped: nothing was learnt, nothing is "
-            "exported. A lower learning rate, or precision float32, are the usual remedies."
-        )
-    loss = session.last.get(name, 0.0)
-    if best is None and not math.isfinite(loss):
-        raise NonFiniteError(
-            f"step {counters.step}: {name} is {loss}: the weights are of no use and are not exported. A lower learning "
-            f"rate (now {session.config.learning_rate:g}) is the usual remedy."
-        )

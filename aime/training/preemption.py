@@ -9,7 +9,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
-STOPPING = b"\nstopping after this step: a checkpoint is being written\n"
+STOPPING = "stopping after this step: a checkpoint is being written"
 
 
 class Preemption:
@@ -18,9 +18,13 @@ class Preemption:
     The first one counts; any that follow it, in whatever order, change nothing: what the loop writes because of the
     first is written whole. A signal that is ignored (SIGHUP under nohup, SIGINT of a background job) stays ignored.
     Outside of the main thread, where Python cannot install handlers, it does nothing.
+
+    Args:
+        stopping: what Ctrl-C is answered with at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stopping: str = STOPPING) -> None:
+        self.stopping = stopping
         self.requested: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -28,7 +32,8 @@ class Preemption:
         if self.requested is None:
             self.requested = signal.Signals(number)
             if number == signal.SIGINT:
-                os.write(2, STOPPING)  # a buffered stream may be in the middle of a write of its own
+                # a buffered stream may be in the middle of a write of its own
+                os.write(2, f"\n{self.stopping}\n".encode())
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

@@ -21,7 +21,8 @@ from aime.training.checkpoint import CheckpointDirectory
 from aime.training.config import TrainConfig
 from aime.training.dataset import DMCVBDataset, Item, find_episodes
 from aime.training.documented_options import config_from, for_epochs
-from aime.training.loop import TrainResult, held_out_losses, step_once, train
+from aime.training.loop import held_out_losses, step_once, train
+from aime.training.outcome import TrainResult
 from aime.training.protocol import SequenceModel
 from aime.training.run_directory import NAME, RunDirectory, default_path
 from aime.training.schedule import beta

@@ -16,7 +16,7 @@ from aime.command import INTERRUPTED, guarded
 from aime.ranges import OptionError
 
 if TYPE_CHECKING:
-    from aime.training.loop import TrainResult
+    from aime.training.outcome import TrainResult
     from aime.world_model.model import DPGMMVariationalRecurrentAutoencoder
 
 

@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -68,6 +69,24 @@ def test_every_value_is_where_it_was_written(name: str) -> None:
         np.testing.assert_array_equal(part.actions, window.actions[1:4])
 
 
+def test_pictures_of_minari_are_read_and_damage_is_named(tmp_path: Path) -> None:
+    """Minari stores frames of 32 x 32 and more as JPEG."""
+    source = open_source(FORMATS / "minari_pictures")
+    assert source.spec.image_shape == (3, 2 * SIDE, 2 * SIDE) and source.lengths.tolist() == list(LENGTHS)
+    for episode, length in enumerate(LENGTHS):
+        shown = source.window(episode, 0, length).observations.astype(float)  # (T, 3, H, W)
+        expected = VIDEO_SCALE * frames(episode)[:-1, :1, :1, 0].astype(float)  # (T, 1, 1), of one colour
+        assert np.abs(shown - expected[..., None]).max() <= 2
+    place = shutil.copytree(FORMATS / "minari_pictures", tmp_path / "minari")
+    with h5py.File(place / "data" / "main_data.hdf5", "r+") as file:
+        rows = file["episode_1/observations"]
+        row = np.array(rows[2])
+        row[3:] = 0
+        rows[2] = row
+    with pytest.raises(DataError, match=r"main_data\.hdf5: episode 1, picture of step 2: expected the bytes of a PNG"):
+        open_source(place).window(1, 0, 3)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_converting_keeps_every_value(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.h5"
@@ -108,6 +127,13 @@ def test_info_tells_contents_and_draws_a_sheet(tmp_path: Path, capsys: pytest.Ca
     source = open_source(FORMATS / "dmc_vb_png")
     last = source.window(2, int(source.lengths[2]) - 1, 1).observations
     np.testing.assert_array_equal(picture[-SIDE:, -SIDE:], last[0].transpose(1, 2, 0))
+
+
+def test_info_writes_nothing_unless_a_sheet_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(FORMATS.rglob("*"))
+    assert cli.main(["data", "info", str(FORMATS / "dmc_vb_png")]) == 0
+    assert not list(tmp_path.iterdir()) and sorted(FORMATS.rglob("*")) == before
 
 
 def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ def test_train_overrides_resume_and_export(tmp_path, episodes, capsys) -> None:
     assert DPGMMVariationalRecurrentAutoencoder.from_pretrained(out / "weights").config.hidden_dim == 16
     assert aime([*common, "--steps", "2"]) == 1
     assert "--resume" in capsys.readouterr().err
+    capsys.readouterr()
     assert aime([*common, "--steps", "3", "--resume"]) == 0
     assert [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()] == [2, 3]
     assert aime([*common, "--steps", "1", "--overwrite"]) == 0
@@ -79,6 +80,39 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, episodes, capsys, monkeypa
     assert aime(["evaluate", str(out), "--data", str(episodes), "--out", str(tmp_path / "figures")]) == 1
     assert "weights/config.json: expected" in capsys.readouterr().err
     assert not list((tmp_path / "figures").iterdir())
+
+
+def test_a_resumed_run_tells_what_is_set_otherwise(tmp_path, episodes, capsys) -> None:
+    out = tmp_path / "run"
+    common = ["train", "--data", str(episodes), "--out", str(out), *SMALL, *SHORT, *QUIET]
+    assert aime([*common, "--steps", "1"]) == 0
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    for changes, status, told in (
+        (["--preset", "tier1"], 2, "--preset 'laptop' (now 'tier1')"),
+        (["--model.hidden-dim", "24"], 2, "--model.hidden-dim 16 (now 24)"),
+        (["--train.batch-size", "3", "--seed", "2"], 2, "--train.batch-size 2 (now 3), --seed 1 (now 2)"),
+        (["--train.weight-average", "0"], 2, "--train.weight-average 0.99 (now 0.0)"),
+        ([], 0, "finished before, after 1 steps: nothing was trained or written"),
+    ):
+        assert aime([*common, "--steps", "1", *changes, "--resume"]) == status
+        printed = capsys.readouterr()
+        assert told in (printed.err if status else printed.out) and "other settings" not in printed.out
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert aime([*common, "--steps", "2", "--train.learning-rate", "1e-3", "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "resumed with other settings: steps 1 -> 2, learning_rate 0.002 -> 0.001\n" in said
+        and "trained 2 steps" in said
+    )
+
+
+def test_what_is_refused_leaves_no_directory(tmp_path, episodes, capsys) -> None:
+    common = ["train", "--data", str(episodes), "--out", str(tmp_path / "runs" / "run"), *SMALL, *SHORT, *QUIET]
+    for options in (["--train.cuda-graph", "on"], ["--train.best-metric", "none"], ["--train.shard", "True"]):
+        assert aime([*common, "--steps", "1", *options]) == 2
+        assert options[0].removeprefix("--train.").replace("-", "_") in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_are_one_line(tmp_path, episodes, capsys) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,7 +223,27 @@ def test_an_existing_run_is_not_overwritten(uninterrupted) -> None:
 def test_a_finished_run_resumes_to_nothing(uninterrupted) -> None:
     model = make_model(seed=5)
     result = train(model, ToySource(), TrainConfig(**OPTIONS), uninterrupted[0], resume=True, **QUIET)
-    assert result.finished and result.step == 24 and model.calls == 0
+    assert result.finished and result.step == 24 and model.calls == 0 and result.ended_before
+    for (name, left), right in zip(model.state_dict().items(), uninterrupted[1].state_dict().values(), strict=True):
+        assert torch.equal(left, right), name
+
+
+def test_a_run_that_was_killed_before_its_export_is_finished_when_resumed(tmp_path) -> None:
+    """Weights of an earlier end lie there, or none: those of the last checkpoint are exported."""
+    run = tmp_path / "run"
+    first, later = TrainConfig(**OPTIONS | {"steps": 4}), TrainConfig(**OPTIONS | {"steps": 8})
+    train(make_model(), ToySource(), first, run, **QUIET)
+    earlier = {name: (run / name).read_bytes() for name in ("timing.json", "weights/model.npz")}
+    train(make_model(), ToySource(), later, run, resume=True, **QUIET)
+    exported = {file.name: file.read_bytes() for file in (run / "weights").iterdir()}
+    assert exported["model.npz"] != earlier["weights/model.npz"]
+    for name, content in earlier.items():
+        (run / name).write_bytes(content)
+    for _ in range(2):
+        result = train(make_model(), ToySource(), later, run, resume=True, **QUIET)
+        assert result.step == 8 and not result.ended_before
+        assert {file.name: file.read_bytes() for file in (run / "weights").iterdir()} == exported
+        shutil.rmtree(run / "weights")
 
 
 def test_augmented_windows_resume_exactly_and_are_what_is_trained_on(tmp_path) -> None:

@@ -175,8 +175,9 @@ def write_robomimic() -> None:
             demo["obs/robot0_joint_pos"] = np.zeros((LENGTHS[episode], 7))
 
 
-def write_minari() -> None:
-    """Written by Minari into its own directory tree."""
+def write_minari(name: str = "minari", side: int | None = None, scale: int = 1) -> None:
+    """Written by Minari into its own directory tree; frames of 32 x 32 and more it stores as JPEG pictures."""
+    larger = SIDE if side is None else side
     with tempfile.TemporaryDirectory() as place:
         os.environ["MINARI_DATASETS_PATH"] = place
         import gymnasium as gym
@@ -186,7 +187,7 @@ def write_minari() -> None:
         buffers = [
             EpisodeBuffer(
                 id=episode,
-                observations=list(frames(episode)),
+                observations=list(scale * frames(episode).repeat(larger // SIDE, 1).repeat(larger // SIDE, 2)),
                 actions=list(actions(episode)),
                 rewards=list(rewards(episode).astype(float)),
                 terminations=[episode == 1 and t == LENGTHS[episode] - 1 for t in range(LENGTHS[episode])],
@@ -198,10 +199,10 @@ def write_minari() -> None:
         minari.create_dataset_from_buffers(
             dataset_id="scripted/count-v0",
             buffer=buffers,
-            observation_space=gym.spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8),
+            observation_space=gym.spaces.Box(0, 255, (larger, larger, 3), np.uint8),
             action_space=gym.spaces.Box(-100, 100, (2,), np.float32),
         )
-        shutil.copytree(Path(place) / "scripted" / "count-v0", HERE / "minari")
+        shutil.copytree(Path(place) / "scripted" / "count-v0", HERE / name)
 
 
 def write_exorl() -> None:
@@ -359,6 +360,7 @@ WRITERS = {
     "v_d4rl": (("v_d4rl",), write_v_d4rl),
     "robomimic": ((), write_robomimic),
     "minari": (("minari",), write_minari),
+    "minari_pictures": (("minari_pictures",), lambda: write_minari("minari_pictures", 2 * SIDE, VIDEO_SCALE)),
     "steps": (("steps_zlib", "steps_raw"), lambda: [write_steps(kind) for kind in ("zlib", "raw")]),
     "exorl": (("exorl",), write_exorl),
     "videos": (("videos", "videos_one_table"), write_videos),
