@@ -2,7 +2,7 @@
 # The main job, end to end: collect episodes, train the laptop preset, evaluate on held-out episodes, write the report.
 # `make train` runs this in its environment; by itself it needs AIME installed. Settings, from the environment:
 #   AIME_DOMAIN, AIME_TASK, AIME_SEED   task and seed                   (cartpole, swingup, 1)
-#   AIME_NUM_EPISODES, AIME_STEPS       episodes and steps of each      (150, 150)
+#   AIME_NUM_EPISODES, AIME_STEPS       episodes and steps of each      (600, 150)
 #   AIME_RENDERER                       what draws the frames, or gl    (raycast)
 #   AIME_TRAIN_STEPS                    training steps, of 256 frames   (2000)
 #   AIME_RUN                            run directory                   (runs/DOMAIN-TASK-laptop-seedSEED)
@@ -31,7 +31,7 @@ if [ -f "$data" ]; then
 else
     echo "1/3 collect"
     begin=$(date +%s.%N)
-    aime collect --domain "$domain" --task "$task" --seed "$seed" --episodes "${AIME_NUM_EPISODES:-150}" \
+    aime collect --domain "$domain" --task "$task" --seed "$seed" --episodes "${AIME_NUM_EPISODES:-600}" \
         --steps "${AIME_STEPS:-150}" --action-repeat 2 --size 64 --policy smooth --renderer "${AIME_RENDERER:-raycast}" --out "$data" --overwrite
     timing collect "$(echo "$(date +%s.%N) $begin" | awk '{print $1 - $2}')"
 fi
