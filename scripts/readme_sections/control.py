@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from readme_sections.parts import estimate, missing, stored, table
+
+
+def machine(record: dict[str, Any]) -> str:
+    """Where it ran and how, as far as it is not the default on a processor."""
+    device, config = str(record.get("device", "")), record["config"]
+    gpu = f", {device.removeprefix('NVIDIA ').split()[0]}" if device.startswith("NVIDIA") else ""
+    more = f", batches of {config['batch_size']}" if config.get("batch_size", 16) > 16 else ""
+    return gpu + more
 
 
 def control_text() -> str:
@@ -19,7 +28,7 @@ def control_text() -> str:
         way = ", ".join(f"{point['frames'] / 1e3:.0f}k {point['evaluation/return']:.0f}" for point in shown)
         rows.append(
             (
-                f"{record['task']}, {record['observations']}",
+                f"{record['task']}, {record['observations']}{machine(record)}",
                 str(record["seed"]),
                 f"{record['minutes']:.0f} / {record['cpu_seconds'] / 60:.1f}",
                 f"{record['frames'] / 1e3:,.0f}k",
