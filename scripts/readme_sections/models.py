@@ -83,12 +83,12 @@ def headline_text() -> str:
     for run in runs:
         values, bars = run["open_loop"]["15"]["psnr_body"], run["stderr"]["open_loop"]["15"]["psnr_body"]
         cells = (estimate(values.get(name), bars.get(name)) for name in names)
-        seconds = run["seconds"]["train"]
+        seconds = run["training"]["cpu_seconds"]["model"]
         rows.append((run["task"], *cells, "-" if seconds is None else f"{seconds / 60:.1f}"))
     head = (
         "15 frames ahead, psnr_body (dB)",
         *(SERIES[name].partition(",")[0] for name in names),
-        "minutes of training",
+        "CPU minutes of training",
     )
     return table(head, rows)
 
