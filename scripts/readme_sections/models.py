@@ -127,7 +127,7 @@ def open_loop_text() -> str:
     """The open-loop benchmark: four tasks, those without a file named."""
     sections = []
     for task in OPEN_LOOP_TASKS:
-        files = result_files(f"run-{task}-laptop-seed1.json")
+        files = result_files(f"benchmark-{task}.json")
         if files:
             sections.append(open_loop_section(json.loads(files[0].read_text())))
         else:
