@@ -43,9 +43,9 @@ CPP, TRITON = Preference("cpp"), Preference("triton")
 # presets included, but for slot_attention: forward and backward took 1.07 times PyTorch's kernels at 32 channels, where
 # the slot side costs as much as the pass over the inputs, and .67 times at 64.
 #
-# "cuda" is measured on one H100 (docs/kernels/h100.md) for all but mixture_log_prob, whose row is predicted (PREDICTED);
-# on the device Triton takes a half to a sixth of the time of PyTorch's operations for slot_attention, a sixth to a tenth
-# for mixture_logistics_nll. What launches, bytes and operations said beforehand:
+# "cuda" is measured on one H100 (docs/kernels/h100.md) for all but mixture_log_prob, whose row is predicted
+# (PREDICTED); on the device Triton takes a half to a sixth of the time of PyTorch's operations for slot_attention, a
+# sixth to a tenth for mixture_logistics_nll. What launches, bytes and operations said beforehand:
 # - PyTorch's own kernels are written for a CPU's caches, and are launches of some 5 us each: 30 for a vq_lookup, 25 for
 #   the sticks, 3 and more a sample for the densities, 60 for mixture_logistics_nll, against one to three of Triton's.
 #   Intermediates beyond the second-level cache cost bytes besides; so small and large sizes fall to Triton alike.
