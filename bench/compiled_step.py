@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m bench.compiled_step [--device cpu] [--preset laptop] [--rounds 15]
 
-Compiled are the convolutional trunk, the posterior's head, the decoder and the prior's network, each as a whole: what is
+Compiled are convolutional trunk, posterior head, decoder and the network of the prior, each as a whole: what is
 left is the recurrence, fused ops that inductor cannot look into, the balancer and the optimizer. CPU seconds of the
 process on a CPU, wall seconds with the device waited for elsewhere; the least of the rounds counts. The seconds that
 compiling took (first step less a later one) tell after how many steps it would have paid. Written to

@@ -378,8 +378,10 @@ class PixelsGraphs:
         named, found = self._heads(inputs)
         return learnt_from(by_name(named), found)
 
-    def _step(self, **inputs: Tensor) -> tuple[Named, Tensor, Tensor, Tensor]:
-        losses, result = self.learner.model_step(**inputs, generator=self.generator)
+    def _step(
+        self, observations: Tensor, actions: Tensor, rewards: Tensor, continues: Tensor
+    ) -> tuple[Named, Tensor, Tensor, Tensor]:
+        losses, result = self.learner.model_step(observations, actions, rewards, continues, self.generator)
         posterior = result.perceived.posterior
         latent = result.inferred.latent.detach().float()  # (B, T, D)
         return stacked(losses), latent, posterior.mean.detach().float(), posterior.log_scale.detach().float()
