@@ -140,6 +140,7 @@ def forward(
     return out.to(slots.dtype), attention, saved
 
 
+@launcher
 def _backward_by_iteration(
     g_slots: Tensor,
     g_attention: Tensor | None,
@@ -223,7 +224,8 @@ def _weight_gradients(
         gradients = weight_gradients(*workspaces, width, channels, hidden, heads)
         for place, weight in enumerate(weights):
             if weight is not None and needed[place]:
-                result[place] = gradients[place]().reshape(weight.shape).to(weight.dtype)
+                make = gradients[place]
+                result[place] = make().reshape(weight.shape).to(weight.dtype)
         return result
     for place, weight in enumerate(weights):
         if weight is not None and needed[place]:

@@ -7,6 +7,7 @@ import triton
 from torch import Tensor
 
 from ..elementary import accumulator, all_registers
+from ..launch import launcher
 from .triton import PROGRAMS, input_gradient, plan, product_precision
 from .triton_entry import entry_backward_kernel, entry_kernel
 from .weights import SlotAttentionWeights
@@ -42,6 +43,7 @@ def _options(inputs: Tensor, width: int, hidden: int, dtype: torch.dtype) -> dic
     }
 
 
+@launcher
 def forward(
     inputs: Tensor,
     slots: Tensor,
@@ -80,6 +82,7 @@ def forward(
     return out
 
 
+@launcher
 def backward(
     g_slots: Tensor,
     g_attention: Tensor | None,

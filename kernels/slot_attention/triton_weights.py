@@ -152,7 +152,8 @@ def fused_weight_gradients(
     weights_kernel[(tiles, JOBS, parts)](
         rows, wide, g_rows, g_wide, g_scalars, partial, total, count_rows, rows.shape[1], part, D, C, hidden,
         PRECISION=product_precision(rows.dtype), ACC=accumulator(rows.dtype), BLOCK=block, BLOCK_R=BLOCK_ROWS,
-        BLOCK_W=max(16, triton.next_power_of_2(max(D, C))), num_warps=4, num_stages=1, **all_registers(),
+        BLOCK_W=max(16, triton.next_power_of_2(max(D, C))), num_warps=4 if max(D, C) <= 64 else 8, num_stages=1,
+        **all_registers(),
     )  # fmt: skip
     flat = partial[0] if parts == 1 else partial.sum(0)
     return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), flat.split(counts), strict=True)}

@@ -191,7 +191,7 @@ def test_a_stop_within_the_first_round_leaves_no_result(
     assert main(command) == 0
     assert not (tmp_path / "control.json").exists()
     assert not (tmp_path / "agent").exists()
-    assert "nothing is kept" in capsys.readouterr().err
+    assert "stopped in the first round, before there was a checkpoint" in capsys.readouterr().err
 
 
 def _stop_at_once(self: Preemption) -> Preemption:
