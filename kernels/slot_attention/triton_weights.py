@@ -151,7 +151,7 @@ def fused_weight_gradients(
     tiles = triton.cdiv(max(3 * D, hidden), block) * triton.cdiv(max(D, C, hidden), block)
     weights_kernel[(tiles, JOBS, parts)](
         rows, wide, g_rows, g_wide, g_scalars, partial, total, count_rows, rows.shape[1], part, D, C, hidden,
-        PRECISION=product_precision(rows.dtype), ACC=accumulator(rows.dtype), BLOCK=block, BLOCK_R=BLOCK_ROWS,
+        PRECISION=product_precision(rows.dtype), ACC=accumulator(rows.dtype), BLOCK=block, BLOCK_R=BLOCK_ROWS if max(D, C) <= 64 else 16,
         BLOCK_W=max(16, triton.next_power_of_2(max(D, C))), num_warps=4 if max(D, C) <= 64 else 8, num_stages=1,
         **all_registers(),
     )  # fmt: skip
