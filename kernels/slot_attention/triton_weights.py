@@ -148,12 +148,13 @@ def fused_weight_gradients(
     parts = triton.cdiv(count_rows, part)
     partial = torch.empty(parts, total, dtype=rows.dtype, device=rows.device)
     block = 32 if max(D, C) <= 32 else 64
+    narrow = max(D, C) <= 64  # wider rows spill with 32 of them at once on sm_80
     tiles = triton.cdiv(max(3 * D, hidden), block) * triton.cdiv(max(D, C, hidden), block)
     weights_kernel[(tiles, JOBS, parts)](
         rows, wide, g_rows, g_wide, g_scalars, partial, total, count_rows, rows.shape[1], part, D, C, hidden,
-        PRECISION=product_precision(rows.dtype), ACC=accumulator(rows.dtype), BLOCK=block, BLOCK_R=BLOCK_ROWS if max(D, C) <= 64 else 16,
-        BLOCK_W=max(16, triton.next_power_of_2(max(D, C))), num_warps=4 if max(D, C) <= 64 else 8, num_stages=1,
-        **all_registers(),
+        PRECISION=product_precision(rows.dtype), ACC=accumulator(rows.dtype), BLOCK=block,
+        BLOCK_R=BLOCK_ROWS if narrow else 16, BLOCK_W=max(16, triton.next_power_of_2(max(D, C))),
+        num_warps=4 if narrow else 8, num_stages=1, **all_registers(),
     )  # fmt: skip
     flat = partial[0] if parts == 1 else partial.sum(0)
     return {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), flat.split(counts), strict=True)}
