@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py constraints.txt $(shell find csrc -type f 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help train test faults sanitize lint bench gpu gpu-contact gpu-tests gpu-benchmarks gpu-training gpu-data wheel clean
+.PHONY: help train test faults sanitize lint docs bench gpu gpu-contact gpu-tests gpu-benchmarks gpu-training gpu-tokens gpu-data wheel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
