@@ -21,6 +21,7 @@ cp --remove-destination build/gpu-site/extensions/aime/envs/*.so aime/envs/ || e
 cp --remove-destination build/gpu-site/extensions/aime/kernels/*.so kernels/ || exit 1
 scripts/link_tree.sh build/gpu || exit 1
 PYTHONPATH=$PWD/build/gpu:$PWD/build/gpu-site/packages
+"$python" -c 'import scipy.ndimage' 2>/dev/null || PYTHONPATH=$PYTHONPATH:$PWD/build/gpu-site/stand-ins
 PYTHONSAFEPATH=1 MUJOCO_GL=disabled
 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/build/gpu/triton-cache}
 export PYTHONPATH PYTHONSAFEPATH MUJOCO_GL TRITON_CACHE_DIR

@@ -27,10 +27,12 @@ rm -rf dm_control/locomotion dm_control/manipulation dm_control/entities dm_cont
     mujoco/_render_filament*.so scipy scipy-* scipy.libs labmaze labmaze-* bin
 find . -name "*_test.py" -delete
 find . -type d \( -name __pycache__ -o -name tests -o -name testing \) -prune -exec rm -rf {} +
-# of scipy the suite takes `ndimage`, for quadruped escape alone, and it is larger than all else together
-mkdir scipy
-: >scipy/__init__.py
-echo 'def __getattr__(name): raise AttributeError("scipy is not carried: quadruped escape cannot be played")' >scipy/ndimage.py
+# of scipy the suite takes `ndimage`, for quadruped escape alone, and it is larger than all else together; the stand-in has
+# a directory of its own, since it must not hide a scipy that is there (torchmetrics wants it)
+mkdir -p ../stand-ins/scipy
+: >../stand-ins/scipy/__init__.py
+echo 'def __getattr__(name): raise AttributeError("scipy is not carried: quadruped escape cannot be played")' \
+    >../stand-ins/scipy/ndimage.py
 cd "$site"
 find extensions -type f ! -name "*.so" -delete
 echo "build/gpu-site: $(du -sm . | cut -f1) MiB, $(tar -cz . | wc -c | awk '{ printf "%.1f", $1 / 1048576 }') MiB compressed"

@@ -70,6 +70,8 @@ def control(
     saved = None if directory is None else checkpoint_at(directory / "checkpoint")
     check_directory(config, directory, saved, resume)
     run = begin(config, directory, device, cuda_graph)
+    if directory is not None and not resume:
+        write_json(directory / "config.json", config.to_dict())
     try:
         if resume and saved is not None:
             restore(run, saved)
@@ -124,8 +126,6 @@ def check_directory(config: ControlConfig, directory: Path | None, saved: Path |
         different = [name for name, value in config.to_dict().items() if before.get(name, defaults[name]) != value]
         if different:
             raise OptionError(f"{directory}: expected the options of its run, found another {', '.join(different)}")
-    else:
-        write_json(directory / "config.json", config.to_dict())
 
 
 def play_and_train(

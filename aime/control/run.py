@@ -112,7 +112,7 @@ def begin(
     else:
         learner = PixelsLearner(agent, config.seed, REMEMBERED, length, source, config.preset)
     actor_critic = ActorCritic(agent.actor, agent.critic, config.actor_critic)
-    store = None if directory is None else directory / "replay.h5.partial"
-    replay = Replay(spec, store, max_bytes=config.replay_bytes, states=config.states)
     graphs = make_graphs(cuda_graph, agent, learner, actor_critic, source)
+    store = None if directory is None else directory / "replay.h5.partial"  # made only now that all options fit
+    replay = Replay(spec, store, max_bytes=config.replay_bytes, states=config.states)
     return Run(config, environment, agent, learner, actor_critic, replay, directory, source=source, graphs=graphs)

@@ -15,9 +15,8 @@ from .weights import SlotAttentionWeights
 ENTRY_WIDTH = 32  # of C and of D: rows in registers; 64 spill 312 bytes on sm_90, with eight warps 88
 ENTRY_HIDDEN = 64  # of F
 ENTRY_SLOTS = 16
-ENTRY_INPUTS = (
-    512  # a program walks over; more of them want the inputs split, unless there are entries for all programs
-)
+# More inputs than a program should walk over want to be split, unless there are entries for all programs.
+ENTRY_INPUTS = 512
 
 
 def fits(inputs: Tensor, slot_count: int, width: int, hidden: int, heads: int) -> bool:

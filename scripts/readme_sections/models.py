@@ -117,7 +117,8 @@ def open_loop_section(record: dict[str, Any]) -> str:
             spent = costs.get(name)
             cells = (estimate(*pair) for pair in zip(values, bars, strict=True))
             rows.append((label, *cells, "-" if spent is None else f"{spent:,.0f}"))
-        lines += ["", table((title, *(f"{horizon} ahead" for horizon in horizons), "CPU s"), rows)]
+        if rows:  # what could not be told of the task's pictures has none
+            lines += ["", table((title, *(f"{horizon} ahead" for horizon in horizons), "CPU s"), rows)]
     names = {"qpos_r2": "positions", "qvel_r2": "velocities", "reward_r2": "reward"}
     probes = [f"{title} {estimate(record['probe'][name], errors['probe'][name])}" for name, title in names.items()]
     return "\n".join([*lines, "", f"Linear probes of AIME's state, R²: {', '.join(probes)}."])

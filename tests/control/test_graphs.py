@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from aime.control.actor_critic import ActorCriticConfig
 from aime.control.config import ControlConfig
 from aime.control.graphs import CapturedActing, Graphs, make_graphs
-from aime.control.loop import collect, evaluate, imagine_and_learn
+from aime.control.loop import collect, control, evaluate, imagine_and_learn
 from aime.control.progress import PHASES, DeviceStopwatch
 from aime.control.run import Run, begin
 from aime.control.world_learner import PixelsLearner
@@ -155,6 +156,14 @@ def test_graphs_without_a_gpu_are_refused_where_they_are_asked_for() -> None:
     with pytest.raises(OptionError, match="cuda_graph: expected auto or off.*found on"):
         make_graphs("on", *arguments)
     run.close()
+
+
+def test_options_that_cannot_be_leave_nothing_of_a_run_behind(tmp_path: Path) -> None:
+    for changes, graphs in (({}, "on"), ({"task": "nonsense"}, "auto")):
+        config = ControlConfig(**{**SMALL, "observations": "states", **changes})
+        with pytest.raises((OptionError, ValueError)):
+            control(config, 1.0, tmp_path, cuda_graph=graphs)
+        assert not list(tmp_path.iterdir())
 
 
 class Mark:
