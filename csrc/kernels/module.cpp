@@ -13,6 +13,7 @@
 #include "mixture_density.hpp"
 #include "mixture_logistics.hpp"
 #include "slot_attention.hpp"
+#include "tensor_caster.hpp"
 #include "vq_lookup.hpp"
 
 namespace py = pybind11;
@@ -47,22 +48,13 @@ void vq_lookup(Description rows, std::int64_t head_stride, Description codes, st
   aime::vq_lookup(arguments, threads, instructions);
 }
 
-// A whole tensor: address (0 for one that is absent), dtype code, sizes, strides.
-using Whole = std::tuple<std::uintptr_t, int, std::vector<std::int64_t>, std::vector<std::int64_t>>;
-
-aime::Tensor to_tensor(Whole whole) {
-  auto& [address, dtype, sizes, strides] = whole;
-  return {reinterpret_cast<const void*>(address), static_cast<aime::Dtype>(dtype), std::move(sizes),
-          std::move(strides)};
-}
-
 float* to_floats(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
 
-using Logistics = std::array<Whole, 6>;
+using Logistics = std::array<aime::Tensor, 6>;
 
 aime::LogisticsInputs to_logistics(Logistics inputs) {
-  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2])),
-          to_tensor(std::move(inputs[3])), to_tensor(std::move(inputs[4])), to_tensor(std::move(inputs[5]))};
+  return {std::move(inputs[0]), std::move(inputs[1]), std::move(inputs[2]),
+          std::move(inputs[3]), std::move(inputs[4]), std::move(inputs[5])};
 }
 
 void mixture_logistics(Logistics inputs, const std::array<std::uintptr_t, 4>& outputs, int threads,
@@ -74,23 +66,22 @@ void mixture_logistics(Logistics inputs, const std::array<std::uintptr_t, 4>& ou
                           threads, instructions);
 }
 
-void mixture_logistics_backward(Logistics inputs, std::array<Whole, 5> saved,
+void mixture_logistics_backward(Logistics inputs, std::array<aime::Tensor, 5> saved,
                                 const std::array<std::uintptr_t, 4>& gradients, int threads,
                                 const std::string& instructions) {
   const aime::LogisticsInputs arguments = to_logistics(std::move(inputs));
-  const aime::LogisticsGradients results = {
-      to_tensor(std::move(saved[0])), to_tensor(std::move(saved[1])), to_tensor(std::move(saved[2])),
-      to_tensor(std::move(saved[3])), to_tensor(std::move(saved[4])), to_floats(gradients[0]),
-      to_floats(gradients[1]),        to_floats(gradients[2]),        to_floats(gradients[3])};
+  const aime::LogisticsGradients results = {std::move(saved[0]),     std::move(saved[1]),     std::move(saved[2]),
+                                            std::move(saved[3]),     std::move(saved[4]),     to_floats(gradients[0]),
+                                            to_floats(gradients[1]), to_floats(gradients[2]), to_floats(gradients[3])};
   const py::gil_scoped_release release;
   aime::mixture_logistics_backward(arguments, results, threads, instructions);
 }
 
-using Density = std::array<Whole, 6>;
+using Density = std::array<aime::Tensor, 6>;
 
 aime::DensityInputs to_density(Density inputs) {
-  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2])),
-          to_tensor(std::move(inputs[3])), to_tensor(std::move(inputs[4])), to_tensor(std::move(inputs[5]))};
+  return {std::move(inputs[0]), std::move(inputs[1]), std::move(inputs[2]),
+          std::move(inputs[3]), std::move(inputs[4]), std::move(inputs[5])};
 }
 
 void mixture_density(Density inputs, const std::array<std::uintptr_t, 2>& outputs, int threads,
@@ -100,21 +91,21 @@ void mixture_density(Density inputs, const std::array<std::uintptr_t, 2>& output
   aime::mixture_density(arguments, {to_floats(outputs[0]), to_floats(outputs[1])}, threads, instructions);
 }
 
-void mixture_density_backward(Density inputs, std::array<Whole, 2> saved,
+void mixture_density_backward(Density inputs, std::array<aime::Tensor, 2> saved,
                               const std::array<std::uintptr_t, 6>& gradients, int threads,
                               const std::string& instructions) {
   const aime::DensityInputs arguments = to_density(std::move(inputs));
-  const aime::DensityGradients results = {
-      to_tensor(std::move(saved[0])), to_tensor(std::move(saved[1])), to_floats(gradients[0]), to_floats(gradients[1]),
-      to_floats(gradients[2]),        to_floats(gradients[3]),        to_floats(gradients[4]), to_floats(gradients[5])};
+  const aime::DensityGradients results = {std::move(saved[0]),     std::move(saved[1]),     to_floats(gradients[0]),
+                                          to_floats(gradients[1]), to_floats(gradients[2]), to_floats(gradients[3]),
+                                          to_floats(gradients[4]), to_floats(gradients[5])};
   const py::gil_scoped_release release;
   aime::mixture_density_backward(arguments, results, threads, instructions);
 }
 
-using Sticks = std::array<Whole, 3>;
+using Sticks = std::array<aime::Tensor, 3>;
 
 aime::StickInputs to_sticks(Sticks inputs) {
-  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2]))};
+  return {std::move(inputs[0]), std::move(inputs[1]), std::move(inputs[2])};
 }
 
 void stick_log_weights(Sticks inputs, const std::array<std::uintptr_t, 3>& outputs, int threads,
@@ -125,22 +116,20 @@ void stick_log_weights(Sticks inputs, const std::array<std::uintptr_t, 3>& outpu
                           instructions);
 }
 
-void stick_log_weights_backward(Sticks inputs, std::array<Whole, 3> upstream,
+void stick_log_weights_backward(Sticks inputs, std::array<aime::Tensor, 3> upstream,
                                 const std::array<std::uintptr_t, 2>& gradients, int threads,
                                 const std::string& instructions) {
   const aime::StickInputs arguments = to_sticks(std::move(inputs));
-  const aime::StickGradients results = {to_tensor(std::move(upstream[0])), to_tensor(std::move(upstream[1])),
-                                        to_tensor(std::move(upstream[2])), to_floats(gradients[0]),
-                                        to_floats(gradients[1])};
+  const aime::StickGradients results = {std::move(upstream[0]), std::move(upstream[1]), std::move(upstream[2]),
+                                        to_floats(gradients[0]), to_floats(gradients[1])};
   const py::gil_scoped_release release;
   aime::stick_log_weights_backward(arguments, results, threads, instructions);
 }
 
-using Slots = std::array<Whole, 4>;
+using Slots = std::array<aime::Tensor, 4>;
 
 aime::SlotInputs to_slots(Slots inputs, float eps) {
-  return {to_tensor(std::move(inputs[0])), to_tensor(std::move(inputs[1])), to_tensor(std::move(inputs[2])),
-          to_tensor(std::move(inputs[3])), eps};
+  return {std::move(inputs[0]), std::move(inputs[1]), std::move(inputs[2]), std::move(inputs[3]), eps};
 }
 
 void slot_attend(Slots inputs, float eps, const std::array<std::uintptr_t, 3>& outputs, int threads,
@@ -151,13 +140,12 @@ void slot_attend(Slots inputs, float eps, const std::array<std::uintptr_t, 3>& o
                     instructions);
 }
 
-void slot_attend_backward(Slots inputs, float eps, std::array<Whole, 3> upstream,
+void slot_attend_backward(Slots inputs, float eps, std::array<aime::Tensor, 3> upstream,
                           const std::array<std::uintptr_t, 3>& gradients, int threads,
                           const std::string& instructions) {
   const aime::SlotInputs arguments = to_slots(std::move(inputs), eps);
-  const aime::SlotGradients results = {to_tensor(std::move(upstream[0])), to_tensor(std::move(upstream[1])),
-                                       to_tensor(std::move(upstream[2])), to_floats(gradients[0]),
-                                       to_floats(gradients[1]),           to_floats(gradients[2])};
+  const aime::SlotGradients results = {std::move(upstream[0]),  std::move(upstream[1]),  std::move(upstream[2]),
+                                       to_floats(gradients[0]), to_floats(gradients[1]), to_floats(gradients[2])};
   const py::gil_scoped_release release;
   aime::slot_attend_backward(arguments, results, threads, instructions);
 }

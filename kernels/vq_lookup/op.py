@@ -222,8 +222,9 @@ def vq_statistics(
         raise TypeError(f"{op}: indices: expected int32 or int64, found {indices.dtype}")
     if num_codes < 1:
         raise ValueError(f"{op}: num_codes: expected at least 1, found {num_codes}")
-    leading = {f"axis {axis}": size for axis, size in enumerate(x.shape[:-1])}
-    check_shape(op, "indices", indices, tuple(leading), leading)
+    if indices.shape != x.shape[:-1]:
+        leading = {f"axis {axis}": size for axis, size in enumerate(x.shape[:-1])}
+        check_shape(op, "indices", indices, tuple(leading), leading)
     if indices.device != x.device:
         raise ValueError(f"{op}: indices is on {indices.device}, but x is on {x.device}")
     chosen = choose_backend(op, backend, x.device.type, {"torch": None, "triton": lambda: _triton_obstacle(x)})

@@ -268,3 +268,24 @@ def test_an_unknown_instruction_set_is_named() -> None:
     sticks = torch.full((2, 3), 0.5)
     with pytest.raises(ValueError, match="stick_log_weights: this processor cannot run instruction set 'mmx'"):
         mixture.stick_log_weights(sticks, sticks, sticks, "mmx")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (0, 3, (2, 3), (3, 1)),  # a dtype that there is not
+        (0, 0, (2, 3), (1,)),  # a stride missing
+        (0, 0, [2, 3], [3, 1]),  # lists
+        (-1, 0, (2, 3), (3, 1)),
+        (0, 0, (2, 2**70), (3, 1)),
+        (0, 0, (2, 3.0), (3, 1)),
+        (0, 0, (2, 3)),
+        None,
+    ],
+)
+def test_a_tensor_that_is_none_is_refused(wrong: Any) -> None:
+    """A kernel reads what it is told to: descriptions that fit no tensor end in Python's error, not in memory."""
+    from aime.kernels import _cpu
+
+    with pytest.raises(TypeError, match="incompatible function arguments"):
+        _cpu.stick_log_weights((wrong, wrong, wrong), [0, 0, 0], 1)
