@@ -12,6 +12,8 @@ import argparse
 import itertools
 import json
 import re
+import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--most-rows", type=float, default=float("inf"), help="leave larger cases out")
     parser.add_argument("--only", type=re.compile, default=re.compile(""), help="cases with this pattern in `op size`")
     parser.add_argument("--out", type=Path, default=None, help="result file; without it the picture is drawn anew too")
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser.parse_args(given)
     if unknown := set(options.ops) - set(CASES):
         parser.error(f"unknown op {sorted(unknown)}, expected some of {sorted(CASES)}")
     limits["rows"] = options.most_rows
@@ -56,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     left_out: list[dict[str, str]] = []
     record = {
         "benchmark": "kernels",
-        "command": f"python -m bench.kernels {' '.join(options.ops)}".strip(),
+        "command": f"python -m bench.kernels {shlex.join(given)}".strip(),
         "machine": machine(options.device) | {"clock": options.clock},
         "floor": None if floor is None else floor.record(),
         "results": compared,
