@@ -51,26 +51,43 @@ def kernel_rows(record: Any) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict) and {"op", "peer", "ratio"} <= row.keys()]
 
 
+def alone(row: Mapping[str, Any]) -> float | None:
+    """Milliseconds on the device in a CUDA graph; none where events had to be put around the host's call."""
+    value: float | None = row.get("device_milliseconds") if row.get("device_clock") == "graph" else None
+    return value
+
+
+def captured(record: Any) -> set[tuple[str, str, str]]:
+    """Op, size and implementation of what was timed in a CUDA graph."""
+    rows = record.get("measurements", []) if isinstance(record, dict) else []
+    return {(row["op"], row["size"], row["implementation"]) for row in rows if alone(row) is not None}
+
+
 def kernels_text() -> str:
     """Kernels against their peers: how many times faster, over all shapes measured.
 
-    By the median of the rounds, and by the least times of both, which a busy machine disturbs less: the medians of a
-    few rounds flatter whoever allocates less.
+    By the median of the rounds, by the least times of both, which a busy machine disturbs less (the medians of a few
+    rounds flatter whoever allocates less), and on a GPU by the time on the device alone.
     """
     rows = []
     for path in result_files("*.json"):
-        groups: dict[tuple[str, str, str], list[tuple[float, float | None]]] = {}
-        for row in kernel_rows(json.loads(path.read_text())):
+        groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        record = json.loads(path.read_text())
+        graphs = captured(record)
+        for row in kernel_rows(record):
             if row["ratio"] is not None:
-                least = row.get("least_ratio")
-                pair = float(row["ratio"]), None if least is None else float(least)
-                groups.setdefault((row["op"], row["backend"], row["peer"]), []).append(pair)
-        for (op, backend, peer), pairs in groups.items():
-            cells = (spread([ratio for ratio, _ in pairs]), spread([least for _, least in pairs if least is not None]))
-            rows.append((f"{op}, {backend} against {peer} (`{path.name}`)", str(len(pairs)), *cells))
+                both = {(row["op"], row["size"], name) for name in (f"aime {row['backend']}", row["peer"])}
+                if not both <= graphs:
+                    row["device_ratio"] = None
+                groups.setdefault((row["op"], row["backend"], row["peer"]), []).append(row)
+        for (op, backend, peer), found in groups.items():
+            kinds = ("ratio", "least_ratio", "device_ratio")
+            cells = (spread([float(row[kind]) for row in found if row.get(kind) is not None]) for kind in kinds)
+            rows.append((f"{op}, {backend} against {peer} (`{path.name}`)", str(len(found)), *cells))
     if not rows:
         return missing("kernels against their peers", "aime bench kernels")
-    header = ("times faster: smallest, middle and largest of the shapes", "shapes", "by medians", "by least times")
+    title = "times faster: smallest, middle and largest of the shapes"
+    header = (title, "shapes", "by medians", "by least times", "on the device")
     parts = [table(header, rows)]
     for name, record in stored("kernels"):
         parts += [measured_on(name, record), floors_table(record), *roofline(name, record)]
@@ -97,37 +114,46 @@ def measured_on(name: str, record: Mapping[str, Any]) -> str:
 
 
 def floors_table(record: Mapping[str, Any]) -> str:
-    """Every case of a kernel benchmark: our fastest backend, its distance to the floor, its memory, fastest peer."""
+    """Every case of a kernel benchmark: our fastest backend, its distance to the floor, its memory, fastest peer.
+
+    The fastest by least times; on a GPU by the time on the device, which is what the floor is compared with there.
+    """
     cases: dict[tuple[str, str], list[Any]] = {}
     for row in record["measurements"]:
         cases.setdefault((row["op"], row["size"]), []).append(row)
+    on_device = any(row.get("device_milliseconds") is not None for row in record["measurements"])
+    fastest = "device_milliseconds" if on_device else "least_milliseconds"
     rows = []
     for (op, size), found in cases.items():
         ours = [row for row in found if row["implementation"].startswith("aime ")]
         peers = [row for row in found if not row["implementation"].startswith("aime ")]
-        best = min(ours, key=lambda row: row["least_milliseconds"])
-        peer = min(peers, key=lambda row: row["least_milliseconds"], default=None)
-        ratios = "-"
-        if peer is not None:
-            middle, least = (peer[key] / best[key] for key in ("milliseconds", "least_milliseconds"))
-            ratios = f"{middle:.2f}, {least:.2f}"
+        best = min(ours, key=lambda row: row[fastest])
+        peer = min(peers, key=lambda row: row[fastest], default=None)
         cells = (
             f"{milliseconds(best)} ({best['implementation'].removeprefix('aime ')})",
             "-" if best["times_floor"] is None else f"{best['times_floor']:.1f}",
             "-" if best["memory_ratio"] is None else f"{best['memory_ratio']:.2f}",
             "too large" if peer is None else f"{milliseconds(peer)} ({peer['implementation']})",
-            ratios,
+            "-" if peer is None else ratios(best, peer),
         )
         rows.append((f"{op}, {size}", *cells))
-    return table(
-        ("kernel and size", "ours", "times the floor", "memory", "fastest peer", "times faster: medians, least"), rows
-    )
+    clock = " (wall, device)" if on_device else ""
+    faster = f"times faster: medians, least{', device' if on_device else ''}"
+    header = ("kernel and size", f"ours{clock}", "times the floor", "memory", f"fastest peer{clock}", faster)
+    return table(header, rows)
+
+
+def ratios(best: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
+    """Of medians, of least times, and on the device where both have such a time."""
+    found = [peer[kind] / best[kind] for kind in ("milliseconds", "least_milliseconds")]
+    ours, theirs = alone(best), alone(peer)
+    return ", ".join(f"{ratio:.2f}" for ratio in [*found, *([] if ours is None or theirs is None else [theirs / ours])])
 
 
 def milliseconds(row: Mapping[str, Any]) -> str:
-    """A time with three digits, or whole."""
-    value = row["milliseconds"]
-    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
+    """A time with three digits, or whole; that on the device beside it where there is one."""
+    values = [row["milliseconds"], alone(row)]
+    return ", ".join(f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms" for value in values if value is not None)
 
 
 def roofline(name: str, record: Mapping[str, Any]) -> list[str]:

@@ -69,6 +69,16 @@ def test_ratios_are_of_medians_and_of_least_times() -> None:
         assert ratio["device_ratio"] is None
 
 
+@pytest.mark.parametrize(("clock", "expected"), [("graph", 4.0), ("events (RuntimeError in capture)", None)])
+def test_times_on_the_device_are_compared_where_both_are_graphs(clock: str, expected: float | None) -> None:
+    """Events around a call that cannot be captured time the host too: no ratio of kernels."""
+    row = {"op": "vq_lookup", "size": "", "milliseconds": 1.0, "least_milliseconds": 1.0}
+    ours = {**row, "implementation": "aime triton", "device_milliseconds": 0.25, "device_clock": "graph"}
+    rival = {**row, "implementation": "textbook", "device_milliseconds": 1.0, "device_clock": clock}
+    (found,) = compare([ours, rival])
+    assert found["device_ratio"] == expected
+
+
 def test_floors_are_peaks_of_tensor_cores_where_products_use_them() -> None:
     floor = measure.floor_of_sheet(measure.DATA_SHEETS["H100"])
     flops, moved = 2.0 * 65536 * 8192 * 256, 1e6
