@@ -3,7 +3,7 @@
 # of which ends within AIME_STAGE_SECONDS and writes its results as they come (scripts/gpu_stages.py):
 #   contact      every op once on Triton, forward and backward, against the reference
 #   tests        the tests marked cuda, in AIME_GPU_WORKERS processes
-#   benchmarks   the kernels against their rivals
+#   benchmarks   the kernels against their rivals; then torch.compile of some sizes in the time that is left
 #   training     tier 1 from an episode file, on PyTorch's own kernels and on the fused ones, with CUDA graphs and without
 #   tokens       the Perceiver by itself: arms of bench.tokens side by side, a process each
 # usage: gpu.sh [STAGE...]   all of them in this order without one
@@ -15,7 +15,7 @@
 #   AIME_TOKENS_DATA=FILE     episodes of the tokens (data/gpu_cartpole_swingup.h5, which is small); others to score on
 #   AIME_TOKENS_HELD_OUT=FILE in this one, or those that the first one's splits keep apart
 #   AIME_TOKENS_SECONDS="20 45"  longest training of the tokenizer and of the predictor
-#   AIME_GPU_BENCH=OPTIONS    of python -m bench.kernels, such as --no-compile --seconds 1
+#   AIME_GPU_BENCH=OPTIONS    of python -m bench.kernels (--no-compile --seconds .5)
 #   AIME_STEPS=300            optimizer steps of each training
 #   TRITON_CACHE_DIR=DIR      compiled kernels (build/gpu/triton-cache); carried along, nothing is compiled again
 # Nothing is installed: the package is laid out by links below build/.

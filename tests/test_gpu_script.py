@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -154,3 +157,56 @@ def test_shards_are_disjoint_and_complete(tmp_path: Path) -> None:
         seen += [(line["test"], line["outcome"]) for line in lines(record)]
     assert len(seen) == len(set(seen)) == 7
     assert [name for name, outcome in seen if outcome == "failed"] == ["test_numbers.py::test_number[3]"]
+
+
+def stages_module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    specification = importlib.util.spec_from_file_location("gpu_stages", ROOT / "scripts" / "gpu_stages.py")
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "gpu_stages", module)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("ended", "names", "reported"),
+    [
+        ({}, ["kernels", "kernels-compiled"], {"kernels": 0, "kernels-compiled": 0}),
+        ({"kernels-compiled": "out of time"}, ["kernels", "kernels-compiled"], {"kernels": 0}),
+        ({"kernels": "out of time"}, ["kernels"], {"kernels": "out of time"}),
+    ],
+)
+def test_the_table_of_kernels_comes_before_what_torch_compiles(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ended: dict[str, object],
+    names: list[str],
+    reported: dict[str, object],
+) -> None:
+    """Compiling every size would take the stage's whole time; the last ops had no row then."""
+    monkeypatch.delenv("AIME_GPU_BENCH", raising=False)
+    stages, ran = stages_module(monkeypatch), list[str]()
+    deadline = stages.Deadline(float("inf"))
+
+    def run(results: object, commands: dict[str, list[str]], _: object) -> dict[str, object]:
+        for name, command in commands.items():
+            ran.append(name)
+            assert ("--no-compile" in command) == (name == "kernels")
+            Path(command[command.index("--out") + 1]).write_text("{}")
+            if ended.get(name) == "out of time":
+                deadline.end = 0.0
+        return {name: ended.get(name, 0) for name in commands}
+
+    monkeypatch.setattr(stages, "run", run)
+    assert stages.benchmarks(stages.Results("imagined", [tmp_path / "a", tmp_path / "b"]), deadline) == reported
+    assert ran == names
+    assert (tmp_path / "b" / "kernels-cuda.json").exists() == ("kernels-compiled" in names)
+
+
+def test_torch_compile_is_timed_at_a_size_of_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = stages_module(monkeypatch)
+    record = ROOT / "bench" / "results" / "nvidia-h100-80gb-hbm3-2026-11-26-kernels.json"
+    sizes = {(row["op"], row["size"]) for row in json.loads(record.read_text())["measurements"]}
+    chosen = {op for op, size in sizes if re.search(stages.COMPILED, f"{op} {size}")}
+    assert chosen == {op for op, _ in sizes}
+    assert not any(re.search(stages.COMPILED, size) for _, size in sizes if size.endswith(("16", "fast")))
