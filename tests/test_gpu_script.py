@@ -16,6 +16,8 @@ from types import ModuleType
 
 import pytest
 
+from bench.kernels.cases import CASES
+
 ROOT = Path(__file__).parents[1]
 TRACKED = ("aime", "kernels", "scripts", "tests", "bench", "pyproject.toml")
 
@@ -205,6 +207,7 @@ def test_the_table_of_kernels_comes_before_what_torch_compiles(
 
 def test_torch_compile_is_timed_at_a_size_of_every_op(monkeypatch: pytest.MonkeyPatch) -> None:
     stages = stages_module(monkeypatch)
+    assert set(stages.OPS) == set(CASES)
     record = ROOT / "bench" / "results" / "nvidia-h100-80gb-hbm3-2026-11-26-kernels.json"
     sizes = {(row["op"], row["size"]) for row in json.loads(record.read_text())["measurements"]}
     chosen = {op for op, size in sizes if re.search(stages.COMPILED, f"{op} {size}")}

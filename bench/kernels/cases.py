@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from aime.kernels import (
     SlotAttentionWeights,
     mixture_kl,
+    mixture_log_prob,
     mixture_logistics_nll,
     slot_attention,
     stick_log_weights,
@@ -172,6 +173,47 @@ def mixture_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
         )
 
 
+def log_prob_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
+    """(S, N, K, D): the density by itself at tier 1's size and at that of the design."""
+    for samples, rows, components, width in [(8, 160, 8, 18), (8, 4096, 32, 64)] if large else [(8, 160, 8, 18)]:
+        if not within(rows):
+            continue
+        shapes = ((samples, rows, width), (rows, components), *2 * ((rows, components, width),))
+        leaves = [(0.3 * torch.randn(*shape, device=device)).requires_grad_() for shape in shapes]
+
+        def peer(z: Tensor, logits: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+            checks = {"validate_args": False}
+            parts = torch.distributions.Normal(means, log_scales.exp(), **checks)
+            weights = torch.distributions.Categorical(logits=logits, **checks)
+            mixture = torch.distributions.MixtureSameFamily(
+                weights, torch.distributions.Independent(parts, 1, **checks), **checks
+            )
+            return mixture.log_prob(z).sum()
+
+        def direct(z: Tensor, log_pi: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
+            square = ((z[:, :, None, :] - means) * torch.exp(-log_scales)).square().sum(-1)
+            return torch.logsumexp(log_pi - log_scales.sum(-1) - 0.5 * square, -1).sum()
+
+        contestants, elements = Contestants(device), rows * components * width
+        contestants.add("MixtureSameFamily, unchecked", training(peer, leaves), 4.0 * 6 * samples * elements)
+        if compiled and rows == 4096:
+            contestants.add("torch.compile, our algorithm", training(torch.compile(direct, dynamic=False), leaves))
+        for name, op in ours(device, mixture_log_prob, ("torch", "cpp", "triton")):
+            function: Forward = lambda *t, op=op: op(*t).sum()  # noqa: E731
+            contestants.add(name, training(function, leaves))
+        flops = 16.0 * samples * elements + 2 * (TRANSCENDENTAL + 1) * elements  # as the divergence
+        yield Case(
+            "mixture_log_prob",
+            f"S {samples}, N {rows}, K {components}, D {width}",
+            contestants.runs,
+            flops,
+            3 * nbytes(*leaves),
+            2 * nbytes(*leaves),
+            nbytes(*leaves),
+            contestants.left_out,
+        )
+
+
 def slot_loss(op: Callable[..., Any], iters: int) -> Forward:
     """A scalar that reads slots and attention."""
 
@@ -290,6 +332,7 @@ CASES = {
     "vq_lookup": vq_cases,
     "stick_log_weights": stick_cases,
     "mixture_kl": mixture_cases,
+    "mixture_log_prob": log_prob_cases,
     "slot_attention": slot_cases,
     "mixture_logistics": logistics_cases,
 }

@@ -18,6 +18,7 @@ WIDTH, HEIGHT = 1000, 560
 LEFT, RIGHT, TOP, BOTTOM = 74, 190, 60, 58
 COLOURS = {
     "vq_lookup": "s1",
+    "mixture_log_prob": "s2",
     "mixture_kl": "s3",
     "mixture_logistics_nll": "s4",
     "slot_attention": "s5",
@@ -27,13 +28,15 @@ STYLE = """
     .page { fill: #ffffff; stroke: #c9d1d9; } .grid { stroke: #edf0f4; } .roof { stroke: #14181f; fill: none; }
     text { fill: #14181f; } .head { font-weight: 600; font-size: 16px; }
     .tick, .label { fill: #5c6675; font-size: 12px; }
-    .s1 { --c: #2563eb; } .s3 { --c: #b45309; } .s4 { --c: #be185d; } .s5 { --c: #15803d; } .s6 { --c: #6d28d9; }
+    .s1 { --c: #2563eb; } .s2 { --c: #0e7490; } .s3 { --c: #b45309; } .s4 { --c: #be185d; } .s5 { --c: #15803d; }
+    .s6 { --c: #6d28d9; }
     .ours { fill: var(--c); } .peer { fill: none; stroke: var(--c); stroke-width: 1.6; }
     .gain { stroke: var(--c); stroke-width: 1.2; stroke-opacity: .45; }
     @media (prefers-color-scheme: dark) {
       .page { fill: #0e1116; stroke: #2a303a; } .grid { stroke: #222832; } .roof { stroke: #e8ecf2; }
       text { fill: #e8ecf2; } .tick, .label { fill: #97a1b0; }
-      .s1 { --c: #60a5fa; } .s3 { --c: #fbbf24; } .s4 { --c: #f472b6; } .s5 { --c: #4ade80; } .s6 { --c: #a78bfa; }
+      .s1 { --c: #60a5fa; } .s2 { --c: #22d3ee; } .s3 { --c: #fbbf24; } .s4 { --c: #f472b6; } .s5 { --c: #4ade80; }
+      .s6 { --c: #a78bfa; }
     }"""
 
 

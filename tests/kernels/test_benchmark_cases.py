@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aime.kernels import SlotAttentionWeights, slot_attention, vq_lookup
+from aime.kernels.dispatch import PREFERRED
 from bench.kernels import cases, measure, rivals
 from bench.kernels.__main__ import compare
 from bench.kernels.case import FAST, FLOAT32, HALVES, Case, Kind
@@ -55,6 +56,11 @@ def test_every_kind_of_case_runs(kind: Kind) -> None:
         assert {name for name in case.runs if name.startswith("aime")} >= {"aime torch"}
         for name, run in case.runs.items():
             assert run() is not None, name
+
+
+def test_every_op_whose_backend_a_table_chooses_is_measured() -> None:
+    """A row of dispatch.PREFERRED that no benchmark can confirm would stay a prediction for ever."""
+    assert {case.op for case in cases.cases("cpu", False, list(cases.CASES), large=False)} == set(PREFERRED)
 
 
 def test_ratios_are_of_medians_and_of_least_times() -> None:
