@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..elementary import accumulator, all_registers
 from ..launch import launcher
-from .triton import product_precision
+from .triton import prefetches, product_precision
 from .triton_entry import read, unit_rows
 
 JOBS = 10  # seven products and three LayerNorms
@@ -148,7 +148,8 @@ def fused_weight_gradients(
     parts = triton.cdiv(count_rows, part)
     partial = torch.empty(parts, total, dtype=rows.dtype, device=rows.device)
     block = 32 if max(D, C) <= 32 else 64
-    narrow = max(D, C) <= 64  # wider rows spill with 32 of them at once on sm_80
+    # wider rows spill with 32 of them at once: above 64 channels on Hopper, elsewhere from 64 on (56 bytes on sm_80)
+    narrow = max(D, C) <= (64 if prefetches() else 32)
     tiles = triton.cdiv(max(3 * D, hidden), block) * triton.cdiv(max(D, C, hidden), block)
     weights_kernel[(tiles, JOBS, parts)](
         rows, wide, g_rows, g_wide, g_scalars, partial, total, count_rows, rows.shape[1], part, D, C, hidden,
