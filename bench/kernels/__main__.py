@@ -11,6 +11,7 @@ Freed memory is kept as in training (aime/allocator.py): without that the peers 
 import argparse
 import itertools
 import json
+import os
 import re
 import shlex
 import sys
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     left_out: list[dict[str, str]] = []
     record = {
         "benchmark": "kernels",
-        "command": f"python -m bench.kernels {shlex.join(given)}".strip(),
+        "command": command(given),
         "machine": machine(options.device) | {"clock": options.clock},
         "floor": None if floor is None else floor.record(),
         "results": compared,
@@ -84,6 +85,13 @@ def main(arguments: list[str] | None = None) -> int:
         torch._dynamo.reset()
     store(record, options.out, options.device)
     return 0
+
+
+def command(given: list[str]) -> str:
+    """What was typed, with the number of threads where the environment limits it."""
+    threads = os.environ.get("OMP_NUM_THREADS")
+    limit = [] if threads is None else [f"OMP_NUM_THREADS={threads}"]
+    return " ".join([*limit, "python -m bench.kernels", *map(shlex.quote, given)])
 
 
 def store(record: dict[str, Any], out: Path | None, device: str) -> None:
