@@ -57,6 +57,10 @@ ARMS: dict[str, Change] = {
     "pillars-upgrad": {"model": PILLARS, "train": {"balancer": "upgrad", "balancer_options": {}}},
     "two-groups": {"model": {"latent_groups": 2}},
     "two-components": {"model": {"max_components": 2}},
+    # What the posterior reads of the attention, and what moves its map: these arms' yardstick is "attention" too.
+    "attention-map": {"model": {"attention_in_posterior": True, "attention_reading": "map"}},
+    "attention-slots-and-map": {"model": {"attention_in_posterior": True, "attention_reading": "slots_and_map"}},
+    "attention-balance": {"model": {"attention_in_posterior": True, "attention_balance": 0.2}},
     # Precision is the map's, so this arm's yardstick is "attention".
     "precision-weights": {"model": {"attention_in_posterior": True, "precision_weighting": True}},
     "gram": {"model": {"gram_frames": 4}},
