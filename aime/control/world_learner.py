@@ -233,6 +233,7 @@ class PixelsLearner:
             sizes.action_size,
             device,
             seed,
+            config.rehearsal_age,
         )
         autocast = autocast_dtype(config, device)
         self.rehearsals = Rehearsals(self.world, self.memory, config, autocast, generator=generator)
