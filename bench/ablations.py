@@ -44,6 +44,8 @@ ARMS: dict[str, Change] = {
     "no-rehearsal": {"train": {"rehearsals": 0}},
     "rehearsal-96-sequences": {"train": {"rehearsal_batch": 96}},
     "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
+    "rehearsal-any-age": {"train": {"rehearsal_age": 0}},
+    "rehearsal-any-age-scattered-windows": {"train": {"rehearsal_age": 0, "consecutive": 1}},
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
     "no-whitening": {"model": {"spread_floor": 1000.0}},
