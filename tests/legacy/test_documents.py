@@ -42,6 +42,56 @@ def test_configuration_templates_build_the_model_that_they_say(template: dict[st
     assert model.training_options["sequence_length"] == template["sequence_length"]
 
 
+def test_every_argument_of_the_original_constructor_at_once() -> None:
+    from VRNN.dpgmm_stickbreaking_prior_vrnn import DPGMMVariationalRecurrentAutoencoder
+
+    named: dict[str, Any] = {
+        "max_components": 15,
+        "input_dim": 64,
+        "latent_dim": 36,
+        "hidden_dim": 32,
+        "attention_dim": 16,
+        "action_dim": 6,
+        "sequence_length": 16,
+        "img_perceiver_channels": 16,
+        "img_disc_layers": 1,
+        "disc_num_heads": 4,
+        "device": "cpu",
+        "patch_size": 16,
+        "input_channels": 3,
+        "learning_rate": 1e-5,
+        "grad_clip": 10.0,
+        "prior_alpha": 1.0,
+        "prior_beta": 10.0,
+        "weight_decay": 1e-5,
+        "use_orthogonal": True,
+        "number_lstm_layer": 3,
+        "context_window_size": 10,
+        "attention_resolution": 21,
+        "warmup_epochs": 25,
+        "dropout": 0.1,
+        "num_encoder_perceiver_layers": 1,
+        "num_perceiver_heads": 8,
+        "num_latent_perceiver": 8,
+        "num_latent_channels_perceiver": 128,
+        "num_codebook_perceiver": 64,
+        "perceiver_code_dim": 16,
+        "downsample_perceiver": 4,
+        "perceiver_lr_multiplier": 1.5,
+    }
+    SAID.clear()
+    with pytest.warns(RetiredArgumentWarning) as seen:
+        model = DPGMMVariationalRecurrentAutoencoder(**named)
+    assert sorted(str(warning.message).split("=")[0].split(": ")[1] for warning in seen) == ["dropout", "patch_size"]
+    assert all(warning.filename == __file__ for warning in seen)
+    config = model.config
+    assert (config.patch_size, config.downsample, config.num_lstm_layers, config.context_window) == (4, 4, 3, 10)
+    assert (config.prior_alpha, config.prior_beta, config.critic_layers) == (1.0, 10.0, 1)
+    assert model.optimizer.defaults["lr"] == 1e-5
+    own = DPGMMVariationalRecurrentAutoencoder(**(THIN | {"patch_size": 8, "critic_layers": 1}))
+    assert own.config.patch_size == 8
+
+
 def test_shapes_of_every_output_are_printed() -> None:
     from tests.legacy.test_snippets import small
 
@@ -87,6 +137,23 @@ def test_the_critics_are_made_and_called_as_documented() -> None:
         warnings.simplefilter("error")
         image = ImageDiscriminator(input_nc=3, ndf=4, n_layers=3, use_actnorm=False, device="cpu")
     assert image(x[:, 0]).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("adversarial", [True, False])
+def test_a_training_step_with_the_weights_of_the_documents(adversarial: bool) -> None:
+    from tests.world_model.conftest import sequences, small_model
+
+    sizes = {"critic_channels": 4, "critic_dim": 8, "critic_layers": 1, "critic_heads": 2}
+    model, batch = small_model(adversarial=adversarial, **sizes).train(), sequences(4)
+    weights = {"lambda_img": 0.2, "lambda_recon": 1, "lambda_att_dyn": 0.75, "lambda_gram": 0.25}
+    metrics = model.training_step_sequence(
+        batch.observations, batch.actions, beta=1, n_critic=3, entropy_weight=0.5, **weights
+    )
+    assert float(metrics["finite"]) == 1 and bool(torch.isfinite(metrics["total_loss"]))
+    assert (model.opponent is not None) == adversarial
+    if model.opponent is not None:
+        taken = {int(state["step"]) for state in model.opponent.optimizer.state.values()}
+        assert taken == {3}
 
 
 def test_slots_are_drawn_where_they_are() -> None:
