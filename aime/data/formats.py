@@ -234,6 +234,8 @@ def _no_episodes(path: Path) -> str:
     found += f" and {len(names) - 8} more" if len(names) > 8 else ""
     if below := _below(path):
         return f"expected episodes, found {found}; there are some below it, name one of: {', '.join(below)}"
+    if (path / "data" / "metadata.json").is_file():
+        return "expected data/main_data.hdf5, as Minari writes it with data_format='hdf5', found a data set without it"
     videos = [name for name in names if is_video(path / name)]
     if videos:
         return (

@@ -249,6 +249,10 @@ def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None
         FileNotFoundError, match=r"there are some below it, name one of: datasets/door/human-v2 \(Minari"
     ):
         open_source(tmp_path)
+    arrow = shutil.copytree(FORMATS / "minari", tmp_path / "arrow")
+    (arrow / "data" / "main_data.hdf5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"arrow: expected data/main_data\.hdf5, as Minari writes it"):
+        open_source(arrow)
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "one.mp4").touch()
     with pytest.raises(
