@@ -44,6 +44,8 @@ ARMS: dict[str, Change] = {
     "no-rehearsal": {"train": {"rehearsals": 0}},
     "rehearsal-96-sequences": {"train": {"rehearsal_batch": 96}},
     "rehearsal-16-frames": {"train": {"rehearsal_length": 16}},
+    "rehearsal-any-age": {"train": {"rehearsal_age": 0}},
+    "rehearsal-any-age-scattered-windows": {"train": {"rehearsal_age": 0, "consecutive": 1}},
     "rehearsal-all-rolled": {"train": {"rehearsal_rolled": 1.0}},
     "rehearsal-none-rolled": {"train": {"rehearsal_rolled": 0.0}},
     "no-whitening": {"model": {"spread_floor": 1000.0}},
@@ -55,6 +57,10 @@ ARMS: dict[str, Change] = {
     "pillars-upgrad": {"model": PILLARS, "train": {"balancer": "upgrad", "balancer_options": {}}},
     "two-groups": {"model": {"latent_groups": 2}},
     "two-components": {"model": {"max_components": 2}},
+    # What the posterior reads of the attention, and what moves its map: these arms' yardstick is "attention" too.
+    "attention-map": {"model": {"attention_in_posterior": True, "attention_reading": "map"}},
+    "attention-slots-and-map": {"model": {"attention_in_posterior": True, "attention_reading": "slots_and_map"}},
+    "attention-balance": {"model": {"attention_in_posterior": True, "attention_balance": 0.2}},
     # Precision is the map's, so this arm's yardstick is "attention".
     "precision-weights": {"model": {"attention_in_posterior": True, "precision_weighting": True}},
     "gram": {"model": {"gram_frames": 4}},

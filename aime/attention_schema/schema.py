@@ -121,6 +121,7 @@ class AttentionSchema(nn.Module):
         state: Tensor | None = None,
         *,
         detach_maps: bool = False,
+        balance: float = 0.0,
     ) -> AttentionSchemaOutput:
         """Attend to a sequence and predict it.
 
@@ -131,13 +132,17 @@ class AttentionSchema(nn.Module):
             previous_latents: (B, T, D), entry t is z_{t-1}.
             previous_map: (B, R, R), the map before the first frame, even when None.
             state: (B, G, R, R), recurrent state of the prior before the first frame, zeros when None.
-            detach_maps: let no gradient of the forecast reach the posterior's maps.
+            detach_maps: let no gradient of the forecast reach the posterior's maps,
+            balance: but for this share of that of the KL, which draws each map towards its prediction; the rest draws
+                the prediction towards the map (KL balancing, Hafner et al. 2021, arXiv:2010.02193). In [0, 1].
         """
         sizes = expect_shape(observations, "B T C H W", "observations")
         batch, steps = sizes["B"], sizes["T"]
         posterior = self.posterior_net(observations.flatten(0, 1), hidden.flatten(0, 1), context.flatten(0, 1))
         maps = posterior.map.reshape(batch, steps, *posterior.map.shape[1:])  # (B, T, R, R)
-        found = self.forecast(maps, hidden, previous_latents, previous_map, state, detach_maps=detach_maps)
+        found = self.forecast(
+            maps, hidden, previous_latents, previous_map, state, detach_maps=detach_maps, balance=balance
+        )
         return AttentionSchemaOutput(
             posterior=posterior, prior=found.prior, maps=maps, kl=found.kl, dynamics_loss=found.dynamics_loss
         )
@@ -151,14 +156,18 @@ class AttentionSchema(nn.Module):
         state: Tensor | None = None,
         *,
         detach_maps: bool = False,
+        balance: float = 0.0,
     ) -> AttentionForecast:
         """Predict each map (B, T, R, R) of a sequence from those before it; arguments as in :meth:`forward`."""
         first = self.uniform_map(maps.shape[0]) if previous_map is None else previous_map
         previous_maps = torch.cat((first.unsqueeze(1), maps[:, :-1]), 1)  # (B, T, R, R)
+        moving = maps
         if detach_maps:
             previous_maps, maps = previous_maps.detach(), maps.detach()
         prior = self.prior_net(previous_maps, hidden, previous_latents, state)
         kl = categorical_kl(maps, prior.log_maps)  # (B, T)
+        if detach_maps and balance:
+            kl = torch.lerp(kl, categorical_kl(moving, prior.log_maps.detach()), balance)
         return AttentionForecast(prior, kl, attention_dynamics_loss(previous_maps, maps, prior.movement))
 
     def uniform_map(self, batch_size: int) -> Tensor:

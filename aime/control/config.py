@@ -10,8 +10,22 @@ from aime.control.actor_critic import ActorCriticConfig
 from aime.ranges import SEED, OptionError, Range, check_ranges
 
 DEFAULTS: dict[str, dict[str, int]] = {
-    "states": {"num_envs": 4, "train_ratio": 32, "batch_size": 8, "sequence_length": 64, "evaluate_every": 2},
-    "pixels": {"num_envs": 16, "train_ratio": 8, "batch_size": 16, "sequence_length": 16, "evaluate_every": 2},
+    "states": {
+        "num_envs": 4,
+        "train_ratio": 32,
+        "batch_size": 8,
+        "sequence_length": 64,
+        "evaluate_every": 2,
+        "consecutive": 1,
+    },
+    "pixels": {
+        "num_envs": 16,
+        "train_ratio": 8,
+        "batch_size": 16,
+        "sequence_length": 16,
+        "evaluate_every": 2,
+        "consecutive": 4,
+    },
 }
 """Values where an option is 0. Pixels cost little to draw and much to learn from: more of them, each replayed less."""
 
@@ -43,6 +57,9 @@ class ControlConfig:
     """Windows of a batch; 0: 16 for pixels, 8 for states."""
     sequence_length: Annotated[int, Range(0, 65536)] = 0
     """Frames of a window; 0: 16 for pixels, 64 for states."""
+    consecutive: Annotated[int, Range(0, 65536)] = 0
+    """Batches in a row whose windows follow each other, so that rehearsals have sequences of one age; 0: 4 for pixels,
+    1 for states, which rehearse nothing."""
     recent: Annotated[float, Range(-1, 1)] = -1.0
     """Share of the windows that are drawn from the episodes of the last two rounds; -1: half for pixels, none for
     states. Pixels are replayed so little that new states would be learnt late."""

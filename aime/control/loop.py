@@ -220,7 +220,12 @@ def train(
             return None
         key, recent = (config.seed, done + k), round(config.recent * config.batch_size)
         batch = run.replay.sample(
-            config.batch_size, config.sequence_length, key, recent=recent, newest=2 * config.num_envs
+            config.batch_size,
+            config.sequence_length,
+            key,
+            recent=recent,
+            newest=2 * config.num_envs,
+            consecutive=config.consecutive,
         )
         batch = on_device(batch, run.device)
         learnt = run.learner.learn(batch, done + k, run.source or generator)

@@ -167,8 +167,20 @@ class Replay:
         frames = self._stored(held.observations[cut])
         return Window(frames, held.actions[cut], held.rewards[cut], held.continues[cut], episode=episode, start=start)
 
-    def sample(self, batch: int, length: int, key: tuple[int, int], *, recent: int = 0, newest: int = 0) -> ReplayBatch:
+    def sample(
+        self,
+        batch: int,
+        length: int,
+        key: tuple[int, int],
+        *,
+        recent: int = 0,
+        newest: int = 0,
+        consecutive: int = 1,
+    ) -> ReplayBatch:
         """Windows drawn evenly over all that fit; a pure function of the episodes held and of the arguments.
+
+        Draws whose numbers are one after the other go on in the same episodes, as those of
+        `aime.data.sampler.WindowSampler` do, ``consecutive`` of them while no episode comes or goes.
 
         Args:
             batch: B.
@@ -176,6 +188,7 @@ class Replay:
             key: seed and number of the draw.
             recent: how many of the windows, the first ones, are of the newest episodes alone.
             newest: how many these are.
+            consecutive: draws in a row whose windows follow each other.
 
         Raises:
             ValueError: no episode is as long as ``length``.
@@ -183,13 +196,16 @@ class Replay:
         numbers = [n for n, held in self.episodes.items() if len(held.actions) >= length]
         if not numbers:
             raise ValueError(f"replay: expected an episode of at least {length} steps, found none")
-        random = np.random.Generator(np.random.Philox(key=key[0], counter=[0, 0, 3, key[1]]))
-        places = np.cumsum([len(self.episodes[n].actions) - length + 1 for n in numbers])
+        block, part = divmod(key[1], consecutive)
+        random = np.random.Generator(np.random.Philox(key=key[0], counter=[0, 0, 3, block]))
+        lengths = np.array([len(self.episodes[n].actions) for n in numbers])
+        windows = np.minimum(consecutive, lengths // length)  # that follow each other in an episode
+        places = np.cumsum(lengths - length * windows + 1)
         drawn = random.integers(places[-1], size=batch)
         if recent and len(numbers) > newest:
             drawn[:recent] = random.integers(places[-newest - 1], places[-1], size=recent)
         rows = np.searchsorted(places, drawn, side="right")
-        starts = drawn - np.where(rows > 0, places[rows - 1], 0)
+        starts = drawn - np.where(rows > 0, places[rows - 1], 0) + length * (part % windows[rows])
         cuts = [(self.episodes[numbers[row]], slice(s, s + length)) for row, s in zip(rows, starts, strict=True)]
 
         def stack(name: str) -> Tensor:

@@ -233,6 +233,7 @@ class PixelsLearner:
             sizes.action_size,
             device,
             seed,
+            config.rehearsal_age,
         )
         autocast = autocast_dtype(config, device)
         self.rehearsals = Rehearsals(self.world, self.memory, config, autocast, generator=generator)
@@ -324,7 +325,7 @@ class PixelsLearner:
         for row, episode in zip(rows.tolist(), batch.episodes.tolist(), strict=True):
             if int(self.owner[row]) != episode:
                 self.owner[row] = episode
-                self.memory.filled[row] = False
+                self.memory.stored[row] = 0
         window = Batch(
             batch.observations, batch.actions, batch.rewards, batch.continues, episodes=rows, starts=batch.starts
         )

@@ -20,12 +20,17 @@ from aime.data.window import Batch, Window, collate
 class WindowSampler:
     """Infinite seeded batches of random windows, every window of every episode equally likely.
 
+    With ``consecutive`` = C > 1, C batches in a row hold windows that follow each other, and every stretch of C T steps
+    is equally likely to begin with: what is remembered of the batches then makes up whole stretches of one age. An
+    episode of fewer steps has as many windows in a row as fit into it, over and over.
+
     Args:
         source: where the windows come from.
         batch_size: B, windows in a (global) batch.
         length: T, steps in a window.
         episodes: episode numbers to draw from (a split); all by default.
         seed: of the order.
+        consecutive: C, batches in a row whose windows follow each other.
         rank, world_size: of this process, which yields windows rank, rank + world_size, ... of the global batch. That
             batch is the same for any number of processes.
 
@@ -43,9 +48,12 @@ class WindowSampler:
         *,
         episodes: ArrayLike | None = None,
         seed: int = 0,
+        consecutive: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        if consecutive < 1:
+            raise ValueError(f"consecutive: expected at least 1 batch, found {consecutive}")
         if batch_size < 1 or batch_size % world_size or not 0 <= rank < world_size:
             raise ValueError(
                 f"expected batch_size >= 1, a multiple of world_size, and 0 <= rank < world_size, "
@@ -54,23 +62,28 @@ class WindowSampler:
         self.source, self.batch_size, self.length, self.seed = source, batch_size, length, seed
         self.rank, self.world_size = rank, world_size
         self.episodes = _checked_episodes(source, episodes, length)
-        starts = source.lengths[self.episodes] - length + 1
-        self._edges: NDArray[np.int64] = np.cumsum(starts)  # window w belongs to the first episode with edge > w
+        self.consecutive = consecutive
+        lengths = source.lengths[self.episodes]
+        self._windows = np.minimum(consecutive, lengths // length)  # (E,) that follow each other in an episode
+        # Stretch w belongs to the first episode with edge > w.
+        self._edges: NDArray[np.int64] = np.cumsum(lengths - length * self._windows + 1)
+        self._window_count = int((lengths - length + 1).sum())
         self.position = 0
 
     @property
     def window_count(self) -> int:
         """Distinct windows there are to draw."""
-        return int(self._edges[-1])
+        return self._window_count
 
     def indices(self, k: int) -> NDArray[np.int64]:
         """(B / world_size, 2): episode and start of each window of batch k."""
-        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, k]))
-        windows = generator.integers(self.window_count, size=self.batch_size)
-        windows = windows[self.rank :: self.world_size]
-        which = np.searchsorted(self._edges, windows, side="right")
-        starts = windows - np.where(which > 0, self._edges[which - 1], 0)
-        return np.stack([self.episodes[which], starts], axis=1)
+        block, part = divmod(k, self.consecutive)
+        generator = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 0, block]))
+        stretches = generator.integers(int(self._edges[-1]), size=self.batch_size)
+        stretches = stretches[self.rank :: self.world_size]
+        which = np.searchsorted(self._edges, stretches, side="right")
+        starts = stretches - np.where(which > 0, self._edges[which - 1], 0)
+        return np.stack([self.episodes[which], starts + self.length * (part % self._windows[which])], axis=1)
 
     def batch(self, k: int) -> Batch:
         """Batch k; does not move the position."""

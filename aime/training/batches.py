@@ -52,6 +52,7 @@ class TrainingData:
             config.sequence_length,
             episodes=train,
             seed=config.seed,
+            consecutive=config.consecutive,
             rank=rank,
             world_size=size,
         )

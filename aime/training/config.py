@@ -27,6 +27,8 @@ class TrainConfig:
     """B, windows in a batch: that of all processes together in a distributed run."""
     sequence_length: Annotated[int, Range(1, 65536)] = 16
     """T, frames in a window."""
+    consecutive: Annotated[int, Range(1, 65536)] = 1
+    """Batches in a row whose windows follow each other in their episodes, before new episodes are drawn."""
     epochs: Annotated[float, Range(above=0)] | None = None
     """Stop after this many passes over the training frames (an epoch is as many steps as B * T goes into them)."""
     steps: Annotated[int, Range(1, 10**12)] | None = None
@@ -56,6 +58,9 @@ class TrainConfig:
     """Sequences of a rehearsal."""
     rehearsal_length: Annotated[int, Range(2, 65536)] = 50
     """Frames of such a sequence."""
+    rehearsal_age: Annotated[int, Range(0, 10**9)] = 0
+    """Steps after which a posterior is not rehearsed any more, since the encoder has moved on; 0: never. It takes
+    `consecutive` windows for there to be sequences of that age."""
     rehearsal_seen: Annotated[int, Range(1, 65536)] = 5
     """Fewest frames that are given as they were seen before the rest is rolled out."""
     rehearsal_rolled: Annotated[float, SHARE] = 0.5
@@ -196,6 +201,8 @@ _LAPTOP: dict[str, Any] = {
     "learning_rate": 2e-3,
     "beta_min": 0.0,
     "rehearsals": 1,
+    "consecutive": 4,
+    "rehearsal_age": 64,
     # Strong proximity keeps rotations small: at lambd = 1 the latent KL was a quarter larger than without any.
     "balancer_options": {"alpha_steps": 1, "update_interval": 2, "lr_inner": 0.1, "lambd": 30.0},
     "validate_every": 400,

@@ -69,7 +69,9 @@ class PosteriorMemory:
     """The posterior of every training frame, as the encoder saw it last, and the action after it.
 
     Windows of any length can be drawn from it, not only those of the batches: with its (2 D + A) numbers a frame, all
-    episodes of a run are remembered at a hundredth of what their pixels take.
+    episodes of a run are remembered at a hundredth of what their pixels take. But the encoder moves on, and a window
+    that is put together of what it said at different times shows a motion that never was: with an ``age``, only those
+    windows are drawn whose frames were all seen in the last so many batches.
 
     Args:
         episodes: (E,) numbers of the training episodes.
@@ -78,6 +80,7 @@ class PosteriorMemory:
         action_size: A.
         device: where the tables are.
         seed: of the draws; draw k is a pure function of (seed, k), so that a resumed run draws the same.
+        age: batches after which a posterior is not drawn any more; 0: never.
     """
 
     def __init__(
@@ -88,13 +91,15 @@ class PosteriorMemory:
         action_size: int,
         device: torch.device,
         seed: int,
+        age: int = 0,
     ) -> None:
         self.row_of = {int(episode): row for row, episode in enumerate(episodes)}
-        self.device, self.seed = device, seed
+        self.device, self.seed, self.age = device, seed, age
         shape = (len(episodes), int(lengths.max()))
         self.posteriors = torch.zeros(*shape, 2 * latent_size, device=device)
         self.actions = torch.zeros(*shape, action_size, device=device)
-        self.filled = torch.zeros(shape, dtype=torch.bool)
+        self.stored = torch.zeros(shape, dtype=torch.int64)
+        """(E, L) number of the batch, from 1 on, that a frame was last seen in; 0: never."""
 
     def store(self, batch: Batch, posterior: Posterior, ranks: Ranks | None = None) -> None:
         """Remember the posteriors (B, T, D) of a batch; those that are not finite are left out.
@@ -112,7 +117,7 @@ class PosteriorMemory:
         rows = torch.tensor([self.row_of[int(episode)] for episode in episodes])[:, None]  # (B, 1)
         times = starts[:, None] + torch.arange(mean.shape[1])  # (B, T)
         rows = rows.expand_as(times)
-        self.filled[rows, times] = True
+        self.stored[rows, times] = self.stored.max() + 1
         rows, times = sent(rows, self.device), sent(times, self.device)
         found = torch.cat([mean, log_scale], -1)  # (B, T, 2 D)
         known = torch.isfinite(found).all(-1, keepdim=True)
@@ -125,9 +130,11 @@ class PosteriorMemory:
         Too few are fewer than an eighth of ``count``. None where not even windows of 4 frames are remembered.
         """
         random = np.random.Generator(np.random.Philox(key=self.seed, counter=[0, 0, 1, index]))
-        length = min(length, self.filled.shape[1])
+        length = min(length, self.stored.shape[1])
+        newest = int(self.stored.max())
+        fresh = self.stored > (max(newest - self.age, 0) if self.age else 0)  # (E, L)
+        runs = torch.nn.functional.pad(fresh.int().cumsum(1), (1, 0))  # (E, L + 1)
         while length >= SHORTEST:
-            runs = torch.nn.functional.pad(self.filled.int().cumsum(1), (1, 0))  # (E, L + 1)
             places = ((runs[:, length:] - runs[:, :-length]) == length).nonzero()  # (N, 2)
             if len(places) >= max(count // 8, 1):
                 chosen = places[torch.from_numpy(random.integers(len(places), size=count))]
@@ -140,7 +147,7 @@ class PosteriorMemory:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it, for a checkpoint."""
-        return {"posteriors": self.posteriors, "actions": self.actions, "filled": self.filled}
+        return {"posteriors": self.posteriors, "actions": self.actions, "stored": self.stored}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Inverse of `tensors`."""

@@ -13,7 +13,7 @@ from aime.training.config import TrainConfig
 from aime.training.run_directory import RunDirectory
 from aime.training.session import Session
 
-FIXED = ("batch_size", "sequence_length", "seed", "balancer")
+FIXED = ("batch_size", "sequence_length", "consecutive", "seed", "balancer")
 """Training settings that the state of a run is made of: its windows and splits, and the balancer's memory."""
 SWITCHES = ("weight_average", "rehearsals")
 """Settings that may change but neither be switched on nor off: what they keep is in the checkpoint, or is not."""

@@ -231,7 +231,9 @@ def make_rehearsals(session: Session) -> Rehearsals:
         )
     episodes, sizes = data.train_episodes, model.config
     lengths = data.source.lengths[episodes]
-    memory = PosteriorMemory(episodes, lengths, sizes.latent_dim, sizes.action_size, session.device, config.seed)
+    memory = PosteriorMemory(
+        episodes, lengths, sizes.latent_dim, sizes.action_size, session.device, config.seed, config.rehearsal_age
+    )
     generator = None if session.device.type == "cpu" else session.generator
     return Rehearsals(model, memory, config, autocast_dtype(config, session.device), session.ranks, generator)
 

@@ -126,6 +126,11 @@ class WorldModelConfig:
     """Share of the sequences of a batch on which the attention prior is trained."""
     attention_in_posterior: bool = True
     """Whether the posterior reads the slots; False: no attention schema, maps of side 0."""
+    attention_reading: Literal["slots", "map", "slots_and_map"] = "slots"
+    """What the posterior reads beside the centre of the map: the slots' features, the map's cells, or both."""
+    attention_balance: Share = 0.0
+    """Share of the map's KL that moves the map towards its prediction, the rest the prediction; 0: the map is inferred
+    for the likelihood alone."""
     precision_weighting: bool = False
     """Weight each pixel's likelihood by the (constant) attention map, floor .2, mean 1."""
 
@@ -202,6 +207,13 @@ class WorldModelConfig:
     def map_side(self) -> int:
         """R, or 0 without attention."""
         return self.attention_resolution if self.attention_in_posterior else 0
+
+    @property
+    def attention_size(self) -> int:
+        """Numbers that the posterior reads of a frame's attention; 0 without."""
+        slots = self.num_slots * self.attention_channels if "slots" in self.attention_reading else 0
+        cells = self.attention_resolution**2 if "map" in self.attention_reading else 0
+        return slots + cells + 2 if self.attention_in_posterior else 0
 
     @property
     def strides(self) -> tuple[int, ...]:

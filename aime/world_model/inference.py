@@ -92,10 +92,22 @@ def perceive(parts: WorldModelParts, observations: Tensor, memory: ObservationMe
     if parts.config.attention_in_posterior:
         level = features[parts.attention_level]
         attention = parts.attention.posterior_net(level, flat_context.new_zeros(batch * length, 0), flat_context)
-        conditions = torch.cat([flat_context, attention.slots.flatten(1), attention.coords], 1)  # (B T, Cc + S d + 2)
+        conditions = torch.cat([flat_context, read_attention(attention, parts.config.attention_reading)], 1)
     posterior = parts.encoder.posterior(features, conditions)  # (B T, D)
     posterior = posterior.unflatten(batch, length)  # (B, T, D)
     return Perceived(frames, stacked, features, read, context, attention, posterior, last_frames)
+
+
+def read_attention(attention: AttentionPosteriorOutput, reading: str) -> Tensor:
+    """What the posterior is given of the attention of N frames: slots (N, S d), cells (N, R R) or both, and the centre.
+
+    Cells as the attention prior reads them: log(1 + density), where 1 is the density of an even map.
+    """
+    read = [attention.slots.flatten(1)] if "slots" in reading else []  # (N, S d)
+    if "map" in reading:
+        cells = attention.map.flatten(1)  # (N, R R)
+        read.append(torch.log1p(cells.shape[1] * cells))
+    return torch.cat([*read, attention.coords], 1)
 
 
 def read_context(

@@ -43,13 +43,11 @@ class WorldModelParts(nn.Module):
         channels, height, width = config.image_shape
         self.register_buffer("mean_image", torch.zeros(channels, height, width))
         self.register_buffer("pixel_spread", torch.ones(1, height, width))
-        # slots and the centre of the map, (x, y)
-        slots = config.num_slots * config.attention_channels + 2 if config.attention_in_posterior else 0
         self.encoder = VAEEncoder(
             config.latent_dim,
             height,
             width,
-            context_dim=config.context_size + slots,
+            context_dim=config.context_size + config.attention_size,
             channels=config.encoder_channels,
             cells_per_level=config.cells_per_level,
             mlp_hidden_size=config.mlp_hidden_dim,

@@ -47,6 +47,29 @@ def test_prediction_does_not_see_its_own_frame() -> None:
     assert not torch.equal(before.prior.maps[:, 3], after.prior.maps[:, 3])
 
 
+def test_a_balanced_kl_divides_its_gradient_between_map_and_prediction() -> None:
+    schema = make_schema()
+    maps = torch.softmax(torch.randn(2, 4, SIDE * SIDE), -1).unflatten(-1, (SIDE, SIDE)).requires_grad_()
+    states = torch.randn(2, 4, 8), torch.randn(2, 4, 4)
+    weight = schema.prior_net.motion.weight
+
+    def gradients(balance: float) -> tuple[Tensor | None, Tensor]:
+        kl = schema.forecast(maps, *states, detach_maps=True, balance=balance).kl
+        assert torch.allclose(kl, schema.forecast(maps, *states).kl)
+        of_maps, of_weight = torch.autograd.grad(kl.sum(), (maps, weight), allow_unused=True)
+        assert of_weight is not None
+        return of_maps, of_weight
+
+    kept, whole = gradients(0.0)
+    assert kept is None
+    some, rest = gradients(0.25)
+    assert torch.allclose(rest, 0.75 * whole, rtol=1e-4, atol=1e-6)
+    prediction = schema.forecast(maps, *states).prior.log_maps.detach()
+    (expected,) = torch.autograd.grad(categorical_kl(maps, prediction).sum(), maps)
+    assert some is not None
+    assert torch.allclose(some, 0.25 * expected, rtol=1e-4, atol=1e-6)
+
+
 def moving_blobs(count: int, steps: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Noisy videos (N, T, 3, 32, 32) of a blob that flies straight and bounces; its path (N, T, 2) in cells."""
     start = torch.rand(count, 1, 2, generator=generator) * (SIDE - 2)

@@ -68,6 +68,19 @@ def test_windows_lie_in_episodes_and_every_place_is_drawn(tmp_path: Path) -> Non
         assert np.array_equal(batch.rewards[row].numpy(), held.rewards[start : start + 4])
 
 
+def test_consecutive_draws_go_on_in_the_same_episodes() -> None:
+    replay = Replay(PIXELS)
+    for number, length in enumerate((13, 8, 5)):  # three windows of 4 in a row fit, two, and one
+        replay.append(episode(number, length))
+    first, second, third = (replay.sample(100, 4, (0, k), consecutive=3) for k in (3, 4, 5))
+    assert set(first.episodes.tolist()) == {0, 1, 2}
+    moved = torch.tensor([[0, 4, 8], [0, 4, 0], [0, 0, 0]])[first.episodes]
+    for part, batch in enumerate((first, second, third)):
+        assert torch.equal(batch.episodes, first.episodes)
+        assert torch.equal(batch.starts, first.starts + moved[:, part])
+    assert not torch.equal(replay.sample(100, 4, (0, 6), consecutive=3).episodes, first.episodes)
+
+
 def test_recent_windows_are_of_the_newest_episodes() -> None:
     replay = Replay(PIXELS)
     for number in range(4):

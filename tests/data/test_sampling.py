@@ -105,6 +105,26 @@ def test_every_window_is_drawn_equally_often(source: EpisodeSource) -> None:
     assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
 
 
+def test_consecutive_batches_follow_each_other_in_their_episodes(source: EpisodeSource) -> None:
+    sampler = WindowSampler(source, 300, 6, consecutive=3, seed=3)
+    fits = np.minimum(3, np.asarray(LENGTHS) // 6)  # windows in a row of each episode
+    first, second, third, other = (sampler.indices(k) for k in (6, 7, 8, 9))
+    assert set(first[:, 0]) == set(range(len(LENGTHS)))
+    for part, batch in ((1, second), (2, third)):
+        np.testing.assert_array_equal(batch[:, 0], first[:, 0])
+        np.testing.assert_array_equal(batch[:, 1], first[:, 1] + 6 * (part % fits[first[:, 0]]))
+    assert (third[:, 1] + 6 <= np.asarray(LENGTHS)[third[:, 0]]).all()
+    assert not np.array_equal(other, first)
+    stretches = np.asarray(LENGTHS) - 6 * fits + 1
+    drawn = np.concatenate([sampler.indices(3 * k) for k in range(50)])
+    _, counts = np.unique(drawn, axis=0, return_counts=True)
+    assert len(counts) == stretches.sum()
+    expected = 15_000 / stretches.sum()
+    assert np.abs(counts - expected).max() < 5 * np.sqrt(expected)
+    with pytest.raises(ValueError, match="consecutive: expected at least 1 batch, found 0"):
+        WindowSampler(source, 4, 6, consecutive=0)
+
+
 def test_resuming_continues_exactly(source: EpisodeSource) -> None:
     sampler = WindowSampler(source, 4, 5, seed=7)
     for _ in range(3):

@@ -67,6 +67,28 @@ def test_the_newest_posterior_is_kept_and_one_that_is_not_finite_is_left_out() -
     assert drawn.mean[0, :, 2].tolist() == [500.0] * 3 + [100.0] + [500.0] * 8
 
 
+def test_what_was_seen_too_long_ago_is_not_drawn() -> None:
+    kept = PosteriorMemory(EPISODES, LENGTHS, SIZE, ACTION_SIZE, torch.device("cpu"), 0, age=2)
+    kept.store(*batch([(7, 0)], 12))
+    kept.store(*batch([(5, 0)], 6))
+    assert set(episodes_drawn(kept)) == {7, 5}
+    kept.store(*batch([(5, 6)], 6))  # the batch before is one of the last two, that of episode 7 is not
+    assert set(episodes_drawn(kept)) == {5}
+    resumed = PosteriorMemory(EPISODES, LENGTHS, SIZE, ACTION_SIZE, torch.device("cpu"), 0, age=2)
+    resumed.load_tensors(kept.tensors())
+    assert episodes_drawn(resumed) == episodes_drawn(kept)
+    kept.store(*batch([(2, 0)], 3))  # a window over both halves of episode 5 is of two ages, one of them too old
+    drawn = kept.draw(4, 12, index=0)
+    assert drawn is not None and drawn.mean.shape[1] == 6 and set(drawn.mean[:, 0, 1].tolist()) == {6.0}
+
+
+def episodes_drawn(kept: PosteriorMemory) -> list[int]:
+    """Of 32 windows of 6 frames."""
+    drawn = kept.draw(32, 6, index=0)
+    assert drawn is not None
+    return [int(episode) for episode in drawn.mean[:, 0, 0]]
+
+
 def test_shorter_windows_are_drawn_until_long_ones_are_there() -> None:
     kept = memory()
     assert kept.draw(2, 40, index=0) is None
@@ -136,7 +158,8 @@ def test_a_run_with_rehearsals_and_averages_continues_exactly(tmp_path) -> None:
         torch.manual_seed(0)
         model = DPGMMVariationalRecurrentAutoencoder(config)
         training = TrainConfig.preset(
-            "laptop", steps=steps, batch_size=4, sequence_length=6, rehearsal_batch=4, rehearsal_length=12,
+            "laptop", steps=steps, batch_size=4, sequence_length=4, consecutive=3, rehearsal_age=5,
+            rehearsal_batch=4, rehearsal_length=12,
             rehearsals=2, validation_batches=1, validate_every=0, checkpoint_every=4, warmup_fraction=0.0,
             final_learning_rate=1.0, beta_warmup_fraction=0.0, log_every=1,
         )  # fmt: skip
@@ -187,7 +210,7 @@ def rehearsing() -> tuple[DPGMMVariationalRecurrentAutoencoder, Rehearsals]:
     model = DPGMMVariationalRecurrentAutoencoder(config)
     kept = PosteriorMemory(EPISODES, LENGTHS, config.latent_dim, 2, torch.device("cpu"), seed=0)
     kept.posteriors.normal_()
-    kept.filled[:] = True
+    kept.stored[:] = 1
     return model, Rehearsals(model, kept, TrainConfig(steps=1, rehearsals=1, rehearsal_batch=4, rehearsal_length=8))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from aime.ranges import OptionError
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, SequenceNoise, WorldModelConfig
+from aime.world_model.inference import perceive, read_attention
 from tests.world_model.conftest import sequences, small_model
 from tests.world_model.test_model import remembered
 
@@ -16,6 +18,8 @@ ARMS = [
     {"max_components": 1},
     {"context_in_posterior": False},
     {"attention_in_posterior": False},
+    {"attention_reading": "map"},
+    {"attention_reading": "slots_and_map", "attention_balance": 0.2},
     {"latent_groups": 2},
     {"latent_groups": 3, "max_components": 1},
     {"max_components": 1, "context_in_posterior": False, "attention_in_posterior": False},
@@ -74,6 +78,41 @@ def test_what_is_left_out_costs_neither_parameters_nor_a_task() -> None:
     neither = small_model(context_in_posterior=False, attention_in_posterior=False)
     _, tasks = neither.loss_aggregator.compute_losses(neither.forward_sequence(*batch.all))
     assert list(tasks) == ["elbo"]
+
+
+def test_what_is_read_of_the_attention_is_all_that_reaches_the_posterior() -> None:
+    config = small_model().config
+    found = {}
+    for reading in ("slots", "map", "slots_and_map"):
+        model, batch = small_model(attention_reading=reading), sequences(2)
+        reads = dict[str, bool]()
+        for name in ("slots", "map"):
+            seen = perceive(model, batch.observations)
+            assert seen.attention is not None
+            altered = dataclasses.replace(seen.attention, **{name: getattr(seen.attention, name) + 0.1})
+            conditions = [read_attention(attention, reading) for attention in (seen.attention, altered)]
+            assert conditions[0].shape == (4, model.config.attention_size)
+            reads[name] = not torch.equal(*conditions)
+        found[reading] = (model.config.attention_size, reads)
+    slots, cells = config.num_slots * config.attention_channels, config.attention_resolution**2
+    assert found == {
+        "slots": (slots + 2, {"slots": True, "map": False}),
+        "map": (cells + 2, {"slots": False, "map": True}),
+        "slots_and_map": (slots + cells + 2, {"slots": True, "map": True}),
+    }
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.2])
+def test_the_forecast_of_maps_moves_them_by_its_balance(balance: float) -> None:
+    model, batch = small_model(attention_balance=balance), sequences(4)
+    outputs = model.forward_sequence(*batch.all)
+    plain = small_model().forward_sequence(*batch.all)["attention_losses"]
+    torch.testing.assert_close(outputs["attention_losses"], plain)  # the balance is the gradient's alone
+    outputs["attention_losses"].mean().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
+    assert any(name.startswith("attention.prior_net.") for name in moved)
+    posterior = {name for name in moved if name.startswith(("attention.posterior_net.", "encoder."))}
+    assert bool(posterior) == (balance > 0)
 
 
 def test_precision_weights_need_the_map() -> None:
