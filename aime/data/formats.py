@@ -28,7 +28,7 @@ from aime.data.video import is_video
 from aime.data.video_folder import VideoFolderSource, video_files
 from aime.terminal import printable
 
-MOST_LOOKED_AT = 300  # directories, for a message
+MOST_LOOKED_AT = 300  # files and directories, for a message
 
 
 @dataclass(frozen=True)
@@ -245,22 +245,20 @@ def _no_episodes(path: Path) -> str:
 
 
 def _below(path: Path, depth: int = 5) -> list[str]:
-    """The first three directories below a path that are of a known format; hundreds of directories are looked at."""
+    """The first three files or directories below a path that are of a known format, of hundreds that are looked at."""
     found: list[str] = []
-    places, looked = [path], 0
+    places, left = [path], MOST_LOOKED_AT
     for _ in range(depth):
-        places = [entry for place in places for entry in sorted(place.iterdir()) if entry.is_dir()]
-        for place in places[: MOST_LOOKED_AT - looked]:
+        places = [entry for place in places if place.is_dir() for entry in sorted(place.iterdir())][:left]
+        left -= len(places)
+        for place in places:
             try:
                 known = next((known for known in FORMATS if known.holds(place)), None)
             except (DataError, OSError):
                 continue
-            if known is not None:
+            if known is not None and len(found) < 3:
                 found.append(f"{place.relative_to(path)} ({known.label})")
-                if len(found) == 3:
-                    return found
-        looked += len(places)
-        if found or looked >= MOST_LOOKED_AT:
+        if found:
             return found
     return found
 

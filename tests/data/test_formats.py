@@ -249,6 +249,10 @@ def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None
         FileNotFoundError, match=r"there are some below it, name one of: datasets/door/human-v2 \(Minari"
     ):
         open_source(tmp_path)
+    shutil.copy(FORMATS / "robomimic.hdf5", tmp_path / "mine.h5")
+    with pytest.raises(FileNotFoundError, match=r"name one of: mine\.h5 \(robomimic"):
+        open_source(tmp_path)
+    (tmp_path / "mine.h5").unlink()
     arrow = shutil.copytree(FORMATS / "minari", tmp_path / "arrow")
     (arrow / "data" / "main_data.hdf5").unlink()
     with pytest.raises(FileNotFoundError, match=r"arrow: expected data/main_data\.hdf5, as Minari writes it"):
