@@ -17,6 +17,7 @@ Class = TypeVar("Class", bound=type)
 
 NO_DROPOUT = "the networks here have no dropout"
 MEMORY = "one fused call leaves nothing worth recomputing"
+NUMBERED = "frames are numbered by sines and cosines"
 ONE_SOFTMAX = "positions compete for slots in one softmax, without heads"
 
 
@@ -222,6 +223,18 @@ TABLES: dict[str, Table] = {
         {"height": 64, "width": 64},
     ),
     "RGB": Table({"num_tasks": "task_num"}),
+    "TemporalDiscriminator": Table(
+        {
+            "device": MOVES,
+            "max_sequence_length": Retired("videos of any length are scored"),
+            "patch_size": Retired("the trunk halves a frame until 4 to 7 cells are left a side"),
+            "use_rope_temporal": Retired(NUMBERED),
+            "rope_base": Retired(NUMBERED),
+        }
+    ),
+    "ImageDiscriminator": Table(
+        {"device": MOVES, "use_actnorm": Only(False, "a normalisation over the batch would spoil the gradient penalty")}
+    ),
     "DMCVBDataset": Table(
         {
             "root": "data_dir",

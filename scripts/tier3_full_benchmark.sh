@@ -1,11 +1,13 @@
 #!/bin/sh
 # Tier 3, days: humanoid walk, 50 frames of 84x84. The benchmark.
-# The episodes are collected first where their file is missing; further arguments go to `aime train`.
-# Settings from the environment: AIME_DOMAIN, AIME_TASK, AIME_SEED, AIME_NUM_EPISODES, AIME_DATA_PATH; AIME_VENV and
-# AIME_DEBUG as in environment.sh. Checkpoints are in runs/tier3-DOMAIN-TASK-seedSEED/checkpoints (older scripts had them in
-# checkpoints/TASK-tier3-seedSEED).
+# The episodes are collected first where their file is missing; further arguments go to `aime train`, older ones
+# as older_flags.sh has them.
+# Settings from the environment: AIME_DOMAIN, AIME_TASK, AIME_SEED, AIME_NUM_EPISODES, AIME_DATA_PATH,
+# WANDB_PROJECT; AIME_VENV and AIME_DEBUG as in environment.sh. Checkpoints are in
+# runs/tier3-DOMAIN-TASK-seedSEED/checkpoints (older scripts had them in checkpoints/TASK-tier3-seedSEED).
 set -eu
 . "$(dirname "$0")/environment.sh"
+. "$(dirname "$0")/older_flags.sh"
 domain=${AIME_DOMAIN:-humanoid} task=${AIME_TASK:-walk} seed=${AIME_SEED:-1}
 data=${AIME_DATA_PATH:-data/tier3_${domain}_$task.h5} run=runs/tier3-$domain-$task-seed$seed
 [ -f "$data" ] || AIME_DATA_PATH=$data "$(dirname "$0")/collect_tier3_data.sh"

@@ -45,7 +45,7 @@ PILLARS = (
     "adversarial",
 )
 FOLDERS = [ROOT / "aime" / pillar / "README.md" for pillar in PILLARS]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *FOLDERS]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *FOLDERS, ROOT / "scripts" / "README.md"]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 EXECUTABLES = ("aime", "python -m aime")
 
@@ -219,6 +219,15 @@ def test_examples_run(page: Path) -> None:
 @pytest.mark.parametrize(("page", "most"), [(ROOT / "README.md", 120), *((page, 60) for page in FOLDERS)], ids=str)
 def test_pages_to_begin_with_are_short(page: Path, most: int) -> None:
     assert len(page.read_text().splitlines()) <= most
+
+
+def test_the_page_of_the_scripts_names_each_once() -> None:
+    page = ROOT / "scripts" / "README.md"
+    rows = [line.split("|")[1] for line in page.read_text().splitlines() if line.startswith("| `")]
+    named = [name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    files = {file.name for file in page.parent.iterdir() if file.name not in ("README.md", "__pycache__")}
+    assert sorted(named) == sorted(files)
+    assert len(page.read_text().splitlines()) <= 60
 
 
 def test_fields_that_tables_name_exist() -> None:

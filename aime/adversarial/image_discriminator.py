@@ -5,9 +5,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from aime.adversarial.trunk import ConvolutionalTrunk
+from aime.documented_tables import accepts_documented_names
 from aime.nn import expect_shape
 
 
+@accepts_documented_names()
 class ImageDiscriminator(nn.Module):
     """PatchGAN (Isola et al. 2017): a score for every patch of an image, no normalisation (see `ConvolutionalTrunk`).
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from aime.adversarial.trunk import ConvolutionalTrunk
+from aime.documented_tables import accepts_documented_names
 from aime.nn import expect_shape
 
 
@@ -28,6 +29,7 @@ class VideoScores(TypedDict):
     features: Tensor
 
 
+@accepts_documented_names()
 class TemporalDiscriminator(nn.Module):
     """Wasserstein critic of videos (B, T, C, H, W), optionally given a latent of each frame.
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from aime import attention_schema, temporal_dynamics
 from aime.attention_schema import center_of_mass
+from aime.attention_schema.maps import SMALLEST_MASS
+from aime.legacy.attention_pictures import PICTURES, slot_pictures
 from aime.temporal_dynamics import LSTMState
 
 
@@ -61,6 +63,22 @@ class AttentionPosterior(attention_schema.AttentionPosterior):
         self.regularized_coords, self.diversity_loss = found.coords, found.diversity_loss
         return found.map, found.coords
 
+    def visualize_multi_object_attention(
+        self,
+        observation: Tensor,
+        slot_attention_maps: Tensor,
+        slot_centers: Tensor,
+        group_assignments: Tensor | None = None,
+        return_mode: str = "all",
+    ) -> dict[str, Tensor]:
+        """Pictures of slots over frames (B, 3, H, W), see `slot_pictures`: all of them, or the one that is named."""
+        if return_mode not in ("all", *PICTURES):
+            raise ValueError(f"return_mode: expected all, {', '.join(PICTURES)}, found {return_mode!r}")
+        if group_assignments is None:
+            group_assignments = slot_attention_maps.movedim(1, -1)  # (B, R, R, S)
+        pictures = slot_pictures(observation, slot_attention_maps, slot_centers, group_assignments)
+        return pictures if return_mode == "all" else {return_mode: pictures[return_mode]}
+
 
 class AttentionPrior(attention_schema.AttentionPrior):
     """`map, info = prior(prev_attention, hidden_state, latent_state)`: one step."""
@@ -74,7 +92,10 @@ class AttentionPrior(attention_schema.AttentionPrior):
             the map (B, R, R), and spatial_features (B, G, R, R), predicted_movement (dx, dy), (B, R, R) each, which
             is the motion of the centre in cells, everywhere the same, and attention_logits (B, R, R).
         """
-        found = super().forward(prev_attention[:, None], hidden_state[:, None], latent_state[:, None])
+        # The documents' example hands over plain noise: what is negative is no mass, the rest is brought to sum to 1.
+        mass = prev_attention.clamp_min(0.0)
+        mass = mass / mass.sum((-2, -1), keepdim=True).clamp_min(SMALLEST_MASS)
+        found = super().forward(mass[:, None], hidden_state[:, None], latent_state[:, None])
         shape = (-1, self.resolution, self.resolution)
         dx, dy = (axis[:, None, None].expand(shape) for axis in found.movement[:, 0].unbind(-1))
         return found.maps[:, 0], {

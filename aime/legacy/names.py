@@ -42,7 +42,7 @@ ELBO = of("aime.multi_task_learning.losses", "ELBOLoss")
 PERCEIVER_LOSS = of("aime.multi_task_learning.losses", "PerceiverLoss")
 PREDICTIVE = of("aime.multi_task_learning.losses", "PredictiveLoss")
 ADVERSARIAL = of("aime.multi_task_learning.losses", "AdversarialLoss")
-MODELS = of("aime.models", "check_tensor", "TemporalDiscriminator", "ImageDiscriminator")
+MODELS = of("aime.models", "check_tensor", "ImageDiscriminator") | of("aime.legacy.critics", "TemporalDiscriminator")
 
 MODULES: dict[str, dict[str, str] | str] = {
     "world_model": WORLD_MODEL,

@@ -16,6 +16,11 @@ from aime.perceiver_io.quantizer import codebook_statistics
 class VQPTTokenizer(perceiver_io.VQPTTokenizer):
     """`tokens, vq_loss, perplexity = tokenizer.encode(video)` and `video = tokenizer.decode(tokens)`."""
 
+    @property
+    def vq(self) -> perceiver_io.VectorQuantizer:
+        """The quantizer; `tokenizer.vq.codebook` are its codes."""
+        return self.quantizer
+
     def encode(self, videos: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Ids (B, T, Ht, Wt) of videos (B, T, C, H, W), the commitment loss (), and the perplexity of code use ()."""
         found, _ = super().encode(videos)

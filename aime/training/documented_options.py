@@ -23,7 +23,6 @@ WITHOUT_EFFECT = {
     "img_height": "frames are used at their stored size",
     "img_width": "frames are used at their stored size",
     "beta_eval": "validation uses beta_max",
-    "n_critic": "this model has no critics",
     "lambda_gan": "the weight of the adversarial task is lambda_img",
 }
 """Keys of the documented dictionaries that mean nothing here, and why; those of `TrainConfig` are not looked up."""

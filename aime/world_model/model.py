@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aime.adversarial import CriticPlayer
+from aime.documented_names import advise
 from aime.documented_tables import accepts_documented_names
 from aime.files import DamagedFileError, check_written, read_json, write_json
 from aime.generative_prior import PriorParameters
@@ -28,6 +29,8 @@ from aime.world_model.outputs import SequenceOutputs
 from aime.world_model.parts import WorldModelParts
 from aime.world_model.rehearsal import RememberedSequences
 from aime.world_model.state import WorldModelState
+
+CRITICS_PATCH = "beside img_disc_layers it is the older critic's; beside critic_layers it is the trunk's"
 
 
 @accepts_documented_names(also=[*ALIASES, *WorldModelConfig.__dataclass_fields__])
@@ -57,6 +60,8 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
     def __init__(self, config: WorldModelConfig | None = None, **names: Any) -> None:
         if config is not None and names:
             raise TypeError(f"expected either a config or names, found a config and {', '.join(sorted(names))}")
+        if "img_disc_layers" in names and "patch_size" in names:  # a call of older code, where both are its critic's
+            advise(type(self).__name__, "patch_size", names.pop("patch_size"), CRITICS_PATCH)
         super().__init__(config or WorldModelConfig(**(DOCUMENTED_SIZES | resolve_aliases(names) if names else {})))
         self.loss_aggregator = LossAggregator()
         self.training_options: dict[str, Any] = {}
@@ -166,8 +171,12 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
         """One optimisation step; options and results as in :func:`aime.world_model.training_step.training_step`.
 
         The weights of the losses (beta, lambda_recon, ...) may be given by their names, instead of as ``weights``.
+        ``n_critic`` is, from this step on, how many steps the critics take for one of the model.
         """
         optimizer, balancer = self._configured()
+        steps = options.pop("n_critic", None)
+        if steps is not None and self.opponent is not None:
+            self.opponent.steps = steps
         named = {name: options.pop(name) for name in LossWeights.__dataclass_fields__ if name in options}
         weights = replace(options.pop("weights", training_step.STEP_WEIGHTS), **named)
         options = {"weights": weights, "opponent": self.opponent, **options}

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 
+from aime import cli
 from aime.training.step_weights import find_step, load_model
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder, evaluate, train
 from aime.world_model.config import PRESETS
@@ -184,6 +186,35 @@ def test_tiers_run_in_the_environment_of_make(tier: int, name: str, task: str, v
     assert lines[1] == f"aime train --preset tier{tier} --data {data} --out {run} --seed 7 --steps 2"
     assert lines[2] == f"aime evaluate {run} --data {data} --out {run}"
     assert lines[3] == f"checkpoints  {run}/checkpoints"
+
+
+def test_older_flags_of_the_tier_scripts(venv, tmp_path) -> None:
+    flags = [
+        "--batch_size",
+        "16",
+        "--gradient_accumulation_steps",
+        "2",
+        "--use_3d_conv",
+        "--temporal_downsample",
+        "--steps",
+        "2",
+    ]
+    known = {"AIME_VENV": str(venv), "WANDB_PROJECT": "a project"}
+    lines = said("tier2_medium_validation.sh", *flags, cwd=tmp_path, **known)
+    assert lines[1].endswith("--seed 1 --train.wandb-project a project --train.batch-size 16 --steps 2")
+    train_line = lines[1].replace("a project", "project").split()
+    tyro.cli(cli.load("train"), args=train_line[2:])  # exits where an option is none of `aime train`
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIME_", "SLURM_"))}
+    run = subprocess.run(
+        [SCRIPTS / "tier1_ultrafast_debug.sh", *flags],
+        cwd=tmp_path,
+        env=kept | {"AIME_VENV": str(venv)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    told = [line.partition(" has no effect: ")[0] for line in run.stderr.splitlines()]
+    assert told == ["--gradient_accumulation_steps", "--use_3d_conv", "--temporal_downsample"]
 
 
 def test_one_evaluates_a_checkpoint(venv, tmp_path) -> None:
