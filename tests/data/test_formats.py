@@ -199,8 +199,8 @@ def test_the_cameras_of_mazes_are_read(camera: str, tmp_path: Path) -> None:
 
 def test_a_frame_of_another_size_is_named_with_its_file(tmp_path: Path) -> None:
     for number, side in enumerate((16, 24)):
-        arrays = {"action": np.zeros((6, 2)), "reward": np.zeros(6), "discount": np.ones(6)}
-        np.savez(tmp_path / f"ep_{number}.npz", image=np.zeros((6, side, side, 3), np.uint8), **arrays)
+        image, rows = np.zeros((6, side, side, 3), np.uint8), np.zeros(6)
+        np.savez(tmp_path / f"ep_{number}.npz", image=image, action=np.zeros((6, 2)), reward=rows, discount=rows)
     with pytest.raises(DataError, match=r"ep_1\.npz: episode 1, observations: expected uint8 \(5, 3, 16, 16\)"):
         open_source(tmp_path).window(1, 0, 5)
 
