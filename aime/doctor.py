@@ -178,7 +178,8 @@ def environments() -> Finding:
     try:
         load_suite()
     except ImportError as error:
-        return Finding("C++ environments", False, str(error), cost, f"{PIP} --force-reinstall dm_control")
+        apart = "--no-deps " if sys.version_info >= (3, 13) else ""  # see INSTALL_SIMULATOR
+        return Finding("C++ environments", False, str(error), cost, f"{PIP} --force-reinstall {apart}dm_control")
     parts = int(extension.MUJOCO_HEADER_VERSION)
     version = f"{parts // 1000000}.{parts // 1000 % 1000}.{parts % 1000}"
     return Finding("C++ environments", True, f"built for MuJoCo {version}, {len(extension.supported_tasks())} tasks")

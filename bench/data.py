@@ -60,7 +60,7 @@ def random_windows(source: EpisodeSource, count: int, seed: int) -> list[tuple[i
 def measure_layouts(file: Path, *, rounds: int, budget: float, episodes: int = 4) -> list[dict[str, Any]]:
     """Windows a second and size of each layout, the default's speed being 1 in the ratio."""
     from aime.data.convert import convert
-    from bench.data_layouts import write_layouts
+    from bench.data_layouts import OURS, write_layouts
 
     with tempfile.TemporaryDirectory() as place:
         directory, whole = Path(place), open_source(file)
@@ -75,7 +75,7 @@ def measure_layouts(file: Path, *, rounds: int, budget: float, episodes: int = 4
             for name, (read, _) in layouts.items():
                 best[name] = min(best[name], _seconds_a_window(read, windows, budget))
         names = sorted(best, key=best.__getitem__)
-        ours = best["ours: flat, chunk 16, gzip 4, checksums"]
+        ours = best[OURS]
         return [
             {"layout": name, "windows_per_second": round(1 / best[name], 1), "megabytes": layouts[name][1] / 1e6,
              "compression": round(raw / layouts[name][1], 2), "ratio": round(ours / best[name], 3)}

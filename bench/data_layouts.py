@@ -16,8 +16,10 @@ from PIL import Image
 
 from aime.data import EpisodeSource, open_source
 from aime.data.decoded import DecodedSource
+from aime.data.layout import COMPRESSION
 from aime.data.tfrecord import crc32c
 
+OURS = f"ours: flat, chunk 16, gzip {COMPRESSION}, checksums"
 #: (episode, start, length) -> frames (length, 3, H, W)
 Reader = Callable[[int, int, int], NDArray[np.uint8]]
 #: name -> options of h5py's create_dataset; chunks are of so many frames, 0 is one piece
@@ -32,6 +34,7 @@ FLAT: dict[str, tuple[int, dict[str, Any]]] = {
     "flat, chunk 4, gzip 4": (4, {"compression": 4}),
     "flat, chunk 8, gzip 4": (8, {"compression": 4}),
     "flat, chunk 16, gzip 4": (16, {"compression": 4}),
+    "flat, chunk 16, gzip 6": (16, {"compression": 6}),
     "flat, chunk 32, gzip 4": (32, {"compression": 4}),
     "flat, chunk 64, gzip 4": (64, {"compression": 4}),
 }
@@ -47,7 +50,7 @@ def write_layouts(source: EpisodeSource, own: Path, directory: Path) -> dict[str
         made[name] = (_flat(file, frames, chunk, options), file.stat().st_size)
     file = directory / "groups.h5"
     made["group an episode, chunk 16, gzip 4"] = (_groups(file, frames), file.stat().st_size)
-    made["ours: flat, chunk 16, gzip 4, checksums"] = (_of(open_source(own)), own.stat().st_size)
+    made[OURS] = (_of(open_source(own)), own.stat().st_size)
     for name, write in OTHERS.items():
         place = directory / name.split(",")[0].replace(" ", "_")
         place.mkdir()

@@ -22,6 +22,10 @@ for wheel in "$wheels"/aime-*.whl; do
     "$python" -m venv "$scratch/venv"
     # shellcheck disable=SC2086 # PIP_OPTIONS is a list
     "$scratch/venv/bin/python" -m pip install --quiet ${PIP_OPTIONS:-} -c "$constraints" "$wheel"
+    # from 3.13 on dm_control comes apart from the wheel's dependencies, see pyproject.toml
+    # shellcheck disable=SC2086
+    "$python" -c "import sys; sys.exit(sys.version_info >= (3, 13))" ||
+        "$scratch/venv/bin/python" -m pip install --quiet ${PIP_OPTIONS:-} -c "$constraints" --no-deps dm_control
     (
         cd "$scratch/use"
         PATH=$scratch/venv/bin:$PATH

@@ -23,7 +23,7 @@ set -- --domain "$domain" --task "$task" --seed "${AIME_SEED:-1}" --episodes "${
 
 if [ -z "${SLURM_JOB_ID:-}" ]; then
     array=$(sbatch --parsable --array=0-$((workers - 1)) "$0" "${own[@]}")
-    sbatch --dependency="afterok:${array%%;*}" --export=ALL,AIME_JOIN=1 "$0" "${own[@]}"
+    sbatch --dependency="afterok:${array%%;*}" --kill-on-invalid-dep=yes --export=ALL,AIME_JOIN=1 "$0" "${own[@]}"
     exit
 fi
 venv=${AIME_VENV:-.venv}

@@ -8,7 +8,7 @@ sys.exit(0 if sys.version_info >= (3, 11) else 1)'
 if [ $# -gt 0 ]; then
     candidates=$1
 else
-    candidates="python3.12 python3.11 python3 python"
+    candidates="python3.12 python3.11 python3.13 python3 python"
 fi
 for candidate in $candidates; do
     if "$candidate" -c "$check" >/dev/null 2>&1; then
@@ -17,7 +17,7 @@ for candidate in $candidates; do
     fi
 done
 {
-    echo "AIME needs Python 3.11 or 3.12 with the venv module. Tried:"
+    echo "AIME needs Python 3.11, 3.12 or 3.13 with the venv module. Tried:"
     for candidate in $candidates; do
         echo "  $candidate: $("$candidate" -c "import sys; print(sys.version.split()[0]); import venv, ensurepip" 2>&1 | tail -n 1)"
     done

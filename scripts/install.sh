@@ -16,4 +16,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 "$python" -m pip install --quiet ${PIP_OPTIONS:-} -c constraints.txt setuptools wheel pybind11 ninja mujoco
 # shellcheck disable=SC2086
 "$python" -m pip install --quiet ${PIP_OPTIONS:-} -c constraints.txt --no-build-isolation -e "$what"
+# dm_control is not among the dependencies from 3.13 on, see pyproject.toml
+# shellcheck disable=SC2086
+"$python" -c "import sys; sys.exit(sys.version_info >= (3, 13))" ||
+    "$python" -m pip install --quiet ${PIP_OPTIONS:-} -c constraints.txt --no-deps dm_control
 echo "$(($(date +%s) - begin))" >"$3"

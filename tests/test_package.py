@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,23 @@ def test_the_build_asks_for_no_torch_and_the_constraints_fit_the_ranges() -> Non
         pinned = pins.get(requirement.name.lower().replace("_", "-"))
         assert pinned is not None, f"{requirement.name} is not pinned in constraints.txt"
         assert requirement.specifier.contains(pinned), f"{requirement} does not allow the pinned {pinned}"
+
+
+def test_on_python_3_13_all_that_dm_control_needs_is_asked_for_but_labmaze() -> None:
+    """labmaze has no wheel for it, so that dm_control itself is installed without what it asks for."""
+    from packaging.requirements import Requirement
+
+    pytest.importorskip("dm_control")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    def names(texts: list[str], version: str) -> set[str]:
+        made = [Requirement(text) for text in texts]
+        here = {"python_version": version, "extra": ""}
+        found = {one.name for one in made if one.marker is None or one.marker.evaluate(here)}
+        return {name.lower().replace("_", "-") for name in found}
+
+    needed = names(requires("dm_control") or [], "3.13")
+    assert "labmaze" in needed
+    assert needed - {"labmaze", "setuptools"} <= names(project["dependencies"], "3.13")
+    assert "dm-control" not in names(project["dependencies"], "3.13")
+    assert "dm-control" in names(project["dependencies"], "3.12")

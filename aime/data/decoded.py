@@ -120,6 +120,10 @@ class DecodedSource(abc.ABC):
     def _decode(self, episode: int) -> NDArray[np.uint8] | Decoded:
         """The frames of an episode, (at least N, C, H, W), alone or with what else there is."""
 
+    def _place(self, episode: int) -> Path:  # noqa: ARG002 (of readers of several files)
+        """The file that an error about the frames of an episode names."""
+        return self.path
+
     def window(self, episode: int, start: int, length: int) -> Window:
         """Steps ``start`` to ``start + length - 1`` of an episode; IndexError outside of it."""
         check_window(self, episode, start, length)
@@ -147,7 +151,7 @@ class DecodedSource(abc.ABC):
         frames, length, shape = decoded.frames, int(self.lengths[episode]), self.spec.image_shape
         if frames.dtype != np.uint8 or frames.shape[1:] != shape or len(frames) < length:
             raise DataError(
-                self.path,
+                self._place(episode),
                 episode=episode,
                 key="observations",
                 expected=f"uint8 ({length}, {', '.join(map(str, shape))})",

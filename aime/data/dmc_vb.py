@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +27,16 @@ from aime.data.errors import DataError
 from aime.data.tfrecord import Feature, Record, is_tfrecord, parse_example, records
 
 LARGEST_FRAME = 64 << 20  # bytes of a decoded frame
-PIXELS = ("steps/observation/pixels", "observation/pixels", "steps/observation/image", "observation/image", "pixels")
+#: names of frames, the first that there is is read: locomotion's, other data sets', then the cameras of DMC-VB's mazes
+PIXELS = (
+    *("steps/observation/pixels", "observation/pixels", "steps/observation/image", "observation/image", "pixels"),
+    *(
+        f"steps/observation/{camera}{target}"
+        for target in ("", "_hidden_target")
+        for camera in ("lowres_top_camera", "walker/egocentric_camera", "walker/follow_camera")
+    ),
+)
+_SHARD = re.compile(r"(.+\.tfrecord)-([0-9]{5})-of-([0-9]{5})")
 
 
 def tfrecord_files(path: Path) -> list[Path]:
@@ -34,6 +44,27 @@ def tfrecord_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path] if ".tfrecord" in path.name or is_tfrecord(path) else []
     return sorted(file for file in path.rglob("*.tfrecord*") if file.is_file()) if path.is_dir() else []
+
+
+def _check_complete(path: Path, files: list[Path]) -> None:
+    """Raise DataError where shards of a directory are missing, or where its files are of several tasks."""
+    shards: dict[tuple[Path, str, str], set[int]] = {}
+    tasks: dict[str, Path] = {}
+    for file in files:
+        if match := _SHARD.fullmatch(file.name):
+            shards.setdefault((file.parent, match[1], match[3]), set()).add(int(match[2]))
+        if named := named_in(file.absolute()):
+            tasks.setdefault("_".join(named.values()), file.parent)
+    for (directory, name, count), numbers in shards.items():
+        if missing := sorted(set(range(int(count))) - numbers):
+            raise DataError(
+                directory,
+                expected=f"all {int(count)} files of {name} (one by itself is read when it is named)",
+                found=f"{len(numbers)}, without {name}-{missing[0]:05d}-of-{count}",
+            )
+    if len(tasks) > 1:
+        found = ", ".join(f"{task} in {place}" for task, place in sorted(tasks.items()))
+        raise DataError(path, expected="episodes of one task: name its directory", found=found)
 
 
 def find_task(path: Path, domain: str | None, task: str | None, policy_level: str | None) -> Path | None:
@@ -88,6 +119,8 @@ class DMCVBSource(DecodedSource):
 
     def __init__(self, path: Path) -> None:
         self._files = tfrecord_files(path)
+        if path.is_dir():
+            _check_complete(path, self._files)
         self._declared = _shapes(path if path.is_dir() else path.parent)
         episodes = [episode for file in self._files for episode in _episodes(file)]
         if not episodes:
@@ -103,6 +136,9 @@ class DMCVBSource(DecodedSource):
                 steps.append(checked_steps(parts[0].path, number, self.spec, columns))
                 self._records.append(parts)
         super().__init__(path, self.spec, steps)
+
+    def _place(self, episode: int) -> Path:
+        return self._records[episode][0].path
 
     def _decode(self, episode: int) -> NDArray[np.uint8]:
         examples = [_parse(record) for record in self._records[episode]]

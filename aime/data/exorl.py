@@ -170,6 +170,9 @@ class ExORLSource(DecodedSource):
             raise DataError(file, episode=episode, key="physics", expected="finite values", found=found)
         return doubles
 
+    def _place(self, episode: int) -> Path:
+        return self._files[episode]
+
     def _decode(self, episode: int) -> Decoded:
         states, renderer = self._read_states(episode), self._open_renderer()
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,15 +23,20 @@ from aime.data.nested_hdf5 import NestedHDF5Source, is_robomimic, minari_file
 from aime.data.segments import SUFFIX, SegmentSource, is_segment
 from aime.data.source import EpisodeSource
 from aime.data.splits import splits_for, splits_from_json
-from aime.data.v_d4rl import FRAME_KEYS, VD4RLHDF5Source, VD4RLNpzSource, npz_files, npz_names
+from aime.data.v_d4rl import FRAME_KEYS, VD4RLHDF5Source, VD4RLNpzSource, holds_flat, npz_files, npz_names
+from aime.data.video import is_video
 from aime.data.video_folder import VideoFolderSource, video_files
 from aime.terminal import printable
+
+MOST_LOOKED_AT = 300  # files and directories, for a message
 
 
 @dataclass(frozen=True)
 class Format:
     """One format of episodes on disk."""
 
+    label: str
+    """In a word or two, for lists."""
     name: str
     """In words, for messages."""
     holds: Callable[[Path], bool]
@@ -58,14 +63,6 @@ def _holds_groups(path: Path) -> bool:
         return any(is_episode_name(name) for name in file)
 
 
-def _holds_flat(path: Path) -> bool:
-    """Whether the HDF5 file is V-D4RL's: all steps in a row, with their types."""
-    if not path.is_file():
-        return False
-    with open_file(path) as file, reading(path):
-        return {"observation", "action", "reward", "step_type"} <= set(file)
-
-
 def _holds_frames(path: Path) -> bool:
     files = npz_files(path)
     return bool(files) and bool(npz_names(files[0]) & set(FRAME_KEYS)) and not holds_states(path)
@@ -79,29 +76,34 @@ def _holds_hdf5(check: Callable[[Path], bool]) -> Callable[[Path], bool]:
 #: in the order in which they are tried; those told by names come before those whose file is opened
 FORMATS: tuple[Format, ...] = (
     Format(
+        "an unfinished collection",
         f"a directory NAME{SUFFIX} of a collection that has not finished",
         lambda path: path.is_dir() and (path.name.endswith(SUFFIX) or any(is_segment(p.name) for p in path.iterdir())),
         lambda path, body_masks, physics: SegmentSource(path, body_masks=body_masks, physics=physics),
         ("h5py",),
     ),
     Format(
+        "DMC-VB and other RLDS TFRecords",
         "TFRecord files of DMC-VB or another RLDS data set",
         lambda path: bool(tfrecord_files(path)),
         lambda path, _body_masks, _physics: DMCVBSource(path),
         ("PIL",),
     ),
     Format(
+        "V-D4RL npz",
         "V-D4RL's npz episodes {image, action, reward}",
         _holds_frames,
         lambda path, _body_masks, _physics: VD4RLNpzSource(path),
     ),
     Format(
+        "ExORL npz",
         "ExORL's npz episodes {action, reward, physics}",
         holds_states,
         lambda path, body_masks, physics: ExORLSource(path, body_masks=body_masks, physics=physics),
         ("mujoco", "dm_control"),
     ),
     Format(
+        "LeRobot",
         "a LeRobot data set with meta/info.json",
         is_lerobot,
         lambda path, _body_masks, _physics: LeRobotSource(path),
@@ -109,6 +111,7 @@ FORMATS: tuple[Format, ...] = (
         "lerobot",
     ),
     Format(
+        "videos with CSV tables",
         "a folder of videos with tables of actions (actions.csv, or NAME.csv beside NAME.mp4)",
         lambda path: bool(video_files(path)),
         lambda path, _body_masks, _physics: VideoFolderSource(path),
@@ -116,32 +119,37 @@ FORMATS: tuple[Format, ...] = (
         "video",
     ),
     Format(
+        "Minari",
         "a Minari data set with data/main_data.hdf5",
         lambda path: minari_file(path) is not None,
         lambda path, _body_masks, _physics: NestedHDF5Source(minari_file(path) or path),
         ("h5py",),
     ),
     Format(
+        "AIME's own HDF5",
         f"attribute format = {FORMAT!r}",
         _holds_hdf5(_holds_attribute),
         lambda path, body_masks, physics: HDF5Source(path, body_masks=body_masks, physics=physics),
         ("h5py",),
     ),
     Format(
+        "groups episode_0, episode_1, ... of HDF5",
         "groups episode_0, episode_1, ...",
         _holds_hdf5(_holds_groups),
         lambda path, _body_masks, _physics: GroupHDF5Source(path),
         ("h5py",),
     ),
     Format(
+        "robomimic HDF5",
         "robomimic's groups data/demo_0, data/demo_1, ...",
         _holds_hdf5(is_robomimic),
         lambda path, _body_masks, _physics: NestedHDF5Source(path),
         ("h5py",),
     ),
     Format(
-        "V-D4RL's datasets observation, action, reward, step_type",
-        _holds_hdf5(_holds_flat),
+        "V-D4RL HDF5",
+        "V-D4RL's datasets observation, action, reward, step_type, in one file or shards",
+        holds_flat,
         lambda path, _body_masks, _physics: VD4RLHDF5Source(path),
         ("h5py",),
     ),
@@ -172,7 +180,7 @@ def detect_format(path: Path) -> Format:
                 raise ImportError(printable(f"{path}: {candidate.name}: {needs}"))
             return candidate
     # a directory was one of episodes, or is refused above
-    raise DataError(path, expected=" or ".join(known.name for known in FORMATS[1:]), found=_contents(path))
+    raise DataError(path, expected=f"a file of {_known(FORMATS[1:])}", found=_contents(path))
 
 
 def open_source(path: str | Path, *, body_masks: bool = True, physics: bool = True) -> EpisodeSource:
@@ -215,6 +223,46 @@ def _contents(path: Path) -> str:
         return ", ".join(sorted(file)[:8]) or "an empty file"
 
 
+def _known(formats: Sequence[Format]) -> str:
+    return "; ".join(known.label for known in formats)
+
+
+def _no_episodes(path: Path) -> str:
+    """What a directory that is of no format holds instead, and where below it episodes are."""
+    names = sorted(entry.name for entry in path.iterdir())
+    found = f"a directory of {', '.join(names[:8])}" if names else "an empty directory"
+    found += f" and {len(names) - 8} more" if len(names) > 8 else ""
+    if below := _below(path):
+        return f"expected episodes, found {found}; there are some below it, name one of: {', '.join(below)}"
+    if (path / "data" / "metadata.json").is_file():
+        return "expected data/main_data.hdf5, as Minari writes it with data_format='hdf5', found a data set without it"
+    videos = [name for name in names if is_video(path / name)]
+    if videos:
+        return (
+            f"expected a table of actions beside the videos, {Path(videos[0]).stem}.csv or actions.csv, found {found}"
+        )
+    return f"expected episodes, found {found}; what is known: {_known(FORMATS)}"
+
+
+def _below(path: Path, depth: int = 5) -> list[str]:
+    """The first three files or directories below a path that are of a known format, of hundreds that are looked at."""
+    found: list[str] = []
+    places, left = [path], MOST_LOOKED_AT
+    for _ in range(depth):
+        places = [entry for place in places if place.is_dir() for entry in sorted(place.iterdir())][:left]
+        left -= len(places)
+        for place in places:
+            try:
+                known = next((known for known in FORMATS if known.holds(place)), None)
+            except (DataError, OSError):
+                continue
+            if known is not None and len(found) < 3:
+                found.append(f"{place.relative_to(path)} ({known.label})")
+        if found:
+            return found
+    return found
+
+
 def _missing(path: Path) -> str:
     partial = path.with_name(path.name + SUFFIX) if path.name else path
     if partial != path and partial.exists() and not path.exists():
@@ -225,10 +273,7 @@ def _missing(path: Path) -> str:
     if final != path and final.is_file():
         return f"{path}: no such directory; the collection has finished: open {final}"
     if path.is_dir():
-        known = ", ".join(known.name for known in FORMATS)
-        names = sorted(entry.name for entry in path.iterdir())[:8]
-        found = f"a directory of {', '.join(names)}" if names else "an empty directory"
-        return f"{path}: expected episodes, found {found}; what is known: {known}"
+        return f"{path}: {_no_episodes(path)}"
     names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, names, n=3)
     return f"{path}: no such file" + (f"; near names there: {', '.join(near)}" if near else "")

@@ -1,4 +1,4 @@
-"""Reader of V-D4RL (Lu et al. 2023): npz episodes at 64 x 64, or HDF5 with all steps in a row at 84 x 84.
+"""Reader of V-D4RL (Lu et al. 2023): npz episodes at 64 x 64, or HDF5 of all steps in a row, at 84 x 84.
 
 Row t of an episode holds the frame and the action, reward and discount that led to it; those of row 0 mean nothing. So
 an episode of T rows has T - 1 steps: action and reward t are those of row t + 1.
@@ -6,9 +6,10 @@ an episode of T rows has T - 1 steps: action and reward t are those of row t + 1
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from aime.data.checked_hdf5 import FileHandle, check_stored, has_member, read
+from aime.data.checked_hdf5 import FileHandle, check_stored, has_member, open_file, read, reading
 from aime.data.decoded import DecodedSource, Steps, channels_first, checked_steps, named_in, spec_of
 from aime.data.errors import DataError
 
 NPZ_ERRORS = (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 LARGEST_ARRAY = 1 << 32  # bytes
 FRAME_KEYS = ("image", "observation")
+_PARTS = re.compile(r"([0-9]+)")
 
 
 def npz_files(path: Path) -> list[Path]:
@@ -108,58 +110,131 @@ class VD4RLNpzSource(DecodedSource):
             steps.append(checked_steps(file, episode, spec, values))
         super().__init__(path, spec, steps)
 
+    def _place(self, episode: int) -> Path:
+        return self._files[episode]
+
     def _decode(self, episode: int) -> NDArray[np.uint8]:
         file = self._files[episode]
         return channels_first(file, read_array(file, self._key, episode=episode), episode=episode)
 
 
 class VD4RLHDF5Source(DecodedSource):
-    """One HDF5 file {observation (N, 3, H, W), action, reward, discount, step_type} of episodes in a row.
+    """HDF5 files {observation (N, 3, H, W), action, reward, discount, step_type} of episodes in a row.
+
+    A directory holds shards 0.hdf5, 1.hdf5, ..., whose rows are one after the other: an episode may begin in one and
+    go on in the next.
+
+    Args:
+        path: one such file, or a directory of them.
 
     Raises:
         DataError: naming the file and the dataset.
     """
 
     def __init__(self, path: Path) -> None:
-        self._handle = FileHandle(path)
-        file = self._handle.open()
-        frames = self._handle.dataset("observation")
-        if frames.dtype != np.uint8 or frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
-            raise DataError(
-                path, key="observation", expected="uint8 (N, 3, H, W)", found=f"{frames.dtype} {frames.shape}"
-            )
-        count = len(frames)
-        check_stored(path, frames, count, key="observation")
-        columns = {key: self._column(key, count) for key in ("action", "reward", "step_type")}
-        if has_member(path, file, "discount"):
-            columns["discount"] = self._column("discount", count)
-        starts = np.flatnonzero(columns.pop("step_type").reshape(-1) == 0)
-        if not len(starts) or starts[0] != 0:
-            raise DataError(path, key="step_type", expected="0 at the first row of each episode", found="none at row 0")
-        self._rows = list(zip(starts.tolist(), [*starts[1:].tolist(), count], strict=True))
-        if columns["action"].ndim != 2:
-            raise DataError(path, key="action", expected="(N, A)", found=str(columns["action"].shape))
-        first = channels_first(path, read(path, frames, slice(0, 1), key="observation"), episode=0)
+        self._handles = [FileHandle(file) for file in hdf5_files(path)]
+        tables = [_columns(handle) for handle in self._handles]
+        _check_alike(self._handles, tables)
+        self._ends = np.cumsum([len(table["action"]) for table in tables])
+        columns = {key: np.concatenate([table[key] for table in tables]) for key in tables[0]}
+        starts = np.flatnonzero(columns.pop("step_type").reshape(-1) == 0).tolist()
+        self._check_starts(starts)
+        self._rows = list(zip(starts, [*starts[1:], int(self._ends[-1])], strict=True))
+        first = channels_first(self._handles[0].path, self._read(0, slice(0, 1), 0), episode=0)
         spec = spec_of(path, first, columns["action"].shape[1], **named_in(path.absolute()))
         steps: list[Steps] = []
         for episode, (start, end) in enumerate(self._rows):
-            values = shifted_steps(path, episode, {key: array[start:end] for key, array in columns.items()})
-            steps.append(checked_steps(path, episode, spec, values))
+            place = self._place(episode)
+            values = shifted_steps(place, episode, {key: array[start:end] for key, array in columns.items()})
+            steps.append(checked_steps(place, episode, spec, values))
         super().__init__(path, spec, steps)
 
-    def _column(self, key: str, count: int) -> NDArray[Any]:
-        dataset: h5py.Dataset = self._handle.dataset(key)
-        if not dataset.ndim or dataset.dtype.kind not in "biuf" or len(dataset) != count:
-            raise DataError(
-                self._handle.path,
-                key=key,
-                expected=f"numbers of {count} rows",
-                found=f"{dataset.dtype} {dataset.shape}",
-            )
-        check_stored(self._handle.path, dataset, count, key=key)
-        return read(self._handle.path, dataset, slice(0, count), key=key)
+    def _check_starts(self, starts: list[int]) -> None:
+        """Raise DataError unless the first row begins an episode, and shards that none begins follow one another."""
+        begins = [0, *self._ends[:-1].tolist()]
+        known = set(starts)
+        for number, begin in enumerate(begins):
+            if begin in known:
+                continue
+            path, before = self._handles[number].path, self._handles[number - 1].path
+            if number and path.stem.isdigit() and before.stem.isdigit() and int(path.stem) == int(before.stem) + 1:
+                continue
+            expected = "0 at the first row of each episode" + ("" if not number else ", or the shard before it")
+            found = "none at row 0" + ("" if not number else f", and {before.name} before it")
+            raise DataError(path, key="step_type", expected=expected, found=found)
+
+    def _place(self, episode: int) -> Path:
+        """The file in which an episode begins."""
+        return self._handles[int(np.searchsorted(self._ends, self._rows[episode][0], side="right"))].path
+
+    def _read(self, number: int, rows: slice, episode: int) -> NDArray[np.uint8]:
+        handle = self._handles[number]
+        frames: NDArray[np.uint8] = read(
+            handle.path, handle.dataset("observation"), rows, episode=episode, key="observation"
+        )
+        return frames
 
     def _decode(self, episode: int) -> NDArray[np.uint8]:
-        rows = slice(*self._rows[episode])
-        frames = read(self._handle.path, self._handle.dataset("observation"), rows, episode=episode, key="observation")
-        return channels_first(self._handle.path, frames, episode=episode)
+        (start, end), parts, begin = self._rows[episode], [], 0
+        for number, stop in enumerate(self._ends.tolist()):
+            if start < stop and end > begin:
+                rows = slice(max(start, begin) - begin, min(end, stop) - begin)
+                parts.append(self._read(number, rows, episode))
+            begin = stop
+        if len({part.shape[1:] for part in parts}) > 1:
+            found = " and ".join(str(part.shape[1:]) for part in parts)
+            expected = "frames of one shape in all shards of an episode"
+            raise DataError(self._place(episode), episode=episode, key="observation", expected=expected, found=found)
+        return channels_first(self._place(episode), np.concatenate(parts), episode=episode)
+
+
+def hdf5_files(path: Path) -> list[Path]:
+    """The HDF5 files at a path: itself, or those in the directory, by the numbers in their names."""
+    if path.is_file():
+        return [path]
+    files = [file for file in path.iterdir() if file.suffix in (".hdf5", ".h5")] if path.is_dir() else []
+    return sorted(files, key=lambda file: [int(part) if part.isdecimal() else part for part in _PARTS.split(file.name)])
+
+
+def holds_flat(path: Path) -> bool:
+    """Whether the HDF5 file, or the first of a directory, has all steps in a row, with their types."""
+    files = hdf5_files(path)
+    if not files or files[0].suffix == ".npz":
+        return False
+    with open_file(files[0]) as file, reading(files[0]):
+        return {"observation", "action", "reward", "step_type"} <= set(file)
+
+
+def _columns(handle: FileHandle) -> dict[str, NDArray[Any]]:
+    """The small arrays of one file, whole, each with a row for each frame."""
+    path, file, frames = handle.path, handle.open(), handle.dataset("observation")
+    if frames.dtype != np.uint8 or frames.ndim != 4 or 3 not in (frames.shape[1], frames.shape[3]):
+        raise DataError(path, key="observation", expected="uint8 (N, 3, H, W)", found=f"{frames.dtype} {frames.shape}")
+    count = len(frames)
+    check_stored(path, frames, count, key="observation")
+    optional = ("discount",) if has_member(path, file, "discount") else ()
+    columns = {key: _column(handle, key, count) for key in ("action", "reward", "step_type", *optional)}
+    if columns["action"].ndim != 2 or not count:
+        raise DataError(path, key="action", expected="(N, A), at least one row", found=str(columns["action"].shape))
+    return columns
+
+
+def _column(handle: FileHandle, key: str, count: int) -> NDArray[Any]:
+    dataset: h5py.Dataset = handle.dataset(key)
+    if not dataset.ndim or dataset.dtype.kind not in "biuf" or len(dataset) != count:
+        found = f"{dataset.dtype} {dataset.shape}"
+        raise DataError(handle.path, key=key, expected=f"numbers of {count} rows", found=found)
+    check_stored(handle.path, dataset, count, key=key)
+    return read(handle.path, dataset, slice(0, count), key=key)
+
+
+def _check_alike(handles: Sequence[FileHandle], tables: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Raise DataError unless all shards have the arrays of the first, with rows of its shapes."""
+    first = {key: array.shape[1:] for key, array in tables[0].items()}
+    for handle, table in zip(handles, tables, strict=True):
+        shapes = {key: array.shape[1:] for key, array in table.items()}
+        if shapes != first:
+            key = min(key for key in {*first, *shapes} if first.get(key) != shapes.get(key))
+            expected = f"rows of shape {first[key]}, as in {handles[0].path.name}" if key in first else "none"
+            found = str(shapes[key]) if key in shapes else "none"
+            raise DataError(handle.path, key=key, expected=expected, found=found)

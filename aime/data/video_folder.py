@@ -63,6 +63,9 @@ class VideoFolderSource(DecodedSource):
         assert spec is not None
         super().__init__(path, spec, steps)
 
+    def _place(self, episode: int) -> Path:
+        return self._files[episode]
+
     def _decode(self, episode: int) -> NDArray[np.uint8]:
         file, length = self._files[episode], int(self.lengths[episode])
         frames = read_all(file, episode=episode, most=length + 2)

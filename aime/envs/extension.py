@@ -15,6 +15,8 @@ from typing import Any
 # MuJoCo and dm_control import PyOpenGL, which without a GL library fails with any of these.
 _BROKEN = (ImportError, AttributeError, RuntimeError)
 INSTALL_SIMULATOR = "pip install 'mujoco>=3.17,<4' dm_control"
+if sys.version_info >= (3, 13):  # labmaze, which dm_control asks for, has no wheel; nothing here needs it
+    INSTALL_SIMULATOR = "pip install 'mujoco>=3.17,<4' && pip install --no-deps dm_control"
 
 
 def rebuild_command() -> str:

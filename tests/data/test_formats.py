@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 from pathlib import Path
 
 import h5py
@@ -12,7 +13,7 @@ import pytest
 
 from aime import cli
 from aime.data import DataError, open_source
-from aime.data.tfrecord import crc32c
+from aime.data.tfrecord import crc32c, masked, parse_example, records
 from aime.training import DMCVBDataset
 from tests.data.formats.make import LENGTHS, SIDE, VIDEO_SCALE, actions, frames, rewards
 
@@ -101,6 +102,109 @@ def test_converting_keeps_every_value(name: str, tmp_path: Path, capsys: pytest.
             np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
 
 
+def _shards(place: Path, parts: int) -> Path:
+    """V-D4RL's file cut into 0.hdf5, 1.hdf5, ... by rows, as its own script cuts them: where episodes end or not."""
+    place.mkdir(parents=True)
+    with h5py.File(FORMATS / "v_d4rl" / "cheetah_run" / "84px.hdf5") as file:
+        for key in file:
+            for number, rows in enumerate(np.array_split(file[key][:], parts)):
+                with h5py.File(place / f"{number}.hdf5", "a") as shard:
+                    shard.create_dataset(key, data=rows, compression="gzip")
+    return place
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 5, 12])
+def test_shards_of_v_d4rl_are_the_file_that_they_were_cut_from(parts: int, tmp_path: Path) -> None:
+    whole = open_source(FORMATS / "v_d4rl" / "cheetah_run" / "84px.hdf5")
+    cut = open_source(_shards(tmp_path / "cheetah_run" / "84px", parts))  # 10.hdf5 comes after 9.hdf5
+    assert cut.spec.to_json() == whole.spec.to_json() and cut.lengths.tolist() == whole.lengths.tolist()
+    for episode, length in enumerate(whole.lengths.tolist()):
+        one, other = whole.window(episode, 0, length), cut.window(episode, 0, length)
+        for key in ("observations", "actions", "rewards", "continues"):
+            np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
+
+
+def test_a_shard_that_is_missing_or_another_is_named(tmp_path: Path) -> None:
+    place = _shards(tmp_path / "cheetah_run", 5)
+    with h5py.File(place / "4.hdf5", "r+") as file:
+        actions = file["action"][:, :1]
+        del file["action"]
+        file["action"] = actions
+    with pytest.raises(DataError, match=r"4\.hdf5: action: expected rows of shape \(2,\), as in 0\.hdf5, found \(1,\)"):
+        open_source(place)
+    (place / "1.hdf5").unlink()
+    (place / "4.hdf5").unlink()
+    with pytest.raises(DataError, match=r"2\.hdf5: step_type: .*or the shard before it, found .*0\.hdf5 before it"):
+        open_source(place)
+    (place / "0.hdf5").unlink()
+    with pytest.raises(DataError, match=r"2\.hdf5: step_type: expected 0 at the first row"):
+        open_source(place)
+
+
+def test_files_of_tfds_that_are_missing_are_named(tmp_path: Path) -> None:
+    """Half a download is no small data set; one file by itself may be read."""
+    place = shutil.copytree(FORMATS / "dmc_vb_png", tmp_path / "dmc_vb")
+    (file,) = place.rglob("*.tfrecord-*")
+    half = file.rename(file.with_name(file.name.replace("of-00001", "of-00003")))
+    with pytest.raises(DataError, match=r"expected all 3 files of dmc_vb_png-train.*found 1, without .*00001-of-00003"):
+        open_source(place)
+    assert len(open_source(half).lengths) == len(LENGTHS)
+
+
+def test_two_tasks_in_a_directory_are_not_one_data_set(tmp_path: Path) -> None:
+    for task in ("walker_walk", "cheetah_run"):  # as many actions
+        shutil.copytree(FORMATS / "dmc_vb_png" / "walker_walk", tmp_path / "dmc_vb" / task)
+    with pytest.raises(DataError, match="expected episodes of one task.*found cheetah_run in .*, walker_walk in"):
+        open_source(tmp_path / "dmc_vb")
+    assert open_source(tmp_path / "dmc_vb" / "cheetah_run").spec.task == "run"
+
+
+def _field(number: int, data: bytes) -> bytes:
+    """One field of a protobuf message, of bytes."""
+    size, digits = len(data), bytearray()
+    while size >= 0x80:
+        digits.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([number << 3 | 2, *digits, size]) + data
+
+
+def _with_pixels_as(source: Path, name: str) -> bytes:
+    """The TFRecord file with its frames under another name."""
+    kinds, file = {"bytes": 1, "float": 2, "int": 3}, b""
+    for record in records(source):
+        example = parse_example(record.read())
+        example[name] = example.pop("steps/observation/pixels")
+        body = b"".join(
+            _field(1, _field(1, key.encode()) + _field(2, _field(kinds[feature.kind], bytes(feature.data))))
+            for key, feature in example.items()
+        )
+        body, size = _field(1, body), struct.pack("<Q", len(_field(1, body)))
+        file += size + struct.pack("<I", masked(crc32c(size))) + body + struct.pack("<I", masked(crc32c(body)))
+    return file
+
+
+@pytest.mark.parametrize("camera", ["lowres_top_camera", "walker/follow_camera_hidden_target"])
+def test_the_cameras_of_mazes_are_read(camera: str, tmp_path: Path) -> None:
+    """DMC-VB's mazes have several cameras, none of them called pixels."""
+    (source,) = (FORMATS / "dmc_vb_png").rglob("*.tfrecord-*")
+    (tmp_path / source.name).write_bytes(_with_pixels_as(source, f"steps/observation/{camera}"))
+    before, after = open_source(source), open_source(tmp_path)
+    for episode, length in enumerate(before.lengths.tolist()):
+        one, other = before.window(episode, 0, length), after.window(episode, 0, length)
+        np.testing.assert_array_equal(one.observations, other.observations)
+    (tmp_path / source.name).write_bytes(_with_pixels_as(source, "steps/observation/thermometer"))
+    with pytest.raises(DataError, match="expected one of steps/observation/pixels.*found .*thermometer"):
+        open_source(tmp_path)
+
+
+def test_a_frame_of_another_size_is_named_with_its_file(tmp_path: Path) -> None:
+    for number, side in enumerate((16, 24)):
+        image, rows = np.zeros((6, side, side, 3), np.uint8), np.zeros(6)
+        np.savez(tmp_path / f"ep_{number}.npz", image=image, action=np.zeros((6, 2)), reward=rows, discount=rows)
+    with pytest.raises(DataError, match=r"ep_1\.npz: episode 1, observations: expected uint8 \(5, 3, 16, 16\)"):
+        open_source(tmp_path).window(1, 0, 5)
+
+
 def test_the_dataset_reads_dmc_vb(tmp_path: Path) -> None:
     """At its root, by the names that its directories carry."""
     shutil.copytree(FORMATS / "dmc_vb_png", tmp_path / "dmc_vb")
@@ -140,6 +244,25 @@ def test_what_is_of_no_format_is_told_with_what_is_known(tmp_path: Path) -> None
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(FileNotFoundError, match=r"found a directory of notes\.txt.*DMC-VB.*V-D4RL.*Minari.*robomimic"):
         open_source(tmp_path)
+    shutil.copytree(FORMATS / "minari", tmp_path / "datasets" / "door" / "human-v2")
+    with pytest.raises(
+        FileNotFoundError, match=r"there are some below it, name one of: datasets/door/human-v2 \(Minari"
+    ):
+        open_source(tmp_path)
+    shutil.copy(FORMATS / "robomimic.hdf5", tmp_path / "mine.h5")
+    with pytest.raises(FileNotFoundError, match=r"name one of: mine\.h5 \(robomimic"):
+        open_source(tmp_path)
+    (tmp_path / "mine.h5").unlink()
+    arrow = shutil.copytree(FORMATS / "minari", tmp_path / "arrow")
+    (arrow / "data" / "main_data.hdf5").unlink()
+    with pytest.raises(FileNotFoundError, match=r"arrow: expected data/main_data\.hdf5, as Minari writes it"):
+        open_source(arrow)
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.mp4").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"expected a table of actions beside the videos, one\.csv or actions\.csv"
+    ):
+        open_source(tmp_path / "films")
     np.savez(tmp_path / "x.npz", weights=np.zeros(3))
     with pytest.raises(DataError, match=r"x\.npz: expected .*V-D4RL.*found weights"):
         open_source(tmp_path / "x.npz")

@@ -1,4 +1,7 @@
-"""A run on several processes is the run of one: steps, resumed runs, and how it ends when one of them dies."""
+"""A run on several processes is the run of one: steps, resumed runs, and how it ends when one of them dies.
+
+python -m tests.training.test_distributed    # how far the steps of two ranks are from those of one, by balancer
+"""
 
 from __future__ import annotations
 
@@ -273,3 +276,30 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(monkeypatch: pytest.
     with pytest.raises(OptionError, match="RANK, MASTER_ADDR, MASTER_PORT"), joined(CPU, 1):
         pass
     assert issubclass(RankLostError, RuntimeError)
+
+
+def on_two_steps(rank: int) -> dict[str, Any]:
+    """Steps and representation steps of two ranks, for every balancer that can be made here."""
+    with joined(CPU, 60) as ranks:
+        return {name: (steps_of(name, ranks), representation_step(name, ranks)) for name in HERE}
+
+
+def differences() -> None:
+    """Print how far numbers of two ranks are at most from those of one process, |a - b| / max(1, |b|), by balancer."""
+    two = processes.run(on_two_steps, 2)
+    print("balancer gradients metrics codebook representation")
+    for name in HERE:
+        one, alone = steps_of(name, None), representation_step(name, None)
+        largest = dict.fromkeys(("gradients", "metrics", "codebook", "representation"), 0.0)
+        for found, represented in (two[rank][name] for rank in range(2)):
+            pairs = [("representation", represented[key], alone[key]) for key in alone]
+            for k, kinds in enumerate(one):
+                pairs += [(kind, found[k][kind][key], v) for kind, values in kinds.items() for key, v in values.items()]
+            for kind, left, right in pairs:
+                distance = np.abs(left - right) / np.maximum(1.0, np.abs(right))
+                largest[kind] = max(largest[kind], float(distance.max(initial=0.0)))
+        print(name, *(f"{value:.1e}" for value in largest.values()))
+
+
+if __name__ == "__main__":
+    differences()
