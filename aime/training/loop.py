@@ -231,20 +231,21 @@ def take_step(
     if session.captured is not None:
         return session.captured.step(batch, beta, memory)
     remember = {} if memory is None else {"after_pass": remembering(memory, batch, session.ranks)}
-    return session.model.training_step_sequence(
-        batch.observations,
-        batch.actions,
-        batch.rewards,
-        batch.continues,
-        beta=beta,
-        grad_clip=session.config.grad_clip,
-        autocast=autocast_dtype(session.config, session.device),
-        generator=session.generator,
-        **({} if before_update is None else {"before_update": before_update}),
-        **remember,
-        **session.config.loss_weights(),
-        **session.together,
-    )
+    with contextlib.nullcontext() if session.compiled is None else session.compiled.in_place():
+        return session.model.training_step_sequence(
+            batch.observations,
+            batch.actions,
+            batch.rewards,
+            batch.continues,
+            beta=beta,
+            grad_clip=session.config.grad_clip,
+            autocast=autocast_dtype(session.config, session.device),
+            generator=session.generator,
+            **({} if before_update is None else {"before_update": before_update}),
+            **remember,
+            **session.config.loss_weights(),
+            **session.together,
+        )
 
 
 def remembering(memory: PosteriorMemory, batch: Batch, ranks: Ranks | None) -> Callable[[Any], None]:

@@ -21,6 +21,7 @@ from aime.training import schedule
 from aime.training.averaging import WeightAverage
 from aime.training.batches import TrainingData
 from aime.training.checkpoint import Checkpoint, CheckpointDirectory
+from aime.training.compiling import CompiledNetworks, make_compiled
 from aime.training.config import TrainConfig
 from aime.training.distributed import check_world
 from aime.training.experiment_tracking import WeightsAndBiases
@@ -60,6 +61,7 @@ class Session:
     average: WeightAverage | None = None
     rehearsals: Rehearsals | None = None
     captured: CapturedSteps | None = None
+    compiled: CompiledNetworks | None = None
     ranks: Ranks | None = None
 
     @property
@@ -164,6 +166,7 @@ def start_session(
     session.peaks = [[float(group["lr"]) for group in entry.param_groups] for entry in session.optimizers]
     session.average = WeightAverage(model, config.weight_average) if config.weight_average else None
     session.rehearsals = make_rehearsals(session) if config.rehearsals else None
+    session.compiled = make_compiled(model, config, device, ranks)
     session.captured = make_captured(model, session.optimizers, config, generator, ranks)
     return session
 

@@ -74,6 +74,15 @@ class DPGMMVariationalRecurrentAutoencoder(WorldModelParts):
     static_step = True
     """Steps on batches of one shape run the same kernels on the same memory, so that one of them can be captured."""
 
+    @property
+    def compilable_methods(self) -> tuple[tuple[nn.Module, str], ...]:
+        """Modules and methods that torch.compile can be given as wholes: trunk, posterior head and decoder.
+
+        The rest of a step is the recurrence, fused operators that inductor cannot look into, the balancer, and what a
+        rehearsal calls in a thread of its own.
+        """
+        return (self.encoder, "features"), (self.encoder, "posterior"), (self.decoder, "forward")
+
     def forward_sequence(
         self,
         observations: Tensor,
