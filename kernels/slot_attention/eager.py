@@ -17,7 +17,7 @@ from .weights import SlotAttentionWeights
 def _project_queries(slots: Tensor, w: SlotAttentionWeights, heads: int) -> tuple[Tensor, Tensor | None]:
     """Queries seen from input space (B, S * heads, C), scale included, and their share q.bk (B, S * heads, 1)."""
     batch, count, width = slots.shape
-    normed = F.layer_norm(slots, (width,), w.norm_slots_weight, w.norm_slots_bias, LAYER_NORM_EPS)
+    normed = torch.layer_norm(slots, (width,), w.norm_slots_weight, w.norm_slots_bias, LAYER_NORM_EPS)
     scale = (width // heads) ** -0.5
     if heads == 1:
         queries = F.linear(normed, w.query_weight, w.query_bias) * scale  # (B, S, D)
@@ -48,7 +48,9 @@ class AttendInputs:
     """The pass over the inputs on PyTorch's own kernels; normalised inputs are made once for all iterations."""
 
     def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, heads: int, mask: Tensor | None) -> None:
-        self.normed = F.layer_norm(inputs, inputs.shape[-1:], w.norm_inputs_weight, w.norm_inputs_bias, LAYER_NORM_EPS)
+        self.normed = torch.layer_norm(
+            inputs, inputs.shape[-1:], w.norm_inputs_weight, w.norm_inputs_bias, LAYER_NORM_EPS
+        )
         self.eps, self.heads, self.mask = eps, heads, mask
 
     def __call__(self, seen: Tensor, offset: Tensor | None, _: bool) -> tuple[Tensor, Tensor]:
@@ -56,7 +58,8 @@ class AttendInputs:
         logits = torch.bmm(seen, cast(self.normed.transpose(1, 2), seen.dtype))  # (B, S * heads, N)
         if offset is not None:
             logits = logits + offset
-        logits = cast(logits, torch.promote_types(logits.dtype, torch.float32))
+        if logits.dtype not in (torch.float32, torch.float64):
+            logits = logits.float()
         if self.heads == 1:
             attention = logits.softmax(1)  # over slots
             coefficients = attention + self.eps
@@ -101,7 +104,7 @@ def slot_attention(
     """All iterations; arguments and results as the op documents."""
     batch, count, width = slots.shape
     flat = slots.reshape(batch * count, width)
-    attention = slots.new_zeros(0)
+    attention = slots  # of no iteration yet; there is at least one
     for iteration in range(iters):
         last = iteration == iters - 1
         if implicit and last:
@@ -112,7 +115,7 @@ def slot_attention(
         flat = torch.gru_cell(
             cast(updates, flat.dtype), flat, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh
         )
-        hidden = F.layer_norm(flat, (width,), w.norm_mlp_weight, w.norm_mlp_bias, LAYER_NORM_EPS)
+        hidden = torch.layer_norm(flat, (width,), w.norm_mlp_weight, w.norm_mlp_bias, LAYER_NORM_EPS)
         hidden = ACTIVATIONS[activation](F.linear(hidden, w.mlp_in_weight, w.mlp_in_bias))
         flat = flat + F.linear(hidden, w.mlp_out_weight, w.mlp_out_bias)
     return cast(flat.view(batch, count, width), slots.dtype), attention

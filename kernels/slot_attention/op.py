@@ -46,10 +46,15 @@ WEIGHT_AXES = {
 
 def _fits(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights) -> bool:
     """Whether `_check` would find nothing wrong with the tensors; quick, as it keeps no names for an error."""
-    for tensor in (inputs, slots, *weights):
+    if not isinstance(inputs, Tensor) or inputs.dtype not in FLOATING:
+        return False
+    dtype, device = inputs.dtype, inputs.device
+    for tensor in (slots, *weights):
         if tensor is None:
             continue
-        if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATING or tensor.device != inputs.device:
+        if not isinstance(tensor, Tensor) or tensor.device != device:
+            return False
+        if tensor.dtype != dtype and tensor.dtype not in FLOATING:
             return False
     if inputs.dim() != 3 or slots.dim() != 3 or weights.mlp_in_bias.dim() != 1:
         return False

@@ -1,9 +1,11 @@
 """Vector quantisation with PyTorch's own kernels, without a tensor of N x V scores."""
 
+import functools
+
 import torch
 from torch import Tensor
 
-from ..shapes import accumulation_dtype
+from ..shapes import accumulation_dtype, cast
 from .codes import scale_codes
 from .cublas import float32_products
 
@@ -36,10 +38,19 @@ def assign(x: Tensor, codebook: Tensor) -> Tensor:
 def _flat_codes(indices: Tensor, num_codes: int) -> Tensor:
     """Indices (..., Q) as rows of a (Q * V, D) codebook, flattened."""
     heads = indices.shape[-1]
-    flat = indices.long()  # index_add_ takes five times as long with int32
-    if heads > 1:
-        flat = flat + torch.arange(0, heads * num_codes, num_codes, device=indices.device)
+    if heads == 1:
+        flat = indices.long()  # index_add_ takes five times as long with int32
+    elif indices.is_cpu:
+        flat = indices + _first_codes(heads, num_codes)  # int64, as the sum of both dtypes
+    else:
+        flat = indices + torch.arange(0, heads * num_codes, num_codes, device=indices.device)
     return flat.reshape(-1)
+
+
+@functools.lru_cache(maxsize=64)
+def _first_codes(heads: int, num_codes: int) -> Tensor:
+    """Where each head's codes begin, int64 (Q,) on the CPU, made once; nobody writes to it."""
+    return torch.arange(0, heads * num_codes, num_codes, device="cpu")
 
 
 def gather(codebook: Tensor, indices: Tensor) -> Tensor:
@@ -80,7 +91,7 @@ def statistics(x: Tensor, indices: Tensor, num_codes: int, deterministic: bool) 
     heads, width = x.shape[-2:]
     dtype = accumulation_dtype(x)
     flat = _flat_codes(indices, num_codes)
-    values = x.to(dtype).reshape(-1, width)
+    values = cast(x, dtype).reshape(-1, width)
     counts = torch.zeros(heads * num_codes, dtype=dtype, device=x.device)
     sums = torch.zeros(heads * num_codes, width, dtype=dtype, device=x.device)
     if deterministic and x.device.type != "cpu":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..autograd import attach_gradient, direct, fake, operator
 from ..dispatch import Obstacle, choose_backend, extension_obstacle, triton_obstacle
-from ..shapes import accumulation_dtype, check_floating, check_shape, constant
+from ..shapes import accumulation_dtype, alike, check_floating, check_shape, constant
 from . import cpp, cublas, eager
 
 PRECISIONS = ("exact", "fast")
@@ -173,8 +173,8 @@ def statistics_op(
     x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The op itself; `vq_statistics` checks and documents, but for the values: here a compiled graph passes too."""
-    if indices.numel() and indices.device.type == "cpu":
-        low, high = (int(end) for end in indices.aminmax())
+    if indices.is_cpu and indices.numel():
+        low, high = map(int, indices.aminmax())
         if low < 0 or high >= num_codes:
             found = f"found {low} to {high}"
             raise ValueError(f"vq_statistics: indices: expected 0 to {num_codes - 1}, {found}")
@@ -215,7 +215,8 @@ def vq_statistics(
         RuntimeError: a backend that cannot run.
     """
     op = "vq_statistics"
-    check_floating(op, x=x)
+    if not alike(x):
+        check_floating(op, x=x)
     if x.dim() < 2:
         raise ValueError(f"{op}: x: expected shape (..., Q, D), found {tuple(x.shape)}")
     if indices.dtype not in (torch.int32, torch.int64):
