@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every benchmark, each writing bench/results/<device>-<date>*.json and printing its table.
+# The benchmarks of kernels and environments, each writing bench/results/<device>-<date>*.json and printing its table.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -f bench/kernels/__main__.py ]; then

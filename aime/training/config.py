@@ -218,7 +218,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tier1": {
         "batch_size": 16,
         "sequence_length": 10,
-        "epochs": 2,  # 100 steps, 5.4 minutes of a core; the older documents' 50 are two hours (docs/tiers.md)
+        "epochs": 2,  # 100 steps, 3.4 minutes of a core; the older documents' 50 are an hour and a half (docs/tiers.md)
         "learning_rate": 3e-4,
         "beta_warmup_fraction": 25 / 50,
         "validate_every": 28,

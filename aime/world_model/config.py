@@ -18,9 +18,9 @@ Share = Annotated[float, SHARE]
 class WorldModelConfig:
     """Sizes and switches of :class:`~aime.world_model.DPGMMVariationalRecurrentAutoencoder`.
 
-    ``context_in_posterior`` and ``attention_in_posterior`` are there for two rows of docs/ablations.md alone.
+    ``context_in_posterior`` and ``attention_in_posterior`` are off in the laptop preset alone (docs/ablations.md).
 
-    The defaults are those of tier 3. Symbols are those of docs/tensor_shapes.md.
+    The defaults are those of tier 2 but for the likelihood. Symbols are those of docs/tensor_shapes.md.
     """
 
     action_size: Annotated[int, Range(1, 1024)] = 1
