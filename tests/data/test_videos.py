@@ -130,13 +130,21 @@ def test_a_wrong_lerobot_set_is_named_with_file_and_column(
 
 
 def test_frames_are_found_in_any_order(lerobot: Path) -> None:
-    """Episode 1 begins in the middle of a video, between two key frames."""
+    """Episode 1 begins in the middle of a video, with a key frame."""
     source = open_source(lerobot)
     middle = source.window(1, 2, 2).observations
     source.window(2, 0, 1)
     again = open_source(lerobot).window(1, 2, 2).observations
     np.testing.assert_array_equal(middle, again)
     assert np.abs(middle[:, 0, 0, 0].astype(int) - 9 * np.array([12, 13])).max() <= 3
+
+
+def test_an_episode_may_begin_between_two_key_frames(lerobot: Path) -> None:
+    """LeRobot has a key frame every two frames: at .2 and .4 seconds, not at .3, to where episode 1 is moved."""
+    column = "videos/observation.images.top/from_timestamp"
+    _rewrite(lerobot / EPISODES, lambda row: row | {column: 0.3 if row["episode_index"] == 1 else row[column]})
+    shown = open_source(lerobot).window(1, 0, 5).observations  # (5, 3, H, W): 4 frames of episode 0, 1 of its own
+    assert np.abs(shown[:, 0, 0, 0].astype(int) - 9 * np.array([3, 4, 5, 6, 10])).max() <= 3
 
 
 @pytest.mark.parametrize(("name", "extra"), [("lerobot_video", "lerobot"), ("videos/walker_walk", "video")])

@@ -2,13 +2,13 @@
 
     python tests/data/formats/make.py [NAME ...]    # all, or those of WRITERS that are named
 
-Needs tensorflow, tensorflow-datasets, minari, h5py, numpy, dm_control, av and pyarrow.
+Needs numpy, h5py and, by what is written: tensorflow and tensorflow-datasets, minari, dm_control, av, or
+lerobot[dataset] (0.6.1 wrote the files here, on Python 3.12, in an environment of its own: it wants older packages).
 
 Every value tells where it came from: frame t is filled with 10 * episode + t, action t is (t, episode), reward t is
-t + 0.5. V-D4RL, ExORL and robomimic have no library that writes them: theirs follow the published layout, with numpy
-and h5py (ExORL's states are dm_control's own). LeRobot's library needs gigabytes: its data set is written here, by the
-layout that it documents for version 3.0, with pyarrow and av. Frames in videos are 9 times as bright, since H.264 loses
-a few levels.
+t + 0.5. The scripts of V-D4RL, ExORL and robomimic write by plain numpy.savez_compressed and h5py, as this one does in
+their layout, without what is not read (ExORL's states are dm_control's own). Frames in videos are 9 times as bright,
+since codecs lose a few levels.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 HERE = Path(__file__).parent
 LENGTHS = (7, 5, 6)  # steps; an episode has one frame more
 SIDE = 16
+LEROBOT_SIDE = 64  # of LeRobot's videos, whose AV1 encoder crashes at 16
 VIDEO_SCALE = 9  # of the frames in lossy videos: levels of one differ by more than what is lost
 
 
@@ -259,99 +260,31 @@ def write_videos() -> None:
 
 
 def write_lerobot() -> None:
-    """Episodes 0 and 1 in one file, 2 in another, once with frames in videos and once with pictures in the tables."""
-    for kind in ("video", "image"):
-        root = HERE / f"lerobot_{kind}"
-        places = [(0, 0), (0, 0), (0, 1)]  # chunk and file of each episode
-        key, fps, total = "observation.images.top", 10, 0
-        parts: dict[tuple[int, int], list[int]] = {}
-        for episode, place in enumerate(places):
-            parts.setdefault(place, []).append(episode)
-        rows = []
-        for (chunk, file), episodes in parts.items():
-            name = f"chunk-{chunk:03d}/file-{file:03d}"
-            if kind == "video":
-                shown = np.concatenate([VIDEO_SCALE * frames(episode)[:-1] for episode in episodes])
-                write_video(root / "videos" / key / f"{name}.mp4", shown, rate=fps)
-            _write_lerobot_rows(
-                root / "data" / f"{name}.parquet", episodes, key if kind == "image" else None, fps, total
-            )
-            begin = 0
-            for episode in episodes:
-                length = LENGTHS[episode]
-                row = {"episode_index": episode, "tasks": ["count"], "length": length}
-                row |= {"data/chunk_index": chunk, "data/file_index": file}
-                row |= {"dataset_from_index": total, "dataset_to_index": total + length}
-                if kind == "video":
-                    row |= {f"videos/{key}/chunk_index": chunk, f"videos/{key}/file_index": file}
-                    times = {"from_timestamp": begin / fps, "to_timestamp": (begin + length) / fps}
-                    row |= {f"videos/{key}/{name}": value for name, value in times.items()}
-                rows.append(row | {"meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0})
-                begin, total = begin + length, total + length
-        _write_parquet(root / "meta" / "episodes" / "chunk-000" / "file-000.parquet", rows)
-        _write_parquet(root / "meta" / "tasks.parquet", [{"task_index": 0, "task": "count"}])
-        _write_lerobot_info(root / "meta" / "info.json", kind, key, fps, total)
+    """Episodes 0 and 1 in one file, 2 in another, once in videos, once as pictures in the tables."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def _write_lerobot_rows(path: Path, episodes: list[int], key: str | None, fps: int, index: int) -> None:
-    import io
-
-    from PIL import Image
-
-    rows = []
-    for episode in episodes:
-        for t in range(LENGTHS[episode]):
-            row = {"action": actions(episode)[t].tolist(), "observation.state": [0.0, 1.0]}
-            row |= {"next.reward": float(rewards(episode)[t]), "next.done": t == LENGTHS[episode] - 1}
-            row |= {"timestamp": t / fps, "frame_index": t, "episode_index": episode, "index": index, "task_index": 0}
-            if key is not None:
-                picture = io.BytesIO()
-                Image.fromarray(frames(episode)[t]).save(picture, format="PNG")
-                row[key] = {"bytes": picture.getvalue(), "path": f"frame-{t:06d}.png"}
-            rows.append(row)
-            index += 1
-    _write_parquet(path, rows)
-
-
-def _write_lerobot_info(path: Path, kind: str, key: str, fps: int, total: int) -> None:
-    import json
-
-    features = {
-        "action": {"dtype": "float32", "shape": [2], "names": None},
-        "observation.state": {"dtype": "float32", "shape": [2], "names": None},
-        key: {"dtype": kind, "shape": [SIDE, SIDE, 3], "names": ["height", "width", "channels"]},
-        "next.reward": {"dtype": "float32", "shape": [1], "names": None},
-        "next.done": {"dtype": "bool", "shape": [1], "names": None},
-    }
-    for name in ("timestamp", "frame_index", "episode_index", "index", "task_index"):
-        features[name] = {"dtype": "float32" if name == "timestamp" else "int64", "shape": [1], "names": None}
-    info = {
-        "codebase_version": "v3.0",
-        "robot_type": None,
-        "total_episodes": len(LENGTHS),
-        "total_frames": total,
-        "total_tasks": 1,
-        "chunks_size": 1000,
-        "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 200,
-        "fps": fps,
-        "splits": {"train": f"0:{len(LENGTHS)}"},
-        "data_path": "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet",
-        "video_path": "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-        if kind == "video"
-        else None,
-        "features": features,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(info, indent=4))
+    for kind, side, scale in (("video", LEROBOT_SIDE, VIDEO_SCALE), ("image", SIDE, 1)):
+        root, key = HERE / f"lerobot_{kind}", "observation.images.top"
+        features: dict[str, dict[str, Any]] = {
+            "action": {"dtype": "float32", "shape": (2,), "names": ["step", "episode"]},
+            "observation.state": {"dtype": "float32", "shape": (2,), "names": None},
+            key: {"dtype": kind, "shape": (side, side, 3), "names": ["height", "width", "channels"]},
+            "next.reward": {"dtype": "float32", "shape": (1,), "names": None},
+            "next.done": {"dtype": "bool", "shape": (1,), "names": None},
+        }
+        data_set = LeRobotDataset.create("count/count", 10, features, root=root, use_videos=kind == "video")
+        for episode, length in enumerate(LENGTHS):
+            if episode == 2:  # what is recorded in another session goes into other files
+                data_set.finalize()
+                data_set = LeRobotDataset.resume("count/count", root=root)
+            for t in range(length):
+                row = {"task": "count", "action": actions(episode)[t], "observation.state": np.float32([0, 1])}
+                row |= {"next.reward": rewards(episode)[t : t + 1], "next.done": np.array([t == length - 1])}
+                data_set.add_frame(row | {key: np.full((side, side, 3), scale * frames(episode)[t, 0, 0, 0])})
+            data_set.save_episode()
+        data_set.finalize()
+        shutil.rmtree(root / "images", ignore_errors=True)  # where it keeps frames until they are encoded
 
 
 #: name -> (the directories and files that it writes, how)
