@@ -46,7 +46,7 @@ class LeRobotSource(DecodedSource):
 
     Args:
         path: its directory.
-        frames: the feature of pictures to read; by default the first by name.
+        frames: the feature of pictures in colour to read; by default the first by name. Depth maps are none.
 
     Raises:
         DataError: naming the file, the episode and the column.
@@ -57,10 +57,13 @@ class LeRobotSource(DecodedSource):
         self._root = path
         features, self._fps = _read_info(path / INFO)
         kinds = {name: feature.get("dtype") for name, feature in features.items() if isinstance(feature, dict)}
-        pictures = sorted(name for name, kind in kinds.items() if kind in ("video", "image"))
+        pictures = sorted(
+            name for name, kind in kinds.items() if kind in ("video", "image") and not _is_depth(features[name])
+        )
         self._key = frames or (pictures[0] if pictures else "")
         if self._key not in pictures or not _KEY.fullmatch(self._key):
-            expected = f"a feature of pictures, {frames}" if frames else "a feature of dtype video or image"
+            wanted = f"a feature of pictures, {frames}" if frames else "a feature of dtype video or image"
+            expected = f"{wanted}, no depth map"
             raise DataError(path / INFO, key="features", expected=expected, found=", ".join(pictures) or "none")
         self._in_videos = kinds[self._key] == "video"
         self._episodes = self._read_episodes()
@@ -154,6 +157,13 @@ class LeRobotSource(DecodedSource):
         file = self._root / DATA_PATH.format(chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
         column = read_column(file, self._key, lambda column: column.take(row["rows"][:count]).to_pylist())
         return np.stack([picture(file, episode, step, value) for step, value in enumerate(column)])
+
+
+def _is_depth(feature: Mapping[str, Any]) -> bool:
+    """Whether a feature of pictures holds distances, by either name that LeRobot has given to the mark."""
+    notes = [feature.get(name) for name in ("info", "video_info")]
+    marks = ("is_depth_map", "video.is_depth_map")
+    return any(bool(note.get(mark)) for note in notes if isinstance(note, dict) for mark in marks)
 
 
 def _read_info(file: Path) -> tuple[Mapping[str, Any], float]:

@@ -129,6 +129,20 @@ def test_a_wrong_lerobot_set_is_named_with_file_and_column(
         _all(lerobot)
 
 
+@pytest.mark.parametrize("mark", ["is_depth_map", "video.is_depth_map"])
+def test_depth_maps_are_no_frames(mark: str, lerobot: Path) -> None:
+    """A depth camera whose name comes first is passed over; alone it is refused rather than read as grey pictures."""
+    info = json.loads((lerobot / INFO).read_text())
+    depth = {"dtype": "video", "shape": [64, 64, 1], "names": None, "info": {mark: True}}
+    info["features"]["observation.images.depth"] = depth
+    (lerobot / INFO).write_text(json.dumps(info))
+    assert open_source(lerobot).window(0, 6, 1).observations.mean() == pytest.approx(9 * 6, abs=3)
+    del info["features"]["observation.images.top"]
+    (lerobot / INFO).write_text(json.dumps(info))
+    with pytest.raises(DataError, match=r"info\.json: features: expected a feature .* no depth map, found none"):
+        open_source(lerobot)
+
+
 def test_frames_are_found_in_any_order(lerobot: Path) -> None:
     """Episode 1 begins in the middle of a video, with a key frame."""
     source = open_source(lerobot)
