@@ -270,7 +270,9 @@ def _open_other(path: Path, body_masks: bool, physics: bool) -> HDF5Source:
 
 
 def test_the_format_whose_package_is_missing_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanting = formats.Format("a format of another house", lambda path: path.suffix == ".other", _open_other, ("no_h5",))
+    wanting = formats.Format(
+        "other", "a format of another house", lambda path: path.suffix == ".other", _open_other, ("no_h5",)
+    )
     monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS[:1], wanting))
     (tmp_path / "x.other").touch()
     with pytest.raises(ImportError, match=r"x\.other: a format of another house: reading it needs no_h5, found not"):
@@ -296,7 +298,7 @@ def test_missing_truncated_and_foreign_files(episode_file: Path, tmp_path: Path)
         open_source(tmp_path / "text.h5")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["pixels"] = np.zeros(3)
-    with pytest.raises(DataError, match=r"expected .* attribute format .* found pixels"):
+    with pytest.raises(DataError, match=r"other\.h5: expected a file of .*AIME's own HDF5; .*, found pixels"):
         open_source(tmp_path / "other.h5")
 
 
