@@ -79,12 +79,13 @@ def headline_text() -> str:
     if not runs:
         return missing("a trained model on held-out episodes", "make train && python scripts/update_readme.py runs/*")
     names = [name for name in SERIES if name != "model_single"]
-    rows = []
+    rows, tasks = [], [run["task"] for run in runs]
     for run in runs:
+        named = run["task"] if tasks.count(run["task"]) == 1 else f"{run['task']}, seed {run['seed']}"
         values, bars = run["open_loop"]["15"]["psnr_body"], run["stderr"]["open_loop"]["15"]["psnr_body"]
         cells = (estimate(values.get(name), bars.get(name)) for name in names)
         seconds = run["training"]["cpu_seconds"]["model"]
-        rows.append((run["task"], *cells, "-" if seconds is None else f"{seconds / 60:.1f}"))
+        rows.append((named, *cells, "-" if seconds is None else f"{seconds / 60:.1f}"))
     head = (
         "15 frames ahead, psnr_body (dB)",
         *(SERIES[name].partition(",")[0] for name in names),
