@@ -59,8 +59,9 @@ class TrainConfig:
     rehearsal_length: Annotated[int, Range(2, 65536)] = 50
     """Frames of such a sequence."""
     rehearsal_age: Annotated[int, Range(0, 10**9)] = 0
-    """Steps after which a posterior is not rehearsed any more, since the encoder has moved on; 0: never. It takes
-    `consecutive` windows for there to be sequences of that age."""
+    """Steps after which a posterior is not rehearsed any more, since the encoder has moved on; 0: never. Sequences
+    of that age are at most `consecutive` * `sequence_length` frames long; where `rehearsal_length` is more, they are a
+    half or a quarter of it."""
     rehearsal_seen: Annotated[int, Range(1, 65536)] = 5
     """Fewest frames that are given as they were seen before the rest is rolled out."""
     rehearsal_rolled: Annotated[float, SHARE] = 0.5
