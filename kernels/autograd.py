@@ -111,7 +111,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     return define
 
 
-def _watched() -> bool:
+def watched() -> bool:
     """Whether somebody is to see the operator itself: a compiler, a tracer, a transform, a mode or a profiler."""
     return (
         torch.compiler.is_compiling()
@@ -139,7 +139,7 @@ def direct(op: Any) -> Callable[..., Any]:
     kernel = _KERNELS[op]
 
     def call(*arguments: Any) -> Any:
-        if _watched():
+        if watched():
             return op(*arguments)
         wants_gradient = False
         for argument in arguments:

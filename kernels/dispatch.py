@@ -58,11 +58,12 @@ CPP, TRITON = Preference("cpp"), Preference("triton")
 # - vq_statistics stays on two index_add_ until a GPU says otherwise: it is bound by the same atomic additions.
 PREFERRED: dict[str, dict[str, tuple[Preference, ...]]] = {
     "vq_lookup": {"cpu": (CPP,), "cuda": (Preference("cublas", least_width=160), TRITON)},
+    "vq_statistics": {"cpu": (CPP,)},
     "stick_log_weights": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_log_prob": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_kl": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_logistics_nll": {"cpu": (CPP,), "cuda": (TRITON,)},
-    "slot_attention": {"cpu": (Preference("cpp", least_width=64),), "cuda": (TRITON,)},
+    "slot_attention": {"cpu": (CPP,), "cuda": (TRITON,)},
 }
 PREDICTED = {"cuda": ("mixture_log_prob",)}
 """Ops whose row of PREFERRED no machine has confirmed at any size, by device."""

@@ -19,6 +19,13 @@ def load() -> Any:
     return importlib.import_module("aime.kernels._cpu")
 
 
+@functools.cache
+def reads_tensors() -> bool:
+    """Whether the extension reads tensors by itself, through the functions that PyTorch offers for exchange."""
+    capsule = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+    return capsule is not None and bool(load().read_tensors_by(capsule, Tensor, torch.nn.Parameter))
+
+
 def describe(tensor: Tensor | None) -> Description:
     """A tensor as csrc/kernels/module.cpp takes it; the caller keeps it alive."""
     if tensor is None:

@@ -270,7 +270,7 @@ def absorbed_attention(inputs: Tensor, initial: Tensor, weights: SlotAttentionWe
     """Our algorithm in PyTorch's operations alone: projections of keys and values absorbed into queries and means."""
     normed = F.layer_norm(inputs, inputs.shape[-1:], weights.norm_inputs_weight, weights.norm_inputs_bias)
 
-    def attend(seen: Tensor, offset: Tensor | None, _last: bool) -> tuple[Tensor, Tensor]:
+    def attend(seen: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         logits = seen @ normed.transpose(1, 2)  # (B, S, N)
         attention = (logits if offset is None else logits + offset).softmax(1)
         shares = attention + 1e-8

@@ -101,6 +101,86 @@ struct SlotBlock {
   float* g_offset;           // slots x lanes, added to
 };
 
+// c (rows x columns) = a (rows x depth) b (depth x columns), plus the bias (columns) and, where asked, plus c itself.
+// Columns are a multiple of the lanes; a is read at a + row * a_row + step * a_step, so it may lie transposed.
+struct Product {
+  const float* a;
+  std::int64_t a_row;
+  std::int64_t a_step;
+  const float* b;
+  std::int64_t b_step;
+  const float* bias;  // or null
+  float* c;
+  std::int64_t c_row;
+  std::int64_t rows;
+  std::int64_t columns;
+  std::int64_t depth;
+  bool accumulate;
+};
+
+// Layer norm of rows x width, padded with zeros beyond the channels.
+struct NormRows {
+  std::int64_t rows;
+  std::int64_t channels;
+  std::int64_t width;
+  const float* x;
+  float* unit;          // out, normalised
+  float* inverse;       // out, rows: 1 / standard deviation; or null
+  const float* weight;  // width
+  const float* bias;    // width
+  float* out;           // out, unit times weight plus bias; or null
+};
+
+struct NormRowsBackward {
+  std::int64_t rows;
+  std::int64_t channels;
+  std::int64_t width;
+  const float* unit;
+  const float* inverse;
+  const float* weight;
+  const float* g;  // of the layer norm's result
+  float* g_x;      // added to
+};
+
+// GRU cell of rows; gates are rows x 4 width.
+struct GateRows {
+  std::int64_t rows;
+  std::int64_t width;
+  float* gates;
+  const float* before;  // rows x width
+  float* after;         // rows x width, may be `before`
+};
+
+struct GateRowsBackward {
+  std::int64_t rows;
+  std::int64_t width;
+  const float* gates;
+  const float* before;
+  const float* g_after;
+  float* g_gates;
+  float* g_before;  // what passes by the gates' products
+};
+
+// `count` numbers, a multiple of the lanes.
+struct Activation {
+  std::int64_t count;
+  bool gelu;  // else ReLU
+  const float* x;
+  float* y;
+  float* g;  // backward only: of y on entry, of x on return
+};
+
+struct RowSum {
+  std::int64_t rows;
+  std::int64_t width;
+  const float* a;
+  std::int64_t a_row;
+  const float* b;  // or null
+  std::int64_t b_row;
+  const float* factors;  // rows, or null
+  float* to;             // width, added to
+};
+
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
@@ -114,6 +194,15 @@ struct InstructionSet {
   void (*sticks_backward)(const StickBlock& block);
   void (*slot_attend)(const SlotBlock& block);
   void (*slot_attend_backward)(const SlotBlock& block);
+  void (*product)(const Product& product);
+  void (*slot_normalise)(const NormRows& block);
+  void (*slot_normalise_backward)(const NormRowsBackward& block);
+  void (*slot_gates)(const GateRows& block);
+  void (*slot_gates_backward)(const GateRowsBackward& block);
+  void (*slot_activate)(const Activation& block);
+  void (*slot_activate_backward)(const Activation& block);
+  void (*add_rows)(const RowSum& block);
+  void (*add_row)(const float* from, std::int64_t width, float* to);
 };
 
 extern const InstructionSet kBaselineSet;

@@ -22,6 +22,9 @@ namespace avx2 {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "product_block.inl"
+#include "slot_update_block.inl"
+#include "row_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -39,7 +42,16 @@ const InstructionSet kAvx2Set = {"avx2",
                                  avx2::sticks,
                                  avx2::sticks_backward,
                                  avx2::slot_attend,
-                                 avx2::slot_attend_backward};
+                                 avx2::slot_attend_backward,
+                                 avx2::product,
+                                 avx2::slot_normalise,
+                                 avx2::slot_normalise_backward,
+                                 avx2::slot_gates,
+                                 avx2::slot_gates_backward,
+                                 avx2::slot_activate,
+                                 avx2::slot_activate_backward,
+                                 avx2::add_rows,
+                                 avx2::add_row};
 
 }  // namespace aime
 

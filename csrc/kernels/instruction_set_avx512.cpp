@@ -31,6 +31,9 @@ namespace avx512 {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "product_block.inl"
+#include "slot_update_block.inl"
+#include "row_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -48,7 +51,16 @@ const InstructionSet kAvx512Set = {"avx512",
                                    avx512::sticks,
                                    avx512::sticks_backward,
                                    avx512::slot_attend,
-                                   avx512::slot_attend_backward};
+                                   avx512::slot_attend_backward,
+                                   avx512::product,
+                                   avx512::slot_normalise,
+                                   avx512::slot_normalise_backward,
+                                   avx512::slot_gates,
+                                   avx512::slot_gates_backward,
+                                   avx512::slot_activate,
+                                   avx512::slot_activate_backward,
+                                   avx512::add_rows,
+                                   avx512::add_row};
 
 }  // namespace aime
 

@@ -21,6 +21,9 @@ namespace baseline {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "product_block.inl"
+#include "slot_update_block.inl"
+#include "row_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -38,6 +41,15 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::sticks,
                                      baseline::sticks_backward,
                                      baseline::slot_attend,
-                                     baseline::slot_attend_backward};
+                                     baseline::slot_attend_backward,
+                                     baseline::product,
+                                     baseline::slot_normalise,
+                                     baseline::slot_normalise_backward,
+                                     baseline::slot_gates,
+                                     baseline::slot_gates_backward,
+                                     baseline::slot_activate,
+                                     baseline::slot_activate_backward,
+                                     baseline::add_rows,
+                                     baseline::add_row};
 
 }  // namespace aime

@@ -12,9 +12,10 @@
 #include "instruction_set.hpp"
 #include "mixture_density.hpp"
 #include "mixture_logistics.hpp"
-#include "slot_attention.hpp"
+#include "module_slots.hpp"
 #include "tensor_caster.hpp"
 #include "vq_lookup.hpp"
+#include "vq_statistics.hpp"
 
 namespace py = pybind11;
 
@@ -46,6 +47,24 @@ void vq_lookup(Description rows, std::int64_t head_stride, Description codes, st
                                         reinterpret_cast<float*>(quantized)};
   const py::gil_scoped_release release;
   aime::vq_lookup(arguments, threads, instructions);
+}
+
+void vq_statistics(Description rows, std::int64_t head_stride, Description indices, std::int64_t row_count,
+                   std::int64_t heads, std::int64_t code_count, std::int64_t width, std::uintptr_t counts,
+                   std::uintptr_t sums, int threads, const std::string& instructions) {
+  auto& [address, wide, sizes, strides, index_head_stride] = indices;
+  const aime::StatisticsArguments arguments{
+      to_rows(std::move(rows)),
+      head_stride,
+      {reinterpret_cast<const void*>(address), wide != 0, std::move(sizes), std::move(strides), index_head_stride},
+      row_count,
+      heads,
+      code_count,
+      width,
+      reinterpret_cast<float*>(counts),
+      reinterpret_cast<float*>(sums)};
+  const py::gil_scoped_release release;
+  aime::vq_statistics(arguments, threads, instructions);
 }
 
 float* to_floats(std::uintptr_t address) { return reinterpret_cast<float*>(address); }
@@ -126,30 +145,6 @@ void stick_log_weights_backward(Sticks inputs, std::array<aime::Tensor, 3> upstr
   aime::stick_log_weights_backward(arguments, results, threads, instructions);
 }
 
-using Slots = std::array<aime::Tensor, 4>;
-
-aime::SlotInputs to_slots(Slots inputs, float eps) {
-  return {std::move(inputs[0]), std::move(inputs[1]), std::move(inputs[2]), std::move(inputs[3]), eps};
-}
-
-void slot_attend(Slots inputs, float eps, const std::array<std::uintptr_t, 3>& outputs, int threads,
-                 const std::string& instructions) {
-  const aime::SlotInputs arguments = to_slots(std::move(inputs), eps);
-  const py::gil_scoped_release release;
-  aime::slot_attend(arguments, {to_floats(outputs[0]), to_floats(outputs[1]), to_floats(outputs[2])}, threads,
-                    instructions);
-}
-
-void slot_attend_backward(Slots inputs, float eps, std::array<aime::Tensor, 3> upstream,
-                          const std::array<std::uintptr_t, 3>& gradients, int threads,
-                          const std::string& instructions) {
-  const aime::SlotInputs arguments = to_slots(std::move(inputs), eps);
-  const aime::SlotGradients results = {std::move(upstream[0]),  std::move(upstream[1]),  std::move(upstream[2]),
-                                       to_floats(gradients[0]), to_floats(gradients[1]), to_floats(gradients[2])};
-  const py::gil_scoped_release release;
-  aime::slot_attend_backward(arguments, results, threads, instructions);
-}
-
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -161,6 +156,9 @@ PYBIND11_MODULE(_cpu, module) {
              py::arg("codes_head_stride"), py::arg("row_count"), py::arg("heads"), py::arg("code_count"),
              py::arg("width"), py::arg("indices"), py::arg("distance"), py::arg("quantized"), py::arg("threads"),
              py::arg("instructions") = "");
+  module.def("vq_statistics", &vq_statistics, py::arg("rows"), py::arg("head_stride"), py::arg("indices"),
+             py::arg("row_count"), py::arg("heads"), py::arg("code_count"), py::arg("width"), py::arg("counts"),
+             py::arg("sums"), py::arg("threads"), py::arg("instructions") = "");
   const auto inputs = py::arg("inputs");
   const auto outputs = py::arg("outputs");
   const auto saved = py::arg("saved");
@@ -175,7 +173,5 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("stick_log_weights", &stick_log_weights, inputs, outputs, threads, instructions);
   module.def("stick_log_weights_backward", &stick_log_weights_backward, inputs, saved, gradients, threads,
              instructions);
-  const auto eps = py::arg("eps");
-  module.def("slot_attend", &slot_attend, inputs, eps, outputs, threads, instructions);
-  module.def("slot_attend_backward", &slot_attend_backward, inputs, eps, saved, gradients, threads, instructions);
+  define_slot_attention(module);
 }

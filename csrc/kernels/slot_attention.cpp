@@ -104,15 +104,24 @@ class Worker {
         std::fill(row + count(n), row + plan_.lanes, 0.0F);
       }
       set_.slot_attend_backward(block_);
-      for (std::int64_t r = 0; r < count(n); ++r) {
-        std::copy_n(block_.g_x + r * plan_.width, plan_.channels,
-                    gradients.inputs + (entry_ * plan_.rows + n + r) * plan_.channels);
-      }
+      if (gradients.inputs != nullptr) write_inputs(n, gradients);
     }
   }
 
  private:
   std::int64_t count(std::int64_t n) const { return std::min(plan_.lanes, last_ - n); }
+
+  void write_inputs(std::int64_t n, const SlotGradients& gradients) const {
+    for (std::int64_t r = 0; r < count(n); ++r) {
+      const float* from = block_.g_x + r * plan_.width;
+      float* to = gradients.inputs + (entry_ * plan_.rows + n + r) * plan_.channels;
+      if (gradients.add_inputs) {
+        for (std::int64_t c = 0; c < plan_.channels; ++c) to[c] += from[c];
+      } else {
+        std::copy_n(from, plan_.channels, to);
+      }
+    }
+  }
 
   void read_slots(const Tensor& tensor, float* to) const {
     for (std::int64_t s = 0; s < plan_.slots; ++s) {
@@ -173,11 +182,11 @@ class Worker {
   std::int64_t last_ = 0;
 };
 
-// Adds the tiles' partial sums in their order: rows (B, S, C) and totals (B, S).
-void add_partials(const Plan& plan, const float* partials, float* rows, float* totals) {
+// Adds the tiles' partial sums in their order: rows (B, S, C) of the stride and totals (B, S).
+void add_partials(const Plan& plan, const float* partials, float* rows, std::int64_t stride, float* totals) {
   for (std::int64_t b = 0; b < plan.batch; ++b) {
     for (std::int64_t s = 0; s < plan.slots; ++s) {
-      float* row = rows + (b * plan.slots + s) * plan.channels;
+      float* row = rows + (b * plan.slots + s) * stride;
       float total = 0.0F;
       std::fill_n(row, plan.channels, 0.0F);
       for (std::int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
@@ -201,7 +210,7 @@ void slot_attend(const SlotInputs& inputs, const SlotOutputs& outputs, int threa
     const auto worker = std::make_shared<Worker>(inputs, plan, set);
     return [&, worker](std::int64_t tile) { worker->forward(tile, outputs, partials.data() + tile * plan.partial()); };
   });
-  add_partials(plan, partials.data(), outputs.sums, outputs.totals);
+  add_partials(plan, partials.data(), outputs.sums, outputs.sums_stride, outputs.totals);
 }
 
 void slot_attend_backward(const SlotInputs& inputs, const SlotGradients& gradients, int threads,
@@ -214,7 +223,7 @@ void slot_attend_backward(const SlotInputs& inputs, const SlotGradients& gradien
     return
         [&, worker](std::int64_t tile) { worker->backward(tile, gradients, partials.data() + tile * plan.partial()); };
   });
-  add_partials(plan, partials.data(), gradients.seen, gradients.offset);
+  add_partials(plan, partials.data(), gradients.seen, gradients.seen_stride, gradients.offset);
 }
 
 }  // namespace aime

@@ -16,20 +16,24 @@ struct SlotInputs {
   float eps;
 };
 
-// Row-major float32: sums (B, S, C), totals (B, S), and attention (B, S, N) or null.
+// float32: sums (B, S, C) in rows of sums_stride, totals (B, S), and attention (B, S, N) or null.
 struct SlotOutputs {
   float* sums;
+  std::int64_t sums_stride;
   float* totals;
   float* attention;
 };
 
-// Upstream g_sums (B, S, C), g_totals (B, S), g_attention (B, S, N) or no data, any strides; out, row-major float32.
+// Upstream g_sums (B, S, C), g_totals (B, S), g_attention (B, S, N) or no data, any strides; out, float32,
+// row-major but for the rows of seen.
 struct SlotGradients {
   Tensor g_sums;
   Tensor g_totals;
   Tensor g_attention;
-  float* inputs;
+  float* inputs;    // or null
+  bool add_inputs;  // to what stands there
   float* seen;
+  std::int64_t seen_stride;
   float* offset;
 };
 

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..shapes import cast
-from .operators import attend_op
 from .reference import ACTIVATIONS, LAYER_NORM_EPS
 from .weights import SlotAttentionWeights
 
@@ -53,7 +52,7 @@ class AttendInputs:
         )
         self.eps, self.heads, self.mask = eps, heads, mask
 
-    def __call__(self, seen: Tensor, offset: Tensor | None, _: bool) -> tuple[Tensor, Tensor]:
+    def __call__(self, seen: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor]:
         """Weighted means of inputs (B, S * heads, C) and attention (B, S, N)."""
         logits = torch.bmm(seen, cast(self.normed.transpose(1, 2), seen.dtype))  # (B, S * heads, N)
         if offset is not None:
@@ -74,28 +73,10 @@ class AttendInputs:
         return sums / coefficients.sum(-1, keepdim=True), attention
 
 
-class AttendInputsFused:
-    """The same in one kernel a pass: the affine part of the LayerNorm moves to the slot side. One head."""
-
-    def __init__(self, inputs: Tensor, w: SlotAttentionWeights, eps: float, mask: Tensor | None, backend: str) -> None:
-        self.inputs, self.eps, self.mask, self.backend = inputs, eps, mask, backend
-        self.scale, self.shift = (cast(t, torch.float32) for t in (w.norm_inputs_weight, w.norm_inputs_bias))
-
-    def __call__(self, seen: Tensor, offset: Tensor | None, last: bool) -> tuple[Tensor, Tensor]:
-        """Weighted means of inputs (B, S, C), and attention (B, S, N) if this is the last pass, else nothing."""
-        seen = cast(seen, torch.float32)
-        moved = seen @ self.shift  # (B, S)
-        if offset is not None:
-            moved = moved + offset.squeeze(-1)
-        arguments = (self.inputs, seen * self.scale, moved, self.mask, self.eps, last, self.backend)
-        sums, totals, attention = attend_op(*arguments)
-        return sums / totals.unsqueeze(-1) * self.scale + self.shift, attention
-
-
 def slot_attention(
     slots: Tensor,
     w: SlotAttentionWeights,
-    attend: AttendInputs | AttendInputsFused,
+    attend: AttendInputs,
     iters: int,
     activation: str,
     heads: int,
@@ -106,11 +87,10 @@ def slot_attention(
     flat = slots.reshape(batch * count, width)
     attention = slots  # of no iteration yet; there is at least one
     for iteration in range(iters):
-        last = iteration == iters - 1
-        if implicit and last:
+        if implicit and iteration == iters - 1:
             flat = flat.detach()
         seen, offset = _project_queries(flat.view(batch, count, width), w, heads)
-        means, attention = attend(seen, offset, last)
+        means, attention = attend(seen, offset)
         updates = _project_updates(cast(means, w.value_weight.dtype), w, count, heads)
         flat = torch.gru_cell(
             cast(updates, flat.dtype), flat, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh

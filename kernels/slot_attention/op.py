@@ -12,7 +12,8 @@ from ..dispatch import (
     triton_obstacle,
 )
 from ..shapes import FLOATING, check_floating, check_shape
-from . import eager
+from . import cpp, eager
+from .cpp_operator import run as attend_in_cpp
 from .fused_operator import slot_attention_op
 from .reference import ACTIVATIONS
 from .weights import SlotAttentionWeights
@@ -71,31 +72,48 @@ def _fits(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights) -> bool:
     return slots.shape[0] == batch
 
 
-def _check(
-    inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights, iters: int, activation: str, heads: int
-) -> dict[str, int]:
+def _check_tensors(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights) -> None:
     op = "slot_attention"
-    sizes: dict[str, int] = {}
-    if _fits(inputs, slots, weights):
-        sizes["B"], sizes["N"], sizes["C"] = inputs.shape
-        sizes["S"], sizes["D"] = slots.shape[1:]
-    else:
+    if not _fits(inputs, slots, weights):
         present = {name: tensor for name, tensor in weights._asdict().items() if tensor is not None}
         check_floating(op, inputs=inputs, slots=slots, **present)
+        sizes: dict[str, int] = {}
         check_shape(op, "inputs", inputs, ("B", "N", "C"), sizes)
         check_shape(op, "slots", slots, ("B", "S", "D"), sizes)
         sizes["3D"] = 3 * sizes["D"]
         for name, tensor in present.items():
             check_shape(op, name, tensor, WEIGHT_AXES[name], sizes)
-    if sizes["N"] == 0 or sizes["S"] == 0:
-        raise ValueError(f"{op}: expected at least one input and one slot, found N={sizes['N']}, S={sizes['S']}")
+    count, number = inputs.shape[1], slots.shape[1]
+    if count == 0 or number == 0:
+        raise ValueError(f"{op}: expected at least one input and one slot, found N={count}, S={number}")
+
+
+def _check_options(width: int, iters: int, activation: str, heads: int) -> None:
+    op = "slot_attention"
     if iters < 1:
         raise ValueError(f"{op}: iters: expected at least 1, found {iters}")
-    if heads < 1 or sizes["D"] % heads:
-        raise ValueError(f"{op}: heads: expected a divisor of D={sizes['D']}, found {heads}")
+    if heads < 1 or width % heads:
+        raise ValueError(f"{op}: heads: expected a divisor of D={width}, found {heads}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"{op}: activation: expected one of {sorted(ACTIVATIONS)}, found {activation!r}")
-    return sizes
+
+
+def _take_out(inputs: Tensor, mask: Tensor) -> Tensor:
+    """Inputs with zeros in the place of those that the mask leaves out: a weight of 0 would leave NaN times 0."""
+    if mask.dtype != torch.bool:
+        raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
+    if mask.device != inputs.device:
+        raise ValueError(f"slot_attention: mask is on {mask.device}, but inputs is on {inputs.device}")
+    check_shape("slot_attention", "mask", mask, ("B", "N"), {"B": inputs.shape[0], "N": inputs.shape[1]})
+    return torch.where(mask.unsqueeze(-1), inputs, 0.0)
+
+
+def _cpp_obstacle(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights, known: int, heads: int) -> str | None:
+    if heads != 1:
+        return f"it takes one head, found {heads}"
+    if known != cpp.UNKNOWN:
+        return None
+    return extension_obstacle(inputs, slots, *(weight for weight in weights if weight is not None))
 
 
 def _triton_obstacle(inputs: Tensor, slots: Tensor, weights: SlotAttentionWeights, heads: int) -> str | None:
@@ -142,9 +160,8 @@ def slot_attention(
         mask: (B, N) bool, False = this input takes no part, whatever it holds, NaN included: zeros are put in its place
             and it gets no gradient; every row needs a True.
         implicit: gradient through the last iteration only (Chang et al., 2022, first-order implicit differentiation).
-        backend: None, "torch", "cpp" (CPU, one head; the pass over the inputs is one call each way) or "triton" (GPU; C
-            and D in 4..512, S up to 32, with several heads S times heads up to 16;
-            everything is fused).
+        backend: None, "torch", "cpp" (CPU, one head; all iterations are one call each way) or "triton" (GPU; C
+            and D in 4..512, S up to 32, with several heads S times heads up to 16; everything is fused).
 
     Returns:
         slots (B, S, D) in the dtype of the given ones; attention (B, S, N) of the last iteration, float32 or wider,
@@ -154,29 +171,29 @@ def slot_attention(
         ValueError, TypeError: shapes, dtypes or devices that do not fit, unknown activation or backend.
         RuntimeError: a backend that cannot run.
     """
-    sizes = _check(inputs, slots, weights, iters, activation, heads)
+    known = cpp.look(inputs, slots, weights)
+    if known == cpp.UNKNOWN:
+        _check_tensors(inputs, slots, weights)
+    width = slots.shape[-1]
+    _check_options(width, iters, activation, heads)
     if mask is not None:
-        if mask.dtype != torch.bool:
-            raise TypeError(f"slot_attention: mask: expected bool, found {mask.dtype}")
-        if mask.device != inputs.device:
-            raise ValueError(f"slot_attention: mask is on {mask.device}, but inputs is on {inputs.device}")
-        check_shape("slot_attention", "mask", mask, ("B", "N"), sizes)
-        inputs = torch.where(mask.unsqueeze(-1), inputs, 0.0)  # a weight of 0 would leave NaN times 0
-    one_head = None if heads == 1 else f"it takes one head, found {heads}"
+        inputs = _take_out(inputs, mask)
     obstacles: dict[str, Obstacle] = {
         "torch": None,
         "triton": lambda: _triton_obstacle(inputs, slots, weights, heads),
-        "cpp": lambda: one_head or extension_obstacle(inputs, slots),
+        "cpp": lambda: _cpp_obstacle(inputs, slots, weights, known, heads),
     }
-    device, width = slots.device.type, slots.shape[-1]
-    chosen = choose_backend("slot_attention", backend, device, obstacles, width)
+    chosen = choose_backend("slot_attention", backend, slots.device.type, obstacles, width)
+    if chosen == "torch":
+        attend = eager.AttendInputs(inputs, weights, eps, heads, mask)
+        return eager.slot_attention(slots, weights, attend, iters, activation, heads, implicit)
+    gelu = activation == "gelu"
     if chosen == "triton":
-        gelu = activation == "gelu"
         out, attention, *_ = slot_attention_op(inputs, slots, *weights, mask, iters, eps, gelu, heads, implicit)
         return out, attention
-    attend: eager.AttendInputs | eager.AttendInputsFused
-    if chosen == "cpp":
-        attend = eager.AttendInputsFused(inputs, weights, eps, mask, chosen)
+    wanted = torch.is_grad_enabled() and known != cpp.NO_GRADIENT
+    if known == cpp.UNKNOWN or wanted or mask is not None:
+        out, attention, _ = attend_in_cpp(inputs, slots, *weights, mask, iters, eps, gelu, implicit, wanted)
     else:
-        attend = eager.AttendInputs(inputs, weights, eps, heads, mask)
-    return eager.slot_attention(slots, weights, attend, iters, activation, heads, implicit)
+        out, attention, _ = cpp.forward(inputs, slots, weights, mask, iters, eps, gelu, save=False)
+    return out, attention

@@ -1,4 +1,4 @@
-"""vq_lookup on CPU in C++: AVX-512, AVX2 or baseline by what the processor has, any strides, no copy of the input."""
+"""vq_lookup and vq_statistics on CPU in C++: any strides, no copy of the input, the best vectors the processor has."""
 
 import torch
 from torch import Tensor
@@ -41,3 +41,29 @@ def lookup(x: Tensor, codebook: Tensor, instructions: str = "") -> tuple[Tensor,
         instructions,
     )
     return gather(codebook, indices) if quantized is None else quantized, indices, distance
+
+
+def statistics(x: Tensor, indices: Tensor, num_codes: int, instructions: str = "") -> tuple[Tensor, Tensor]:
+    """counts (Q, V) and sums (Q, V, D) in float32; x (..., Q, D), indices (..., Q) int32 or int64.
+
+    Raises:
+        ValueError: an index that is no code's.
+    """
+    shape, strides, along = x.shape, x.stride(), indices.stride()
+    leading, heads, width = shape[:-2], shape[-2], shape[-1]
+    counts = torch.empty((heads, num_codes), dtype=torch.float32)
+    sums = torch.empty((heads, num_codes, width), dtype=torch.float32)
+    load().vq_statistics(
+        (x.data_ptr(), DTYPE_CODES[x.dtype], leading, strides[:-2], strides[-1]),
+        strides[-2],
+        (indices.data_ptr(), indices.dtype == torch.int64, leading, along[:-1], along[-1]),
+        leading.numel(),
+        heads,
+        num_codes,
+        width,
+        counts.data_ptr(),
+        sums.data_ptr(),
+        torch.get_num_threads(),
+        instructions,
+    )
+    return counts, sums

@@ -173,6 +173,8 @@ def statistics_op(
     x: Tensor, indices: Tensor, num_codes: int, deterministic: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     """The op itself; `vq_statistics` checks and documents, but for the values: here a compiled graph passes too."""
+    if backend == "cpp":
+        return cpp.statistics(x, indices, num_codes)  # it checks the values itself
     if indices.is_cpu and indices.numel():
         low, high = map(int, indices.aminmax())
         if low < 0 or high >= num_codes:
@@ -205,7 +207,7 @@ def vq_statistics(
         num_codes: V.
         deterministic: one writer a code, so that the sums are the same bits in every run; also switched on by
             `torch.use_deterministic_algorithms(True)`.
-        backend: None, "torch" or "triton" (GPU; D in 4..512).
+        backend: None, "torch", "cpp" (CPU, not float64) or "triton" (GPU; D in 4..512).
 
     Returns:
         counts (Q, V) and sums (Q, V, D), float32 (float64 for float64 x), without gradient.
@@ -228,7 +230,12 @@ def vq_statistics(
         check_shape(op, "indices", indices, tuple(leading), leading)
     if indices.device != x.device:
         raise ValueError(f"{op}: indices is on {indices.device}, but x is on {x.device}")
-    chosen = choose_backend(op, backend, x.device.type, {"torch": None, "triton": lambda: _triton_obstacle(x)})
+    obstacles: dict[str, Obstacle] = {
+        "torch": None,
+        "cpp": lambda: extension_obstacle(x),
+        "triton": lambda: _triton_obstacle(x),
+    }
+    chosen = choose_backend(op, backend, x.device.type, obstacles)
     ordered = deterministic or torch.are_deterministic_algorithms_enabled()
     counts, sums = add_up(constant(x), indices, num_codes, ordered, chosen)
     return counts, sums

@@ -21,7 +21,7 @@ collect_ignore = [] if importlib.util.find_spec("hypothesis") else ["test_shapes
 
 BACKENDS = {
     "vq_lookup": ("torch", "cpp", "triton"),
-    "vq_statistics": ("torch", "triton"),
+    "vq_statistics": ("torch", "cpp", "triton"),
     "mixture_kl": ("torch", "cpp", "triton"),
     "slot_attention": ("torch", "cpp", "triton"),
     "mixture_logistics": ("torch", "cpp", "triton"),

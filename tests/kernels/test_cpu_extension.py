@@ -9,7 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from aime.kernels import dispatch, mixture_kl, mixture_log_prob, mixture_logistics_nll, stick_log_weights
+from aime.kernels import (
+    SlotAttentionWeights,
+    dispatch,
+    extension,
+    mixture_kl,
+    mixture_log_prob,
+    mixture_logistics_nll,
+    slot_attention,
+    stick_log_weights,
+    vq_statistics,
+)
 from aime.kernels.mixture_kl import cpp as mixture
 from aime.kernels.mixture_kl.reference import (
     mixture_kl_reference,
@@ -19,7 +29,7 @@ from aime.kernels.mixture_kl.reference import (
 from aime.kernels.mixture_logistics import cpp as logistics
 from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_reference
 from aime.kernels.slot_attention import cpp as slots
-from aime.kernels.slot_attention.operators import attend_op
+from aime.kernels.slot_attention.reference import slot_attention_reference
 
 pytestmark = pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
 INSTRUCTIONS = ["avx512", "avx2", "baseline"]
@@ -138,34 +148,108 @@ def test_logistics_of_every_instruction_set(
     close(gradients, truths, 1e-3)  # x rounds to float32 and is divided by a scale down to e^-7
 
 
-def attend_reference(inputs: Tensor, seen: Tensor, offset: Tensor, mask: Tensor | None) -> tuple[Tensor, ...]:
-    normed = torch.nn.functional.layer_norm(inputs, inputs.shape[-1:])
-    attention = (seen @ normed.transpose(1, 2) + offset[..., None]).softmax(1)
-    coefficients = attention + 1e-8
-    if mask is not None:
-        coefficients = coefficients * mask[:, None, :]
-    return coefficients @ normed, coefficients.sum(-1), attention
+def slot_weights(channels: int, width: int, hidden: int) -> list[Tensor]:
+    shapes = [(channels,), (channels,), (width,), (width,), (width, width), (width, channels), (width, channels)]
+    shapes += [(3 * width, width), (3 * width, width), (3 * width,), (3 * width,), (width,), (width,)]
+    shapes += [(hidden, width), (hidden,), (width, hidden), (width,), (width,), (width,), (width,)]
+    return [shape[-1] ** -0.5 * normal(*shape, seed=index) for index, shape in enumerate(shapes)]
 
 
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(
-    ("batch", "count", "width", "number"),
-    [(1, 1, 4, 1), (2, 7, 6, 3), (1, 16, 16, 4), (2, 33, 20, 5), (1, 1100, 32, 9), (0, 3, 4, 2)],
+    ("batch", "count", "number", "channels", "width", "hidden"),
+    # rows and columns beside and on the edges of every tile, more inputs than a partial sum, two tiles of slots
+    [(1, 1, 1, 4, 4, 4), (2, 7, 3, 6, 5, 33), (1, 16, 4, 16, 16, 16), (7, 33, 9, 20, 48, 80), (1, 1100, 5, 32, 36, 8)],
 )
-def test_slot_passes_of_every_instruction_set(
-    instructions: str, batch: int, count: int, width: int, number: int, masked: bool
+def test_slot_attention_of_every_instruction_set(
+    instructions: str,
+    batch: int,
+    count: int,
+    number: int,
+    channels: int,
+    width: int,
+    hidden: int,
+    masked: bool,
+    activation: str,
 ) -> None:
-    leaves = [3 + normal(batch, count, width), normal(batch, number, width, seed=1), normal(batch, number, seed=2)]
+    leaves = [3 + normal(batch, count, channels), normal(batch, number, width), *slot_weights(channels, width, hidden)]
     mask = (torch.arange(count) % 3 != 1).expand(batch, count) if masked else None
-    ours = slots.attend(*leaves, mask, 1e-8, True, instructions)
-    exact = attend_reference(*(t.double() for t in leaves), mask)
-    close(ours, list(exact), 2e-5 * max(1.0, count**0.5))
-    upstream = [normal(*tensor.shape, seed=3 + index) for index, tensor in enumerate(ours)]
-    gradients = slots.attend_backward(*upstream, *leaves, mask, 1e-8, instructions)
-    close(gradients, exact_gradients(lambda *t: attend_reference(*t, mask), leaves, upstream), 5e-4)
-    without = slots.attend_backward(*upstream[:2], None, *leaves, mask, 1e-8, instructions)
-    truths = exact_gradients(lambda *t: attend_reference(*t, mask)[:2], leaves, upstream[:2])
-    close(without, truths, 5e-4)
+    options = (mask, 2, 1e-8, activation == "gelu")
+    inputs, initial, *weights = leaves
+    if mask is not None:  # the op puts zeros there, and gives them no gradient
+        inputs = torch.where(mask[..., None], inputs, 0.0)
+    out, attention, saved = slots.forward(inputs, initial, weights, *options, True, instructions)
+    alone, _, nothing = slots.forward(inputs, initial, weights, *options, False, instructions)
+    assert torch.equal(out, alone) and not nothing.numel()
+
+    def reference(x: Tensor, start: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        return slot_attention_reference(x, start, SlotAttentionWeights(*rest), 2, mask=mask, activation=activation)
+
+    exact = reference(*(t.double() for t in leaves))
+    close((out, attention), list(exact), 1e-4)
+    upstream = [normal(*out.shape, seed=5), normal(*attention.shape, seed=6)]
+    truths = exact_gradients(reference, leaves, upstream)
+    every = (True,) * len(leaves)
+    ours = slots.backward(*upstream, saved, inputs, initial, weights, *options, False, every, instructions)
+    kept = 1.0 if mask is None else mask[..., None]
+    for mine, truth in zip((ours[0] * kept, *ours[1:]), truths, strict=True):
+        # relative to the tensor: entries that cancel keep the rounding of their terms
+        assert (mine.double() - truth).norm() <= 2e-4 * truth.norm() + 1e-4
+    few = [place in {1, 9} for place in range(len(leaves))]
+    some = slots.backward(*upstream, saved, inputs, initial, weights, *options, False, few, instructions)
+    for wanted, mine, before in zip(few, some, ours, strict=True):
+        assert torch.equal(mine, before) if wanted else not mine.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_read_by_the_extension_and_described_in_python_are_the_same(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where PyTorch does not offer its tensors for exchange, Python describes them."""
+    leaves = [t.to(dtype) for t in (normal(2, 9, 6).transpose(0, 1).contiguous().transpose(0, 1), normal(2, 3, 8))]
+    leaves += [t.to(dtype) for t in slot_weights(6, 8, 12)]
+    call = cases()["slots"][0]
+    assert slots.look(*leaves[:2], leaves[2:]) == slots.NO_GRADIENT
+    expected = results(call, leaves)
+    monkeypatch.setattr(extension, "reads_tensors", lambda: False)
+    assert slots.look(*leaves[:2], leaves[2:]) == slots.UNKNOWN
+    assert all(itertools.starmap(torch.equal, zip(expected, results(call, leaves), strict=True)))
+
+
+def test_what_the_quick_look_passes_on() -> None:
+    """Anything but plain float32 or half tensors on the CPU is left to Python, which knows what to do or to say."""
+    inputs, initial, *weights = normal(2, 9, 6), normal(2, 3, 8), *slot_weights(6, 8, 12)
+
+    class Kind(Tensor):
+        pass
+
+    def look(place: int, tensor: Any) -> int:
+        changed = [inputs, initial, *weights]
+        changed[place] = tensor
+        return slots.look(changed[0], changed[1], changed[2:])
+
+    assert look(4, torch.nn.Parameter(weights[2])) == 1
+    assert look(4, torch.nn.Parameter(weights[2], requires_grad=False)) == look(21, None) == slots.NO_GRADIENT
+    negative = torch.complex(inputs, inputs).conj().imag
+    others = [inputs.double(), inputs.long(), inputs.to("meta"), inputs[0], inputs.to_sparse(), negative, None, 3]
+    for other in (*others, inputs.as_subclass(Kind), inputs[:, :0], inputs[..., :5], inputs[:1]):
+        assert look(0, other) == slots.UNKNOWN
+    assert look(4, weights[2][:7]) == look(18, None) == slots.UNKNOWN
+    with torch.autograd.forward_ad.dual_level():
+        assert look(0, inputs) == slots.UNKNOWN
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_statistics_read_any_strides_and_types(dtype: torch.dtype) -> None:
+    x, generator = normal(3, 5, 4, 130).to(dtype), torch.Generator().manual_seed(1)
+    indices = torch.randint(0, 6, (3, 5, 4), generator=generator)
+    expected = vq_statistics(x.float(), indices, 6, backend="torch")
+    turned = x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0), indices.int().permute(2, 0, 1).contiguous()
+    gaps = x.repeat_interleave(2, -1)[..., ::2], indices.repeat_interleave(2, -1)[..., ::2]
+    for rows, codes in ((x, indices), (turned[0], turned[1].permute(1, 2, 0)), gaps):
+        for found, truth in zip(vq_statistics(rows, codes, 6, backend="cpp"), expected, strict=True):
+            assert torch.equal(found, truth)  # both add rows in their order
 
 
 def results(call: Callable[..., Any], leaves: list[Tensor]) -> list[Tensor]:
@@ -190,8 +274,8 @@ def cases() -> dict[str, tuple[Callable[..., Any], list[Tensor]]]:
         "shared": (lambda *t: mixture_log_prob(*t, **options), [eps, *shared]),
         "kl": (lambda *t: mixture_kl(*t, eps, **options), [*posterior, *mixtures]),
         "slots": (
-            lambda *t: attend_op(*t, None, 1e-8, True, "cpp"),
-            [normal(3, 1050, 32), normal(3, 4, 32, seed=1), normal(3, 4, seed=2)],
+            lambda x, s, *w: slot_attention(x, s, SlotAttentionWeights(*w), 2, **options),
+            [normal(3, 1050, 32), normal(3, 40, 32, seed=1), *slot_weights(32, 32, 24)],
         ),
         "logistics": (lambda *t: mixture_logistics_nll(x, *t, **options), parameters),
     }
@@ -233,8 +317,9 @@ def test_half_types_are_read_as_they_are(name: str, dtype: torch.dtype) -> None:
     for half, full in zip(
         results(call, halves)[:count], results(call, [h.float() for h in halves])[:count], strict=True
     ):
-        assert half.dtype == torch.float32
-        assert torch.equal(half, full)
+        # slots come in the dtype of the given ones
+        assert half.dtype == torch.float32 or (name == "slots" and half.dtype == dtype)
+        assert torch.equal(half, full.to(half.dtype))
 
 
 def test_a_nan_pixel_spoils_its_image_alone() -> None:

@@ -23,8 +23,8 @@ from aime.kernels import (
 from aime.kernels.mixture_kl import operators as mixture
 from aime.kernels.mixture_logistics.operators import nll_op
 from aime.kernels.slot_attention import SlotAttentionWeights
+from aime.kernels.slot_attention.cpp_operator import SlotAttentionCppFunction, slot_attention_cpp_op
 from aime.kernels.slot_attention.fused_operator import SlotAttentionFunction, slot_attention_op
-from aime.kernels.slot_attention.operators import attend_op
 from aime.kernels.vq_lookup.op import VQLookupFunction, lookup_backward_op, lookup_op, statistics_op
 
 BACKENDS = ["torch"]
@@ -61,7 +61,7 @@ def test_vq_lookup_is_a_proper_operator(backend: str) -> None:
     torch.library.opcheck(lookup_op, (x, codebook, "exact", backend))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_vq_backward_and_statistics_are_proper_operators(backend: str) -> None:
     x, codebook = normal(6, 2, 8), normal(2, 7, 8)
     indices = torch.zeros(6, 2, dtype=torch.int32)
@@ -154,14 +154,6 @@ def test_mixture_gradcheck(backend: str) -> None:
     )
 
 
-@pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
-@pytest.mark.parametrize("masked", [False, True])
-def test_slot_attend_is_a_proper_operator(masked: bool) -> None:
-    inputs, seen, offset = (t.requires_grad_() for t in (normal(2, 9, 4), normal(2, 3, 4), normal(2, 3)))
-    mask = torch.arange(9).expand(2, 9) < 7 if masked else None
-    torch.library.opcheck(attend_op, (inputs, seen, offset, mask, 1e-8, masked, "cpp"))
-
-
 def slot_weights(channels: int, width: int, hidden: int, bias: bool) -> list[Tensor | None]:
     shapes: list[tuple[int, ...]] = [(channels,), (channels,), (width,), (width,)]
     shapes += [(width, width), (width, channels), (width, channels), (3 * width, width), (3 * width, width)]
@@ -187,6 +179,32 @@ def test_slot_attention_is_a_proper_operator(masked: bool) -> None:
         loss = out.sin().sum() + attention[:, 0].sum()
         gradients.append(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf is not None]))
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.skipif(not dispatch.EXTENSION_BUILT, reason="aime.kernels._cpu is not built")
+@pytest.mark.parametrize("masked", [False, True])
+def test_slot_attention_in_cpp_is_a_proper_operator(masked: bool) -> None:
+    """What was not saved for the backward pass is made again there, to the same bits."""
+    leaves = [normal(2, 9, 4), normal(2, 3, 8), *slot_weights(4, 8, 5, bias=masked)]
+    leaves = [leaf if leaf is None else leaf.requires_grad_() for leaf in leaves]
+    mask = torch.arange(9).expand(2, 9) < 7 if masked else None
+    arguments = (*leaves, mask, 2, 1e-8, masked, False)
+    tests = ("test_schema", "test_autograd_registration", "test_faketensor")
+    torch.library.opcheck(
+        slot_attention_cpp_op, (*arguments, True), test_utils=tests if masked else (*tests, "test_aot_dispatch_static")
+    )
+    torch.library.opcheck(slot_attention_cpp_op, (*arguments, False), test_utils=tests)
+    gradients = []
+    for call, save in (
+        (slot_attention_cpp_op, True),
+        (slot_attention_cpp_op, False),
+        (SlotAttentionCppFunction.apply, True),
+    ):
+        out, attention, _ = call(*arguments, save)
+        loss = out.sin().sum() + attention[:, 0].sum()
+        gradients.append(torch.autograd.grad(loss, [leaf for leaf in leaves if leaf is not None]))
+    for others in gradients[1:]:
+        assert all(torch.equal(first, other) for first, other in zip(gradients[0], others, strict=True))
 
 
 @pytest.mark.parametrize("backend", CPU_BACKENDS)

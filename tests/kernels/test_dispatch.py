@@ -43,13 +43,6 @@ def test_the_table_names_ops_and_backends_that_there_are_and_says_what_is_predic
     assert set(dispatch.PREDICTED["cuda"]) < set(dispatch.PREFERRED)
 
 
-def test_slot_attention_takes_cpp_where_it_is_wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatch, "BACKEND_FROM_ENVIRONMENT", None)
-    free = {"torch": None, "cpp": None}
-    assert choose_backend("slot_attention", None, "cpu", free, 64) == "cpp"
-    assert choose_backend("slot_attention", None, "cpu", free, 32) == "torch"
-
-
 def test_a_request_is_followed() -> None:
     assert choose_backend("vq_lookup", "torch", "cpu", {"torch": None, "cpp": None}) == "torch"
 
