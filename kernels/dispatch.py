@@ -39,9 +39,8 @@ CPP, TRITON = Preference("cpp"), Preference("triton")
 # What `backend=None` runs, by op and device: the first entry whose width is reached and in whose way nothing is, else
 # "torch", as for every device not listed.
 #
-# "cpu" is measured (bench/results/kernels-cpu.json): the C++ kernels won at every size tried, the smallest of AIME's
-# presets included, but for slot_attention: forward and backward took 1.07 times PyTorch's kernels at 32 channels on two
-# threads (.92 on one), where the slot side costs as much as the pass over the inputs, and .58 to .67 times at 64.
+# "cpu" is measured (bench/results/kernels-cpu*.json): the C++ kernels won at every size tried, the smallest of AIME's
+# presets included, on one thread and on two. slot_attention and vq_statistics: docs/kernels/slot_attention.md, host.md.
 #
 # "cuda" is measured on one H100 (docs/kernels/h100.md) for all but mixture_log_prob, whose row is predicted
 # (PREDICTED); on the device Triton takes a half to a sixth of the time of PyTorch's operations for slot_attention, a

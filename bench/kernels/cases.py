@@ -18,6 +18,7 @@ from aime.kernels import (
     slot_attention,
     stick_log_weights,
     vq_lookup,
+    vq_statistics,
 )
 from aime.kernels.mixture_kl import eager as stick_eager
 from aime.kernels.mixture_kl.reference import stick_log_weights_reference
@@ -26,6 +27,7 @@ from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_refer
 from aime.kernels.slot_attention import eager as slot_eager
 from aime.kernels.slot_attention.reference import slot_attention_reference
 from aime.kernels.vq_lookup.cublas import float32_products
+from aime.kernels.vq_lookup.reference import vq_statistics_reference
 from bench.kernels.case import (
     FAST,
     HALVES,
@@ -92,6 +94,23 @@ def look_up(function: Callable[..., object], x: Tensor, codebook: Tensor, rounde
     """The function's result, with products in TF32 where they may be rounded."""
     with float32_products("tf32") if rounded else nullcontext():
         return function(x, codebook)
+
+
+def statistics_cases(device: str, _compiled: bool, large: bool) -> Iterator[Case]:
+    """(rows, codes, width) as vq_cases has them, against the product with a one-hot matrix."""
+    sizes = [(4096, 256, 32), (8192, 1024, 64), (40960, 1024, 64), (65536, 1024, 64)]
+    sizes = [size for size in sizes if within(size[0])]
+    for rows, codes, width in sizes if large else sizes[:2]:
+        x = torch.randn(rows, 1, width, device=device)
+        indices = torch.randint(0, codes, (rows, 1), dtype=torch.int32, device=device)
+        contestants = Contestants(device)
+        one_hot = 12.0 * rows * codes  # bytes: int64, then float32
+        contestants.add("one-hot product", partial(vq_statistics_reference, x, indices, codes), one_hot)
+        for name, op in ours(device, vq_statistics, ("torch", "cpp", "triton")):
+            contestants.add(name, partial(op, x, indices, codes))
+        moved = nbytes(x, indices) + 4.0 * codes * (width + 1)
+        size, flops, inputs = f"{rows} x {codes} x {width}", float(rows * (width + 1)), nbytes(x, indices)
+        yield Case("vq_statistics", size, contestants.runs, flops, moved, moved, inputs, contestants.left_out)
 
 
 def stick_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
@@ -330,6 +349,7 @@ def logistics_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
 
 CASES = {
     "vq_lookup": vq_cases,
+    "vq_statistics": statistics_cases,
     "stick_log_weights": stick_cases,
     "mixture_kl": mixture_cases,
     "mixture_log_prob": log_prob_cases,
