@@ -1,8 +1,8 @@
 """The rollout of `latent_rollout` on a CPU in C++: one call forward, one backward (csrc/kernels/latent_rollout.hpp).
 
-A frame is a few products of some dozen rows; as PyTorch operations most of its time goes into calling them, 45 a frame
-forward and backward. Here the frames are a loop in C++ on the calling thread; the gradients of the matrices are products
-over all frames, which PyTorch computes.
+A frame is a few products of some dozen rows; as PyTorch operations, 45 a frame forward and backward, most of its time
+goes into calling them. Here the frames are a loop in C++ on the calling thread; the gradients of the matrices are
+products over all frames, which PyTorch computes.
 """
 
 from __future__ import annotations
@@ -118,11 +118,11 @@ def run_forward(
     config = parts.config
     batch, frames = given[0].shape[:2]
     hidden, latent, components = config.hidden_dim, config.latent_dim, config.max_components
-    axes = {"B": batch, "N": frames, "Hd": hidden, "D": latent, "K": components, "A": config.action_size, "S": components - 1}
+    sizes = {"B": batch, "N": frames, "Hd": hidden, "D": latent, "K": components, "A": config.action_size}
+    sizes |= {"S": components - 1, "L": 1}
     shapes = {"actions": "B N A", "hidden": "B Hd", "latent": "B D", "raw state": "B L Hd", "cell": "B L Hd"}
     shapes |= {"sticks": "N B S", "choice": "N B K", "normal": "N B D"}
     for tensor, (name, shape) in zip((*given, *noise), shapes.items(), strict=True):
-        sizes = axes | {"L": 1}
         expect_shape(tensor, shape, name, **{axis: sizes[axis] for axis in shape.split()})
     *plain, bias_ih, bias_hh = (weight.detach().float().contiguous() for weight in weights)
     sticks = tuple(weight.detach().contiguous() for weight in stick_layers(parts))
