@@ -118,7 +118,7 @@ struct InstructionSet {
   void (*slot_attend_backward)(const SlotBlock& block);
   void (*rollout)(const RolloutBlock& block);
   void (*rollout_backward)(const RolloutBlock& block);
-  std::int64_t panel_columns;            // of the rollout's packed matrices
+  std::int64_t panel_columns;           // of the rollout's packed matrices
   bool (*multiplies_bfloat16_pairs)();  // whether they hold bfloat16 pairs: this processor has an instruction for them
 };
 

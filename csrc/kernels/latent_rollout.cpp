@@ -34,6 +34,42 @@ void check_sizes(const RolloutSizes& sizes) {
   expect(sizes.action >= 0, "action", sizes.action, "at least 0");
 }
 
+float rounded(float value) { return bfloat16_to_float(to_bfloat16(value)); }
+
+// Element (k, c) of a matrix lies at data[k * row_stride + c * column_stride].
+struct Source {
+  const float* data;
+  std::int64_t row_stride;
+  std::int64_t column_stride;
+};
+
+// A panel of float32; columns beyond `columns` are left alone.
+void pack_floats(std::int64_t rows, std::int64_t columns, std::int64_t panel, const Source& from, bool bfloat16,
+                 float* to) {
+  for (std::int64_t k = 0; k < rows; ++k) {
+    const float* row = from.data + k * from.row_stride;
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const float value = row[c * from.column_stride];
+      to[k * panel + c] = bfloat16 ? rounded(value) : value;
+    }
+  }
+}
+
+// A panel of bfloat16 pairs, rows 2 k and 2 k + 1 in the low and the high half of a word.
+void pack_pairs(std::int64_t rows, std::int64_t columns, std::int64_t panel, const Source& from, float* to) {
+  for (std::int64_t k = 0; k < rows; k += 2) {
+    const float* low = from.data + k * from.row_stride;
+    const float* high = low + from.row_stride;
+    const bool whole_pair = k + 1 < rows;
+    for (std::int64_t c = 0; c < columns; ++c) {
+      const std::uint32_t first = to_bfloat16(low[c * from.column_stride]);
+      const std::uint32_t second = whole_pair ? to_bfloat16(high[c * from.column_stride]) : 0U;
+      const std::uint32_t word = first | second << 16;
+      std::memcpy(to + k / 2 * panel + c, &word, sizeof(word));
+    }
+  }
+}
+
 // The instruction set, the memory and the packed matrices of one call.
 class Call {
  public:
@@ -55,11 +91,8 @@ class Call {
     const RolloutSizes& sizes = block.sizes;
     const RolloutWeights& weights = block.weights;
     const std::int64_t inputs = sizes.inputs();
-    block.first = pack(sizes.hidden, sizes.width, sizes.bfloat16,
-                       [&](std::int64_t k, std::int64_t c) { return weights.first[c * sizes.hidden + k]; });
-    block.joint = pack(inputs + sizes.hidden, 4 * sizes.hidden, sizes.bfloat16, [&](std::int64_t k, std::int64_t c) {
-      return k < inputs ? weights.input[c * inputs + k] : weights.recurrent[c * sizes.hidden + k - inputs];
-    });
+    block.first = pack(sizes.hidden, sizes.width, {weights.first, 1, sizes.hidden}, sizes.bfloat16);
+    block.joint = pack(inputs + sizes.hidden, 4 * sizes.hidden, {join(), 1, inputs + sizes.hidden}, sizes.bfloat16);
     if (sizes.components > 1) pack_sticks();
     pack_components();
     allocate();
@@ -71,11 +104,8 @@ class Call {
     const RolloutWeights& weights = block.weights;
     const std::int64_t inputs = sizes.inputs();
     block.gradients = gradients;
-    block.first = pack(sizes.width, sizes.hidden, sizes.bfloat16,
-                       [&](std::int64_t k, std::int64_t c) { return weights.first[k * sizes.hidden + c]; });
-    block.joint = pack(4 * sizes.hidden, inputs + sizes.hidden, sizes.bfloat16, [&](std::int64_t k, std::int64_t c) {
-      return c < inputs ? weights.input[k * inputs + c] : weights.recurrent[k * sizes.hidden + c - inputs];
-    });
+    block.first = pack(sizes.width, sizes.hidden, {weights.first, sizes.hidden, 1}, sizes.bfloat16);
+    block.joint = pack(4 * sizes.hidden, inputs + sizes.hidden, {join(), inputs + sizes.hidden, 1}, sizes.bfloat16);
     float* last = zeros(sizes.outputs() * sizes.width);
     for (std::int64_t i = 0; i < sizes.outputs() * sizes.width; ++i) last[i] = narrowed(weights.last[i]);
     block.last = last;
@@ -86,33 +116,46 @@ class Call {
   RolloutBlock block{};
 
  private:
-  float* zeros(std::int64_t count) {
+  float* memory(std::int64_t count) {
     buffers_.push_back(std::make_unique<Buffer>(count));
-    std::fill_n(buffers_.back()->data(), count, 0.0F);
     return buffers_.back()->data();
   }
 
-  float narrowed(float value) const { return block.sizes.bfloat16 ? bfloat16_to_float(to_bfloat16(value)) : value; }
+  float* zeros(std::int64_t count) {
+    float* to = memory(count);
+    std::fill_n(to, count, 0.0F);
+    return to;
+  }
 
-  // `value(k, c)` for rows k and columns c of a matrix.
-  template <typename Value>
-  PackedMatrix pack(std::int64_t rows, std::int64_t columns, bool bfloat16, const Value& value) {
+  float narrowed(float value) const { return block.sizes.bfloat16 ? rounded(value) : value; }
+
+  // Input and recurrent weights side by side, (4 Hd, D + A + Hd).
+  const float* join() {
+    const std::int64_t inputs = block.sizes.inputs();
+    const std::int64_t hidden = block.sizes.hidden;
+    float* joined = memory(4 * hidden * (inputs + hidden));
+    for (std::int64_t gate = 0; gate < 4 * hidden; ++gate) {
+      float* row = joined + gate * (inputs + hidden);
+      std::copy_n(block.weights.input + gate * inputs, inputs, row);
+      std::copy_n(block.weights.recurrent + gate * hidden, hidden, row + inputs);
+    }
+    return joined;
+  }
+
+  PackedMatrix pack(std::int64_t rows, std::int64_t columns, const Source& from, bool bfloat16) {
     const bool pairs = bfloat16 && set_.multiplies_bfloat16_pairs();
-    const std::int64_t step = pairs ? 2 : 1;
-    PackedMatrix matrix{(rows + step - 1) / step, whole(columns, set_.panel_columns), nullptr, pairs};
+    const std::int64_t panel = set_.panel_columns;
+    PackedMatrix matrix{pairs ? (rows + 1) / 2 : rows, whole(columns, panel), nullptr, pairs};
     float* data = zeros(matrix.rows * matrix.columns);
     matrix.data = data;
-    for (std::int64_t c = 0; c < columns; ++c) {
-      const std::int64_t panel = c / set_.panel_columns;
-      const std::int64_t start = panel * matrix.rows * set_.panel_columns + c % set_.panel_columns;
-      for (std::int64_t k = 0; k < rows; ++k) {
-        float* to = data + start + k / step * set_.panel_columns;
-        if (pairs) {
-          const std::uint16_t half = to_bfloat16(value(k, c));
-          std::memcpy(reinterpret_cast<char*>(to) + 2 * (k % 2), &half, sizeof(half));
-        } else {
-          *to = bfloat16 ? narrowed(value(k, c)) : value(k, c);
-        }
+    for (std::int64_t c = 0; c < columns; c += panel) {
+      const Source columns_of_panel{from.data + c * from.column_stride, from.row_stride, from.column_stride};
+      const std::int64_t count = std::min(panel, columns - c);
+      float* to = data + c * matrix.rows;
+      if (pairs) {
+        pack_pairs(rows, count, panel, columns_of_panel, to);
+      } else {
+        pack_floats(rows, count, panel, columns_of_panel, bfloat16, to);
       }
     }
     return matrix;
@@ -121,13 +164,9 @@ class Call {
   void pack_sticks() {
     const RolloutSizes& sizes = block.sizes;
     const RolloutWeights& weights = block.weights;
-    block.stick_first = pack(sizes.hidden, sizes.stick_width, false, [&](std::int64_t k, std::int64_t c) {
-      return weights.stick_first[c * sizes.hidden + k];
-    });
+    block.stick_first = pack(sizes.hidden, sizes.stick_width, {weights.stick_first, 1, sizes.hidden}, false);
     const std::int64_t outputs = 2 * (sizes.components - 1);
-    block.stick_last = pack(sizes.stick_width, outputs, false, [&](std::int64_t k, std::int64_t c) {
-      return weights.stick_last[c * sizes.stick_width + k];
-    });
+    block.stick_last = pack(sizes.stick_width, outputs, {weights.stick_last, 1, sizes.stick_width}, false);
     float* bias = zeros(block.stick_last.columns);
     std::copy_n(weights.stick_last_bias, outputs, bias);
     block.stick_last_bias = bias;
@@ -157,8 +196,8 @@ class Call {
     const RolloutSizes& sizes = block.sizes;
     RolloutScratch& scratch = block.scratch;
     scratch.latent_width = padded_latent_;
-    scratch.longest = whole(std::max({4 * sizes.hidden, sizes.width, sizes.outputs(), sizes.joined()}), 16) +
-                      2 * padded_latent_;
+    scratch.longest =
+        whole(std::max({4 * sizes.hidden, sizes.width, sizes.outputs(), sizes.joined()}), 16) + 2 * padded_latent_;
     scratch.stick_capacity = whole(sizes.batch * (sizes.components - 1), set_.lanes);
     scratch.gates = zeros(sizes.batch * block.joint.columns);
     scratch.linear = zeros(sizes.batch * block.first.columns);

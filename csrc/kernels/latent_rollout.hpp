@@ -42,10 +42,10 @@ struct RolloutWeights {
   const float* persistence;
   const float* top_norm;
   const float* top_norm_bias;
-  const float* input;              // (4 Hd, D + A): gates i, f, g, o
-  const float* recurrent;          // (4 Hd, Hd)
-  const float* gate_bias;          // (4 Hd), both biases together
-  const float* stick_first;        // (stick_width, Hd); this and the rest null where there is one component
+  const float* input;        // (4 Hd, D + A): gates i, f, g, o
+  const float* recurrent;    // (4 Hd, Hd)
+  const float* gate_bias;    // (4 Hd), both biases together
+  const float* stick_first;  // (stick_width, Hd); this and the rest null where there is one component
   const float* stick_first_bias;
   const float* stick_norm;
   const float* stick_norm_bias;
@@ -67,18 +67,18 @@ struct RolloutInputs {
 
 // What the forward pass finds and the backward pass needs. "Narrow" is bfloat16 or float32, see RolloutSizes.
 struct RolloutRecord {
-  float* hiddens;       // (B, N, Hd)
-  float* latents;       // (B, N, D)
-  void* conditions;     // (N, B, Hd) narrow: h before each frame
-  void* active;         // (N, B, W) narrow: input of the prior's last layer
-  void* joined;         // (N, B, joined()) narrow: [z; a; h of the recurrence before]
-  float* gates;         // (N, B, 4 Hd), squashed
-  float* cells;         // (N + 1, B, Hd)
-  float* top_normal;    // (N, B, Hd), the recurrence's output normalised
-  float* top_rstd;      // (N, B)
-  float* normal;        // (N, B, W), the component network's first layer normalised
-  float* rstd;          // (N, B)
-  float* slope;         // (N, B, D): d z / d raw log scale
+  float* hiddens;        // (B, N, Hd)
+  float* latents;        // (B, N, D)
+  void* conditions;      // (N, B, Hd) narrow: h before each frame
+  void* active;          // (N, B, W) narrow: input of the prior's last layer
+  void* joined;          // (N, B, joined()) narrow: [z; a; h of the recurrence before]
+  float* gates;          // (N, B, 4 Hd), squashed
+  float* cells;          // (N + 1, B, Hd)
+  float* top_normal;     // (N, B, Hd), the recurrence's output normalised
+  float* top_rstd;       // (N, B)
+  float* normal;         // (N, B, W), the component network's first layer normalised
+  float* rstd;           // (N, B)
+  float* slope;          // (N, B, D): d z / d raw log scale
   std::int32_t* chosen;  // (N, B)
 };
 

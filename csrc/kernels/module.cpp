@@ -186,10 +186,9 @@ void latent_rollout(const std::array<std::int64_t, 8>& sizes, bool bfloat16,
 }
 
 void latent_rollout_backward(const std::array<std::int64_t, 8>& sizes, bool bfloat16,
-                             const std::array<std::uintptr_t, 18>& weights,
-                             const std::array<std::uintptr_t, 8>& inputs,
-                             const std::array<std::uintptr_t, 13>& record,
-                             const std::array<std::uintptr_t, 11>& g, const std::string& instructions) {
+                             const std::array<std::uintptr_t, 18>& weights, const std::array<std::uintptr_t, 8>& inputs,
+                             const std::array<std::uintptr_t, 13>& record, const std::array<std::uintptr_t, 11>& g,
+                             const std::string& instructions) {
   const Rollout rollout = to_rollout(sizes, bfloat16, weights, inputs, record);
   const aime::RolloutGradients gradients = {to_floats(g[0]), to_floats(g[1]), to_memory(g[2]), to_memory(g[3]),
                                             to_memory(g[4]), to_floats(g[5]), to_floats(g[6]), to_floats(g[7]),

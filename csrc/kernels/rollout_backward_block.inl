@@ -124,8 +124,8 @@ AIME_TARGET inline void activate_columns_backward(const RolloutBlock& block, std
   const float* normal = block.record.normal + at * sizes.width + i;
   for (int v = 0; v < kVectors; ++v) {
     const std::int64_t lane = v * kLanes;
-    const Vector x =
-        multiply_add(load(normal + lane), load(block.weights.norm + i + lane), load(block.weights.norm_bias + i + lane));
+    const Vector x = multiply_add(load(normal + lane), load(block.weights.norm + i + lane),
+                                  load(block.weights.norm_bias + i + lane));
     const Vector s = sigmoid(x);
     const Vector slope = s * multiply_add(x, constant(1.0F) - s, constant(1.0F));
     store(to + i + lane, (chains[0][v] + chains[1][v]) * slope);

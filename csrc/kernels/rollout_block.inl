@@ -8,9 +8,7 @@ AIME_INLINE Vector sigmoid(Vector x) {
   return one / (one + exp(constant(0.0F) - x));
 }
 
-AIME_INLINE Vector smooth_bound(Vector x) {
-  return constant(kLogLimit) * tanh(x * constant(1.0F / kLogLimit));
-}
+AIME_INLINE Vector smooth_bound(Vector x) { return constant(kLogLimit) * tanh(x * constant(1.0F / kLogLimit)); }
 
 // (x + bias) normalised over the width; returns the reciprocal of its standard deviation. x is overwritten.
 AIME_TARGET inline float normalise(float* x, const float* bias, std::int64_t width, float* normal) {
@@ -137,8 +135,8 @@ AIME_TARGET inline void sample(const RolloutBlock& block, std::int64_t j) {
   for (std::int64_t r = 0; r < sizes.batch; ++r) {
     const std::int64_t at = j * sizes.batch + r;
     float* normalised = block.record.normal + at * sizes.width;
-    block.record.rstd[at] = normalise(scratch.linear + r * block.first.columns, block.weights.first_bias, sizes.width,
-                                      normalised);
+    block.record.rstd[at] =
+        normalise(scratch.linear + r * block.first.columns, block.weights.first_bias, sizes.width, normalised);
     activate(normalised, block.weights.norm, block.weights.norm_bias, sizes.width, active);
     narrow(block, active, sizes.width, block.record.active, at * sizes.width, active);
     const std::int64_t k = block.record.chosen[at];
@@ -198,8 +196,7 @@ AIME_TARGET inline void absorb(const RolloutBlock& block, std::int64_t j) {
     const std::int64_t at = j * sizes.batch + r;
     float* raw = scratch.raw + r * sizes.hidden;
     step_cell(block, scratch.gates + r * block.joint.columns, block.record.cells + at * sizes.hidden,
-              block.record.gates + at * 4 * sizes.hidden,
-              block.record.cells + (at + sizes.batch) * sizes.hidden, raw);
+              block.record.gates + at * 4 * sizes.hidden, block.record.cells + (at + sizes.batch) * sizes.hidden, raw);
     std::copy_n(raw, sizes.hidden, row);
     float* normalised = block.record.top_normal + at * sizes.hidden;
     block.record.top_rstd[at] = normalise(row, nullptr, sizes.hidden, normalised);
