@@ -201,7 +201,8 @@ class CompiledRollout(torch.autograd.Function):
         """(B, N, Hd) and (B, N, D)."""
         ctx.record = run_forward(parts, noise, (actions, hidden, latent, raw, cell), weights, narrow)
         hiddens, latents = ctx.record.found[:2]
-        return hiddens, latents
+        # other tensors of the same memory: an output that its own gradient's node held would outlive the step
+        return hiddens.detach(), latents.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -1,6 +1,7 @@
 """The rollout in C++ against the same rollout under autograd, and against PyTorch's operations in bfloat16."""
 
 import copy
+import gc
 from typing import NamedTuple
 
 import pytest
@@ -11,7 +12,7 @@ from aime.kernels import dispatch
 from aime.kernels.extension import load
 from aime.temporal_dynamics import LSTMState
 from aime.world_model import DPGMMVariationalRecurrentAutoencoder
-from aime.world_model.compiled_rollout import run_backward, run_forward
+from aime.world_model.compiled_rollout import Record, run_backward, run_forward
 from aime.world_model.latent_rollout import RolloutNoise, roll_latents
 from tests.world_model.test_latent_rollout import rolled_by_autograd, small_model
 
@@ -145,6 +146,19 @@ def test_autograd_reaches_the_kernel() -> None:
             torch.testing.assert_close(ours, kernel, rtol=0, atol=0)  # and two runs give the same bits
 
 
+def test_what_is_kept_for_the_gradient_goes_with_the_outputs() -> None:
+    model, given = model_and_input()
+    gc.collect()
+    gc.disable()
+    try:
+        found = rolled(model, given, compiled=True)
+        assert any(type(item) is Record for item in gc.get_objects())
+        del found
+        assert not any(type(item) is Record for item in gc.get_objects())
+    finally:
+        gc.enable()
+
+
 def test_choice_and_sample_are_those_of_pytorch_in_many_rows() -> None:
     model, given = model_and_input(batch=4000, frames=1, max_components=6)
     with torch.no_grad():
@@ -157,12 +171,9 @@ def test_choice_and_sample_are_those_of_pytorch_in_many_rows() -> None:
 def test_a_row_has_the_same_bits_alone(narrow: torch.dtype) -> None:
     model, given = model_and_input()
     together = by_kernel(model, given, narrow, "")[:7]  # h, z, gradients of actions and state
-    generator_free = given.noise
     gradients = upstream(model, given)
     for row in (0, 8, 12):
-        noise = tuple(
-            part[:, row : row + 1] for part in (generator_free.sticks, generator_free.choice, generator_free.normal)
-        )
+        noise = tuple(part[:, row : row + 1] for part in (given.noise.sticks, given.noise.choice, given.noise.normal))
         inputs = [part[row : row + 1] for part in (given.actions, given.hidden, given.latent, given.raw, given.cell)]
         record = run_forward(model, noise, tuple(inputs), weights_of(model), narrow)  # type: ignore[arg-type]
         state, _ = run_backward(record, *(part[row : row + 1] for part in gradients))
