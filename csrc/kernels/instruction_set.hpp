@@ -101,6 +101,8 @@ struct SlotBlock {
   float* g_offset;           // slots x lanes, added to
 };
 
+struct RolloutBlock;  // latent_rollout.hpp
+
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
@@ -114,6 +116,10 @@ struct InstructionSet {
   void (*sticks_backward)(const StickBlock& block);
   void (*slot_attend)(const SlotBlock& block);
   void (*slot_attend_backward)(const SlotBlock& block);
+  void (*rollout)(const RolloutBlock& block);
+  void (*rollout_backward)(const RolloutBlock& block);
+  std::int64_t panel_columns;           // of the rollout's packed matrices
+  bool (*multiplies_bfloat16_pairs)();  // whether they hold bfloat16 pairs: this processor has an instruction for them
 };
 
 extern const InstructionSet kBaselineSet;
