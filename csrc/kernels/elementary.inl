@@ -1,4 +1,4 @@
-// exp, expm1, log, log1p, tanh over Vector. Polynomials of Cephes (expf, logf); errors are below 2 units in the last
+// exp, expm1, log, log1p, tanh, sigmoid over Vector. Polynomials of Cephes (expf, logf); errors are below 2 units in the last
 // place for exp and log, below 4 for the others; NaN gives NaN, infinities give limits.
 
 constexpr float kLog2High = 0.693359375F;  // few bits: its product with a whole number is exact
@@ -91,4 +91,9 @@ AIME_INLINE Vector tanh(Vector x) {
   const Vector e = exp(absolute(x) * constant(-2.0F));
   const Vector size = (constant(1.0F) - e) / (constant(1.0F) + e);
   return select(x < constant(0.0F), constant(0.0F) - size, size);
+}
+
+AIME_INLINE Vector sigmoid(Vector x) {
+  const Vector one = constant(1.0F);
+  return one / (one + exp(constant(0.0F) - x));
 }

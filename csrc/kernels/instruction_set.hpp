@@ -181,6 +181,8 @@ struct RowSum {
   float* to;             // width, added to
 };
 
+struct RolloutBlock;  // latent_rollout.hpp
+
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
@@ -203,6 +205,10 @@ struct InstructionSet {
   void (*slot_activate_backward)(const Activation& block);
   void (*add_rows)(const RowSum& block);
   void (*add_row)(const float* from, std::int64_t width, float* to);
+  void (*rollout)(const RolloutBlock& block);
+  void (*rollout_backward)(const RolloutBlock& block);
+  std::int64_t panel_columns;           // of the rollout's packed matrices
+  bool (*multiplies_bfloat16_pairs)();  // whether they hold bfloat16 pairs: this processor has an instruction for them
 };
 
 extern const InstructionSet kBaselineSet;

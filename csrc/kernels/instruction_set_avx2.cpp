@@ -4,9 +4,15 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET __attribute__((target("avx2,fma")))
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
@@ -26,9 +32,15 @@ namespace avx2 {
 #include "slot_update_block.inl"
 #include "row_block.inl"
 #include "peak_block.inl"
+#include "rollout_product.inl"
+#include "rollout_block.inl"
+#include "rollout_backward_block.inl"
 // clang-format on
 
 }  // namespace avx2
+
+bool no_bfloat16_pairs() { return false; }
+
 }  // namespace
 
 const InstructionSet kAvx2Set = {"avx2",
@@ -51,7 +63,11 @@ const InstructionSet kAvx2Set = {"avx2",
                                  avx2::slot_activate,
                                  avx2::slot_activate_backward,
                                  avx2::add_rows,
-                                 avx2::add_row};
+                                 avx2::add_row,
+                                 avx2::rollout,
+                                 avx2::rollout_backward,
+                                 avx2::kPanelColumns,
+                                 no_bfloat16_pairs};
 
 }  // namespace aime
 

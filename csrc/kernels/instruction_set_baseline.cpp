@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
@@ -25,9 +28,15 @@ namespace baseline {
 #include "slot_update_block.inl"
 #include "row_block.inl"
 #include "peak_block.inl"
+#include "rollout_product.inl"
+#include "rollout_block.inl"
+#include "rollout_backward_block.inl"
 // clang-format on
 
 }  // namespace baseline
+
+bool no_bfloat16_pairs() { return false; }
+
 }  // namespace
 
 const InstructionSet kBaselineSet = {"baseline",
@@ -50,6 +59,10 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::slot_activate,
                                      baseline::slot_activate_backward,
                                      baseline::add_rows,
-                                     baseline::add_row};
+                                     baseline::add_row,
+                                     baseline::rollout,
+                                     baseline::rollout_backward,
+                                     baseline::kPanelColumns,
+                                     no_bfloat16_pairs};
 
 }  // namespace aime

@@ -58,8 +58,6 @@ AIME_TARGET void slot_normalise_backward(const NormRowsBackward& block) {
   }
 }
 
-AIME_INLINE Vector sigmoid(Vector x) { return constant(1.0F) / (constant(1.0F) + exp(constant(0.0F) - x)); }
-
 // Gates r, z, n and the state's share of n lie side by side in a row; r, z, n are replaced by their values.
 AIME_TARGET void slot_gates(const GateRows& block) {
   const std::int64_t width = block.width;

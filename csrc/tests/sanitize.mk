@@ -12,7 +12,7 @@ LDFLAGS := -fsanitize=$(SANITIZER) -pthread -ldl
 sources = $(filter-out csrc/raycaster/kernel_%.cpp,$(shell find $(addprefix csrc/,$(1)) -name '*.cpp' ! -name '*module*'))
 objects = $(patsubst %.cpp,$(OUT)/%.o,$(1))
 
-KERNEL_TESTS := csrc/tests/kernels_test.cpp csrc/tests/slot_attention_test.cpp
+KERNEL_TESTS := $(addprefix csrc/tests/,kernels_test.cpp latent_rollout_test.cpp slot_attention_test.cpp)
 KERNELS := $(call objects,$(call sources,kernels) csrc/tests/main.cpp $(KERNEL_TESTS))
 ENVIRONMENT := $(call objects,$(call sources,parallel_environment raycaster) \
 	$(filter-out $(KERNEL_TESTS),$(wildcard csrc/tests/*.cpp)))
