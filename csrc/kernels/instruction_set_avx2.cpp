@@ -4,9 +4,12 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "instruction_set.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET __attribute__((target("avx2,fma")))
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
@@ -22,6 +25,8 @@ namespace avx2 {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -39,7 +44,10 @@ const InstructionSet kAvx2Set = {"avx2",
                                  avx2::sticks,
                                  avx2::sticks_backward,
                                  avx2::slot_attend,
-                                 avx2::slot_attend_backward};
+                                 avx2::slot_attend_backward,
+                                 avx2::frame_patches,
+                                 avx2::frame_error,
+                                 avx2::frame_error_backward};
 
 }  // namespace aime
 

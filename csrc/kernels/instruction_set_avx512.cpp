@@ -13,9 +13,12 @@
 #endif
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "instruction_set.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET __attribute__((target("avx512f")))
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
@@ -31,6 +34,8 @@ namespace avx512 {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -48,7 +53,10 @@ const InstructionSet kAvx512Set = {"avx512",
                                    avx512::sticks,
                                    avx512::sticks_backward,
                                    avx512::slot_attend,
-                                   avx512::slot_attend_backward};
+                                   avx512::slot_attend_backward,
+                                   avx512::frame_patches,
+                                   avx512::frame_error,
+                                   avx512::frame_error_backward};
 
 }  // namespace aime
 

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "instruction_set.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
@@ -21,6 +22,8 @@ namespace baseline {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
 // clang-format on
 
@@ -38,6 +41,9 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::sticks,
                                      baseline::sticks_backward,
                                      baseline::slot_attend,
-                                     baseline::slot_attend_backward};
+                                     baseline::slot_attend_backward,
+                                     baseline::frame_patches,
+                                     baseline::frame_error,
+                                     baseline::frame_error_backward};
 
 }  // namespace aime

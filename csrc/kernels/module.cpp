@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "frame_error.hpp"
+#include "frame_patches.hpp"
 #include "instruction_set.hpp"
 #include "mixture_density.hpp"
 #include "mixture_logistics.hpp"
@@ -150,6 +152,42 @@ void slot_attend_backward(Slots inputs, float eps, std::array<aime::Tensor, 3> u
   aime::slot_attend_backward(arguments, results, threads, instructions);
 }
 
+void frame_patches(std::array<aime::Tensor, 2> inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening,
+                   std::int64_t patch, std::int64_t changes, std::uintptr_t patches, bool halves, int threads,
+                   const std::string& instructions) {
+  const aime::PatchInputs arguments = {std::move(inputs[0]),
+                                       bytes,
+                                       std::move(inputs[1]),
+                                       to_floats(whitening[0]),
+                                       to_floats(whitening[1]),
+                                       patch,
+                                       changes};
+  const py::gil_scoped_release release;
+  aime::frame_patches(arguments, reinterpret_cast<void*>(patches), halves, threads, instructions);
+}
+
+using Errors = std::array<aime::Tensor, 3>;
+
+aime::ErrorInputs to_errors(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening) {
+  return {std::move(inputs[0]),    std::move(inputs[1]),   std::move(inputs[2]), bytes,
+          to_floats(whitening[0]), to_floats(whitening[1])};
+}
+
+void frame_error(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening, std::uintptr_t sums,
+                 int threads, const std::string& instructions) {
+  const aime::ErrorInputs arguments = to_errors(std::move(inputs), bytes, whitening);
+  const py::gil_scoped_release release;
+  aime::frame_error(arguments, to_floats(sums), threads, instructions);
+}
+
+void frame_error_backward(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening,
+                          const aime::Tensor& upstream, std::uintptr_t gradient, int threads,
+                          const std::string& instructions) {
+  const aime::ErrorInputs arguments = to_errors(std::move(inputs), bytes, whitening);
+  const py::gil_scoped_release release;
+  aime::frame_error_backward(arguments, upstream, reinterpret_cast<void*>(gradient), threads, instructions);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -178,4 +216,11 @@ PYBIND11_MODULE(_cpu, module) {
   const auto eps = py::arg("eps");
   module.def("slot_attend", &slot_attend, inputs, eps, outputs, threads, instructions);
   module.def("slot_attend_backward", &slot_attend_backward, inputs, eps, saved, gradients, threads, instructions);
+  const auto bytes = py::arg("bytes");
+  const auto whitening = py::arg("whitening");
+  module.def("frame_patches", &frame_patches, inputs, bytes, whitening, py::arg("patch"), py::arg("changes"), outputs,
+             py::arg("halves"), threads, instructions);
+  module.def("frame_error", &frame_error, inputs, bytes, whitening, outputs, threads, instructions);
+  module.def("frame_error_backward", &frame_error_backward, inputs, bytes, whitening, saved, gradients, threads,
+             instructions);
 }

@@ -17,6 +17,14 @@ inline float from_bits(std::uint32_t bits) {
 
 inline float bfloat16_to_float(std::uint16_t bits) { return from_bits(static_cast<std::uint32_t>(bits) << 16); }
 
+// To nearest, ties to even; every NaN becomes the quiet one.
+inline std::uint16_t bfloat16_of(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return 0x7FC0U;
+  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+}
+
 // Exact for every half, subnormals, infinities and NaNs included.
 inline float float16_to_float(std::uint16_t bits) {
   const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;
