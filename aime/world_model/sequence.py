@@ -183,15 +183,15 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
     if parts.config.precision_weighting:
         weights = precision_weights(seen.maps[:, times].flatten(0, 1), parts.config.image_shape[1:])
     pixels = parts.pixels
-    gaussian = isinstance(parts.likelihood, GaussianLikelihood)
-    if gaussian and seen.observed.read_as_stored:
-        nll = parts.likelihood.frame_nll(parameters, pixels, seen.observed.at(times), weights)  # (B n)
+    likelihood = parts.likelihood
+    if isinstance(likelihood, GaussianLikelihood) and seen.observed.read_as_stored:
+        nll = likelihood.frame_nll(parameters, pixels, seen.observed.at(times), weights)  # (B n)
     else:
         target = seen.frames[:, times].flatten(0, 1) / CONTRAST  # (B n, C, H, W) whitened
-        if gaussian:
-            nll = parts.likelihood.whitened_nll(parameters, pixels, target, weights)  # (B n)
+        if isinstance(likelihood, GaussianLikelihood):
+            nll = likelihood.whitened_nll(parameters, pixels, target, weights)  # (B n)
         else:
-            nll = parts.likelihood.nll(parameters, pixels, target * pixels.spread + pixels.mean, weights)  # (B n)
+            nll = likelihood.nll(parameters, pixels, target * pixels.spread + pixels.mean, weights)  # (B n)
     return Decoded(times, parameters, nll.unflatten(0, (-1, len(times))))
 
 
