@@ -74,7 +74,7 @@ AIME_TARGET void frame_error_backward(const ErrorBlock& block) {
   const std::int64_t count = block.width * block.channels;
   if (block.halves) {
     for (std::int64_t i = 0; i < count; ++i) weighted[i] *= block.scale;
-    to_bfloat16(weighted, count, static_cast<std::uint16_t*>(block.gradient));
+    narrow_run(weighted, count, static_cast<std::uint16_t*>(block.gradient));
   } else {
     float* gradient = static_cast<float*>(block.gradient);
     for (std::int64_t i = 0; i < count; ++i) gradient[i] = weighted[i] * block.scale;

@@ -1,9 +1,9 @@
 // Rows of frames to one row of patches a frame; loops without vectors of ours are plain enough for the compiler's.
 
-AIME_INLINE void to_bfloat16(const float* from, std::int64_t count, std::uint16_t* __restrict__ to) {
+AIME_INLINE void narrow_run(const float* from, std::int64_t count, std::uint16_t* __restrict__ to) {
   std::int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes) store_bfloat16(to + i, load(from + i));
-  for (; i < count; ++i) to[i] = bfloat16_of(from[i]);
+  for (; i < count; ++i) to[i] = to_bfloat16(from[i]);
 }
 
 template <typename Value>
@@ -86,7 +86,7 @@ AIME_INLINE void write_line(const PatchBlock& block, std::int64_t t, std::int64_
       if constexpr (sizeof(Value) == sizeof(float)) {
         spread_channel(block, values, to);
       } else {
-        to_bfloat16(values, area, narrow);
+        narrow_run(values, area, narrow);
         spread_channel<Value>(block, narrow, to);
       }
     }

@@ -145,6 +145,8 @@ struct ErrorBlock {
   void* gradient;  // width x channels, in the dtype of decoded
 };
 
+struct RolloutBlock;  // latent_rollout.hpp
+
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
@@ -161,6 +163,10 @@ struct InstructionSet {
   void (*frame_patches)(const PatchBlock& block);
   float (*frame_error)(const ErrorBlock& block);  // the sum of weighted squares
   void (*frame_error_backward)(const ErrorBlock& block);
+  void (*rollout)(const RolloutBlock& block);
+  void (*rollout_backward)(const RolloutBlock& block);
+  std::int64_t panel_columns;           // of the rollout's packed matrices
+  bool (*multiplies_bfloat16_pairs)();  // whether they hold bfloat16 pairs: this processor has an instruction for them
 };
 
 extern const InstructionSet kBaselineSet;

@@ -4,11 +4,14 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
 #include "strided.hpp"
 
 #define AIME_TARGET __attribute__((target("avx2,fma")))
@@ -28,9 +31,15 @@ namespace avx2 {
 #include "frame_patches_block.inl"
 #include "frame_error_block.inl"
 #include "peak_block.inl"
+#include "rollout_product.inl"
+#include "rollout_block.inl"
+#include "rollout_backward_block.inl"
 // clang-format on
 
 }  // namespace avx2
+
+bool no_bfloat16_pairs() { return false; }
+
 }  // namespace
 
 const InstructionSet kAvx2Set = {"avx2",
@@ -47,7 +56,11 @@ const InstructionSet kAvx2Set = {"avx2",
                                  avx2::slot_attend_backward,
                                  avx2::frame_patches,
                                  avx2::frame_error,
-                                 avx2::frame_error_backward};
+                                 avx2::frame_error_backward,
+                                 avx2::rollout,
+                                 avx2::rollout_backward,
+                                 avx2::kPanelColumns,
+                                 no_bfloat16_pairs};
 
 }  // namespace aime
 

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
 #include "strided.hpp"
 
 #define AIME_TARGET
@@ -25,9 +27,15 @@ namespace baseline {
 #include "frame_patches_block.inl"
 #include "frame_error_block.inl"
 #include "peak_block.inl"
+#include "rollout_product.inl"
+#include "rollout_block.inl"
+#include "rollout_backward_block.inl"
 // clang-format on
 
 }  // namespace baseline
+
+bool no_bfloat16_pairs() { return false; }
+
 }  // namespace
 
 const InstructionSet kBaselineSet = {"baseline",
@@ -44,6 +52,10 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::slot_attend_backward,
                                      baseline::frame_patches,
                                      baseline::frame_error,
-                                     baseline::frame_error_backward};
+                                     baseline::frame_error_backward,
+                                     baseline::rollout,
+                                     baseline::rollout_backward,
+                                     baseline::kPanelColumns,
+                                     no_bfloat16_pairs};
 
 }  // namespace aime

@@ -17,12 +17,12 @@ inline float from_bits(std::uint32_t bits) {
 
 inline float bfloat16_to_float(std::uint16_t bits) { return from_bits(static_cast<std::uint32_t>(bits) << 16); }
 
-// To nearest, ties to even; every NaN becomes the quiet one.
-inline std::uint16_t bfloat16_of(float value) {
+// To the nearest, ties to even.
+inline std::uint16_t to_bfloat16(float value) {
   std::uint32_t bits;
   std::memcpy(&bits, &value, sizeof(bits));
-  if ((bits & 0x7FFFFFFFU) > 0x7F800000U) return 0x7FC0U;
-  return static_cast<std::uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);
+  const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
+  return static_cast<std::uint16_t>(value != value ? 0x7FC0U : rounded);
 }
 
 // Exact for every half, subnormals, infinities and NaNs included.

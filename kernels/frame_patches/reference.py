@@ -30,4 +30,5 @@ def frame_patches_reference(
     if bottom or right:
         images = F.pad(images.flatten(0, 1), (0, right, 0, bottom), mode="replicate").unflatten(0, images.shape[:2])
     tiles = images.unflatten(4, (-1, patch_size)).unflatten(3, (-1, patch_size))  # (B, T, S C, H / p, p, W / p, p)
-    return tiles.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+    patches: Tensor = tiles.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+    return patches
