@@ -42,6 +42,9 @@ CPP, TRITON = Preference("cpp"), Preference("triton")
 # "cpu" is measured (bench/results/kernels-cpu*.json): the C++ kernels won at every size tried, the smallest of AIME's
 # presets included, on one thread and on two. slot_attention and vq_statistics: docs/kernels/slot_attention.md, host.md.
 #
+# frame_patches and frame_error spare passes over memory, of which a CPU has little bandwidth; on a GPU, where the
+# world model whitens once for trunk and likelihood, PyTorch's operations compute them.
+#
 # "cuda" is measured on one H100 (docs/kernels/h100.md) for all but mixture_log_prob, whose row is predicted
 # (PREDICTED); on the device Triton takes a half to a sixth of the time of PyTorch's operations for slot_attention, a
 # sixth to a tenth for mixture_logistics_nll. What launches, bytes and operations said beforehand:
@@ -63,6 +66,8 @@ PREFERRED: dict[str, dict[str, tuple[Preference, ...]]] = {
     "mixture_kl": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_logistics_nll": {"cpu": (CPP,), "cuda": (TRITON,)},
     "slot_attention": {"cpu": (CPP,), "cuda": (TRITON,)},
+    "frame_patches": {"cpu": (CPP,)},
+    "frame_error": {"cpu": (CPP,)},
 }
 PREDICTED = {"cuda": ("mixture_log_prob",)}
 """Ops whose row of PREFERRED no machine has confirmed at any size, by device."""

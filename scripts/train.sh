@@ -4,7 +4,7 @@
 #   AIME_DOMAIN, AIME_TASK, AIME_SEED   task and seed                   (cartpole, swingup, 1)
 #   AIME_NUM_EPISODES, AIME_STEPS       episodes and steps of each      (600, 150)
 #   AIME_RENDERER                       what draws the frames, or gl    (raycast)
-#   AIME_TRAIN_STEPS                    training steps, of 256 frames   (2000)
+#   AIME_TRAIN_STEPS                    training steps, of 256 frames   (2600)
 #   AIME_RUN                            run directory                   (runs/DOMAIN-TASK-laptop-seedSEED)
 # An episode file that is there already is used again; delete the run directory to start over.
 set -eu
@@ -37,6 +37,6 @@ else
 fi
 [ -z "${AIME_SETUP_SECONDS:-}" ] || timing setup "$AIME_SETUP_SECONDS"
 echo "2/3 train"
-aime train --preset laptop --data "$data" --out "$run" --seed "$seed" --steps "${AIME_TRAIN_STEPS:-2000}" --overwrite
+aime train --preset laptop --data "$data" --out "$run" --seed "$seed" --steps "${AIME_TRAIN_STEPS:-2600}" --overwrite
 echo "3/3 evaluate"
 aime evaluate "$run" --data "$data" --out "$run"

@@ -201,7 +201,7 @@ class TrainConfig:
 _LAPTOP: dict[str, Any] = {
     "batch_size": 16,
     "sequence_length": 16,
-    "steps": 2000,
+    "steps": 2600,
     "learning_rate": 2e-3,
     "beta_min": 0.0,
     "rehearsals": 1,

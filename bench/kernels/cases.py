@@ -12,14 +12,17 @@ from torch.nn import functional as F
 
 from aime.kernels import (
     SlotAttentionWeights,
+    frame_error,
+    frame_patches,
     mixture_kl,
     mixture_log_prob,
     mixture_logistics_nll,
     slot_attention,
     stick_log_weights,
     vq_lookup,
-    vq_statistics,
 )
+from aime.kernels.frame_error.reference import frame_error_reference
+from aime.kernels.frame_patches.reference import frame_patches_reference
 from aime.kernels.mixture_kl import eager as stick_eager
 from aime.kernels.mixture_kl.reference import stick_log_weights_reference
 from aime.kernels.mixture_logistics import eager as logistics_eager
@@ -27,7 +30,6 @@ from aime.kernels.mixture_logistics.reference import mixture_logistics_nll_refer
 from aime.kernels.slot_attention import eager as slot_eager
 from aime.kernels.slot_attention.reference import slot_attention_reference
 from aime.kernels.vq_lookup.cublas import float32_products
-from aime.kernels.vq_lookup.reference import vq_statistics_reference
 from bench.kernels.case import (
     FAST,
     HALVES,
@@ -51,6 +53,7 @@ from bench.kernels.rivals import (
     packaged_lookups,
     streamed_assign,
 )
+from bench.kernels.statistics_cases import statistics_cases
 
 
 def vq_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
@@ -94,23 +97,6 @@ def look_up(function: Callable[..., object], x: Tensor, codebook: Tensor, rounde
     """The function's result, with products in TF32 where they may be rounded."""
     with float32_products("tf32") if rounded else nullcontext():
         return function(x, codebook)
-
-
-def statistics_cases(device: str, _compiled: bool, large: bool) -> Iterator[Case]:
-    """(rows, codes, width) as vq_cases has them, against the product with a one-hot matrix."""
-    sizes = [(4096, 256, 32), (8192, 1024, 64), (40960, 1024, 64), (65536, 1024, 64)]
-    sizes = [size for size in sizes if within(size[0])]
-    for rows, codes, width in sizes if large else sizes[:2]:
-        x = torch.randn(rows, 1, width, device=device)
-        indices = torch.randint(0, codes, (rows, 1), dtype=torch.int32, device=device)
-        contestants = Contestants(device)
-        one_hot = 12.0 * rows * codes  # bytes: int64, then float32
-        contestants.add("one-hot product", partial(vq_statistics_reference, x, indices, codes), one_hot)
-        for name, op in ours(device, vq_statistics, ("torch", "cpp", "triton")):
-            contestants.add(name, partial(op, x, indices, codes))
-        moved = nbytes(x, indices) + 4.0 * codes * (width + 1)
-        size, flops, inputs = f"{rows} x {codes} x {width}", float(rows * (width + 1)), nbytes(x, indices)
-        yield Case("vq_statistics", size, contestants.runs, flops, moved, moved, inputs, contestants.left_out)
 
 
 def stick_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
@@ -347,6 +333,54 @@ def logistics_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
         )
 
 
+def pixels(batch: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames (B, 16, 3, 64, 64) as they are stored, a mean image and a factor."""
+    frames = torch.randint(0, 256, (batch, 16, 3, 64, 64), dtype=torch.uint8, device=device)
+    return frames, 255 * torch.rand(3, 64, 64, device=device), torch.rand(1, 64, 64, device=device) / 64
+
+
+def patch_cases(device: str, _compiled: bool, large: bool) -> Iterator[Case]:
+    """Sequences of 16 frames with their changes: the laptop preset's batch, and four times as many."""
+    for batch in (16, 64) if large else (2,):
+        frames, mean, factor = pixels(batch, device)
+        arguments = (frames, mean, factor)
+        contestants = Contestants(device)
+        run = partial(frame_patches_reference, *arguments, None, 4, 2, torch.bfloat16)
+        contestants.add("textbook", run)
+        for name, op in ours(device, frame_patches, ("torch", "cpp")):
+            contestants.add(name, partial(op, *arguments, patch_size=4, stack=2, dtype=torch.bfloat16))
+        moved = nbytes(*arguments) + 4.0 * frames.numel()
+        size, flops = f"B {batch}, T 16, 3 x 64 x 64, bfloat16 patches", 3.0 * frames.numel()
+        yield Case(
+            "frame_patches", size, contestants.runs, flops, moved, moved, nbytes(*arguments), contestants.left_out
+        )
+
+
+def error_cases(device: str, _compiled: bool, large: bool) -> Iterator[Case]:
+    """Decoded images in bfloat16: half of the frames of the laptop preset's batch, and four times as many."""
+    for batch in (8, 32) if large else (1,):
+        frames, mean, factor = pixels(batch, device)
+        frames = frames.flatten(0, 1)  # (N, C, H, W)
+        drawn = torch.randn(*frames.shape, device=device, dtype=torch.bfloat16)
+        leaves = [drawn.contiguous(memory_format=torch.channels_last).requires_grad_()]
+
+        def total(op: Callable[..., Any], arguments: tuple[Tensor, ...] = (frames, mean, factor)) -> Forward:
+            def loss(decoded: Tensor) -> Tensor:
+                result: Tensor = op(decoded, *arguments).sum()
+                return result
+
+            return loss
+
+        contestants = Contestants(device)
+        contestants.add("textbook", training(total(frame_error_reference), leaves))
+        for name, op in ours(device, frame_error, ("torch", "cpp")):
+            contestants.add(name, training(total(op), leaves))
+        inputs = nbytes(frames, mean, factor, *leaves)
+        moved, held = 2.0 * inputs + nbytes(*leaves), inputs + nbytes(*leaves)
+        size, flops = f"N {len(frames)}, 3 x 64 x 64, bfloat16", 9.0 * frames.numel()
+        yield Case("frame_error", size, contestants.runs, flops, moved, held, inputs, contestants.left_out)
+
+
 CASES = {
     "vq_lookup": vq_cases,
     "vq_statistics": statistics_cases,
@@ -355,6 +389,8 @@ CASES = {
     "mixture_log_prob": log_prob_cases,
     "slot_attention": slot_cases,
     "mixture_logistics": logistics_cases,
+    "frame_patches": patch_cases,
+    "frame_error": error_cases,
 }
 
 

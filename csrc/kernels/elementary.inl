@@ -1,5 +1,5 @@
-// exp, expm1, log, log1p, tanh, sigmoid over Vector. Polynomials of Cephes (expf, logf); errors are below 2 units in the last
-// place for exp and log, below 4 for the others; NaN gives NaN, infinities give limits.
+// exp, expm1, log, log1p, tanh, sigmoid over Vector. Polynomials of Cephes (expf, logf); errors are below 2 units in
+// the last place for exp and log, below 4 for the others; NaN gives NaN, infinities give limits.
 
 constexpr float kLog2High = 0.693359375F;  // few bits: its product with a whole number is exact
 constexpr float kLog2Low = -2.12194440e-4F;

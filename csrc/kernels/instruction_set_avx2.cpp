@@ -31,6 +31,8 @@ namespace avx2 {
 #include "product_block.inl"
 #include "slot_update_block.inl"
 #include "row_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
 #include "rollout_product.inl"
 #include "rollout_block.inl"
@@ -64,6 +66,9 @@ const InstructionSet kAvx2Set = {"avx2",
                                  avx2::slot_activate_backward,
                                  avx2::add_rows,
                                  avx2::add_row,
+                                 avx2::frame_patches,
+                                 avx2::frame_error,
+                                 avx2::frame_error_backward,
                                  avx2::rollout,
                                  avx2::rollout_backward,
                                  avx2::kPanelColumns,

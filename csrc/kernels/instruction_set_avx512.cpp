@@ -41,6 +41,8 @@ namespace avx512 {
 #include "product_block.inl"
 #include "slot_update_block.inl"
 #include "row_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
 #include "rollout_product.inl"
 #include "rollout_block.inl"
@@ -74,6 +76,9 @@ const InstructionSet kAvx512Set = {"avx512",
                                    avx512::slot_activate_backward,
                                    avx512::add_rows,
                                    avx512::add_row,
+                                   avx512::frame_patches,
+                                   avx512::frame_error,
+                                   avx512::frame_error_backward,
                                    avx512::rollout,
                                    avx512::rollout_backward,
                                    avx512::kPanelColumns,

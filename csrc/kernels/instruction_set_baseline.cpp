@@ -27,6 +27,8 @@ namespace baseline {
 #include "product_block.inl"
 #include "slot_update_block.inl"
 #include "row_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
 #include "rollout_product.inl"
 #include "rollout_block.inl"
@@ -60,6 +62,9 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::slot_activate_backward,
                                      baseline::add_rows,
                                      baseline::add_row,
+                                     baseline::frame_patches,
+                                     baseline::frame_error,
+                                     baseline::frame_error_backward,
                                      baseline::rollout,
                                      baseline::rollout_backward,
                                      baseline::kPanelColumns,

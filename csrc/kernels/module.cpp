@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "frame_error.hpp"
+#include "frame_patches.hpp"
 #include "instruction_set.hpp"
 #include "latent_rollout.hpp"
 #include "mixture_density.hpp"
@@ -146,6 +148,42 @@ void stick_log_weights_backward(Sticks inputs, std::array<aime::Tensor, 3> upstr
   aime::stick_log_weights_backward(arguments, results, threads, instructions);
 }
 
+void frame_patches(std::array<aime::Tensor, 2> inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening,
+                   std::int64_t patch, std::int64_t changes, std::uintptr_t patches, bool halves, int threads,
+                   const std::string& instructions) {
+  const aime::PatchInputs arguments = {std::move(inputs[0]),
+                                       bytes,
+                                       std::move(inputs[1]),
+                                       to_floats(whitening[0]),
+                                       to_floats(whitening[1]),
+                                       patch,
+                                       changes};
+  const py::gil_scoped_release release;
+  aime::frame_patches(arguments, reinterpret_cast<void*>(patches), halves, threads, instructions);
+}
+
+using Errors = std::array<aime::Tensor, 3>;
+
+aime::ErrorInputs to_errors(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening) {
+  return {std::move(inputs[0]),    std::move(inputs[1]),   std::move(inputs[2]), bytes,
+          to_floats(whitening[0]), to_floats(whitening[1])};
+}
+
+void frame_error(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening, std::uintptr_t sums,
+                 int threads, const std::string& instructions) {
+  const aime::ErrorInputs arguments = to_errors(std::move(inputs), bytes, whitening);
+  const py::gil_scoped_release release;
+  aime::frame_error(arguments, to_floats(sums), threads, instructions);
+}
+
+void frame_error_backward(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening,
+                          const aime::Tensor& upstream, std::uintptr_t gradient, int threads,
+                          const std::string& instructions) {
+  const aime::ErrorInputs arguments = to_errors(std::move(inputs), bytes, whitening);
+  const py::gil_scoped_release release;
+  aime::frame_error_backward(arguments, upstream, reinterpret_cast<void*>(gradient), threads, instructions);
+}
+
 // Everything of a rollout but its gradients: sizes as RolloutSizes has them, and addresses in the order of the structs.
 struct Rollout {
   aime::RolloutSizes sizes;
@@ -222,6 +260,13 @@ PYBIND11_MODULE(_cpu, module) {
   module.def("stick_log_weights_backward", &stick_log_weights_backward, inputs, saved, gradients, threads,
              instructions);
   define_slot_attention(module);
+  const auto bytes = py::arg("bytes");
+  const auto whitening = py::arg("whitening");
+  module.def("frame_patches", &frame_patches, inputs, bytes, whitening, py::arg("patch"), py::arg("changes"), outputs,
+             py::arg("halves"), threads, instructions);
+  module.def("frame_error", &frame_error, inputs, bytes, whitening, outputs, threads, instructions);
+  module.def("frame_error_backward", &frame_error_backward, inputs, bytes, whitening, saved, gradients, threads,
+             instructions);
   const auto sizes = py::arg("sizes");
   const auto bfloat16 = py::arg("bfloat16");
   const auto weights = py::arg("weights");
