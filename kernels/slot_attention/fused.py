@@ -190,8 +190,9 @@ def _weight_gradients(
             result[place] = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     wanted = [place for place, gradient in enumerate(result) if gradient.numel()]
     if wanted:
-        named = fused_weight_gradients(*workspaces, width, channels, hidden)
-        found = [named[SlotAttentionWeights._fields[place]] for place in wanted]
+        names = [SlotAttentionWeights._fields[place] for place in wanted]
+        named = fused_weight_gradients(*workspaces, width, channels, hidden, names)
+        found = [named[name] for name in names]
         torch._foreach_copy_([result[place] for place in wanted], found)
     return result
 

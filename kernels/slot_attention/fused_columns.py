@@ -7,7 +7,7 @@ shifts, six an iteration and, but for the last iteration, two for the queries af
 from torch import Tensor
 
 from ..elementary import all_registers
-from .slot_side import Columns, Gradients, Pass, SlotSide
+from .slot_side import Columns, Gradients, Pass, SlotSide, Tile
 from .triton import prefetches
 from .triton_columns import (
     gates_kernel,
@@ -36,19 +36,23 @@ def _split(side: SlotSide) -> Columns:
 
 def _grid(side: SlotSide, columns: int) -> tuple[int, int]:
     split = _split(side)
-    return -(-side.count // split.slots), -(-columns // split.columns)
+    return -(-side.count // split.block), -(-columns // split.product.columns)
 
 
-def _options(side: SlotSide, depth: int = 0) -> dict[str, object]:
-    """Compile-time arguments; the next tile of the weights is on its way on Hopper."""
+def _gates_grid(side: SlotSide) -> tuple[int, int]:
     split = _split(side)
+    return -(-side.count // split.block), -(-side.width // split.gates.columns)
+
+
+def _options(side: SlotSide, tile: Tile) -> dict[str, object]:
+    """Compile-time arguments of a product."""
     return {
         **side.options,
-        "BLOCK_R": split.slots,
-        "BLOCK_O": split.columns,
-        "BLOCK_K": depth or split.depth,
-        "num_warps": split.warps,
-        "num_stages": 3 if prefetches() else 1,
+        "BLOCK_R": _split(side).block,
+        "BLOCK_O": tile.columns,
+        "BLOCK_K": tile.depth,
+        "num_warps": tile.warps,
+        "num_stages": tile.stages if prefetches() else 1,
         **all_registers(),
     }
 
@@ -69,26 +73,26 @@ def queries(side: SlotSide, iteration: int) -> None:
     queries_kernel[_grid(side, side.width)](
         side.rows, iteration, *sizes, side.hidden, side.factor,
         w.norm_slots_weight, w.norm_slots_bias, w.query_weight, w.query_bias,
-        QUERY_BIAS=side.biases["QUERY_BIAS"], **_options(side),
+        QUERY_BIAS=side.biases["QUERY_BIAS"], **_options(side, _split(side).product),
     )  # fmt: skip
     seen_kernel[_grid(side, side.layout.channels)](
         side.rows, side.wide, side.scalars, side.shifts, iteration, *sizes, side.layout.channels, side.hidden,
-        w.key_weight, **_options(side),
+        w.key_weight, **_options(side, _split(side).product),
     )  # fmt: skip
 
 
 def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
     """As `Structure.update`."""
-    w, layout, options = side.w, side.layout, _options(side)
+    w, layout, options = side.w, side.layout, _options(side, _split(side).product)
     sizes, last = (side.count, side.width, side.hidden), iteration == len(side.wide) - 1
     updates_kernel[_grid(side, side.width)](
         *given, side.rows, side.wide, side.scalars, iteration, side.count, layout.slots, side.width, layout.channels,
         side.hidden, layout.parts, w.norm_inputs_weight, w.norm_inputs_bias, w.value_weight, w.value_bias,
         VALUE_BIAS=side.biases["VALUE_BIAS"], **options,
     )  # fmt: skip
-    gates_kernel[_grid(side, side.width)](
+    gates_kernel[_gates_grid(side)](
         side.rows, iteration, *sizes, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh,
-        **_options(side, _split(side).gate_depth),
+        **_options(side, _split(side).gates),
     )  # fmt: skip
     hidden_kernel[_grid(side, side.hidden)](
         side.rows, iteration, *sizes, w.norm_mlp_weight, w.norm_mlp_bias, w.mlp_in_weight, w.mlp_in_bias,
@@ -103,7 +107,7 @@ def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
 
 def _queries_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int) -> None:
     """From the parts of a pass of this iteration to the gradients of its queries and of the slots' LayerNorm."""
-    w, layout, options = side.w, side.layout, _options(side)
+    w, layout, options = side.w, side.layout, _options(side, _split(side).product)
     queries_backward_kernel[_grid(side, side.width)](
         *given, *gradients, iteration, side.count, layout.slots, side.width, layout.channels, side.hidden,
         layout.parts, side.factor, w.norm_inputs_weight, w.norm_inputs_bias, w.key_weight, w.key_bias,
@@ -117,7 +121,7 @@ def _queries_backward(side: SlotSide, given: Pass, gradients: Gradients, iterati
 
 def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int, update: bool) -> None:
     """As `Structure.update_backward`."""
-    w, options, sizes = side.w, _options(side), (side.count, side.width, side.hidden)
+    w, options, sizes = side.w, _options(side, _split(side).product), (side.count, side.width, side.hidden)
     after = iteration < len(side.wide) - 1
     if after:
         _queries_backward(side, given, gradients, iteration + 1)
@@ -134,9 +138,9 @@ def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration
     product_kernel[_grid(side, side.width)](
         gradients.rows, iteration, *sizes, w.mlp_in_weight, 9 * side.width, 8 * side.width, side.hidden, **options
     )
-    gates_backward_kernel[_grid(side, side.width)](
+    gates_backward_kernel[_gates_grid(side)](
         side.rows, gradients.rows, side.pending, iteration, *sizes, w.norm_mlp_weight, w.gru_weight_ih, w.gru_weight_hh,
-        **_options(side, _split(side).gate_depth),
+        **_options(side, _split(side).gates),
     )  # fmt: skip
     updates_backward_kernel[_grid(side, side.layout.channels)](
         side.rows, side.scalars, side.shifts, *gradients, iteration, side.count, side.width, side.layout.channels,

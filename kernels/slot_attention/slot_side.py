@@ -13,25 +13,31 @@ from .triton import Layout, product_precision
 from .weights import SlotAttentionWeights
 
 
+class Tile(NamedTuple):
+    """Compile-time sizes of a program's product."""
+
+    columns: int  # BLOCK_O
+    depth: int  # BLOCK_K
+    warps: int
+    stages: int  # tiles in flight and in use, on Hopper; one elsewhere
+
+
 class Columns(NamedTuple):
     """A row of COLUMNS: from which sizes on columns are split, and the tiles of a program."""
 
     width: int  # least D
     rows: int  # least B S
-    slots: int  # BLOCK_R
-    columns: int  # BLOCK_O
-    depth: int  # BLOCK_K
-    gate_depth: int  # BLOCK_K of the GRU's products, six at a time
-    warps: int
+    block: int  # BLOCK_R, slots of a program
+    product: Tile
+    gates: Tile  # of the GRU's six products
     basis: str  # "measured" on a named machine, or "predicted"
 
 
 # The first row that a call reaches, of one head; a program for 16 slots if none. All are predicted from launches,
 # bytes and dependent products (docs/kernels/slot_attention.md): no GPU has run them.
 COLUMNS = (
-    Columns(128, 2048, 64, 64, 32, 32, 4, "predicted"),
-    Columns(128, 512, 32, 32, 64, 32, 4, "predicted"),
-    Columns(128, 0, 16, 32, 64, 32, 4, "predicted"),
+    Columns(128, 1024, 64, Tile(32, 32, 4, 4), Tile(32, 16, 4, 4), "predicted"),
+    Columns(128, 0, 16, Tile(32, 64, 4, 3), Tile(32, 32, 4, 4), "predicted"),
 )
 
 

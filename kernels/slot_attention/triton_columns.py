@@ -161,6 +161,7 @@ def updates_kernel(
     for start in range(0, C, BLOCK_K):
         c = start + tl.arange(0, BLOCK_K)
         keep = row_mask[:, None] & (c[None, :] < C) & owned(start, BLOCK_K)
+        right = weight_tile(value_w, c, C, 1, o, D, C, ACC)  # on its way while the parts are added
         mean = tl.zeros((BLOCK_R, BLOCK_K), ACC)
         for part in range(PARTS):
             mean += row_tile(sums, (first + part * S) * C, row_mask, c, C)
@@ -169,7 +170,6 @@ def updates_kernel(
         tl.store(place + C, mean, mask=keep)
         moved = mean * parameter(norm_inputs_w, c, C, ACC) + parameter(norm_inputs_b, c, C, ACC)
         tl.store(place + 2 * C, moved, mask=keep)
-        right = weight_tile(value_w, c, C, 1, o, D, C, ACC)
         update = tl.dot(moved, right, update, input_precision=PRECISION, out_dtype=ACC)
     if VALUE_BIAS:
         update += parameter(value_b, o, D, ACC)

@@ -32,6 +32,7 @@ def queries_backward_kernel(
     for start in range(0, C, BLOCK_K):
         c = start + tl.arange(0, BLOCK_K)
         keep = row_mask[:, None] & (c[None, :] < C) & owned(start, BLOCK_K)
+        right = weight_tile(key_w, c, C, 1, o, D, C, ACC)  # on its way while the parts are added
         total = tl.zeros((BLOCK_R, BLOCK_K), ACC)
         for part in range(PARTS):
             total += row_tile(part_seen, (first + part * S) * C, row_mask, c, C)
@@ -40,7 +41,6 @@ def queries_backward_kernel(
         scaled = total * parameter(norm_inputs_w, c, C, ACC)
         scaled += in_offset[:, None] * parameter(norm_inputs_b, c, C, ACC)
         tl.store(place + C, scaled, mask=keep)
-        right = weight_tile(key_w, c, C, 1, o, D, C, ACC)
         query = tl.dot(scaled, right, query, input_precision=PRECISION, out_dtype=ACC)
     if KEY_BIAS:
         query += in_offset[:, None] * parameter(key_b, o, D, ACC)
