@@ -177,7 +177,7 @@ def slot_cases() -> Iterator[Case]:
     from aime.kernels.slot_attention import fused
 
     shapes = [(8, 256, 8, 64, 64), (32, 1024, 8, 128, 128), (64, 4096, 16, 256, 256), (4, 256, 7, 512, 512)]
-    # heads, a mask, biases, no alignment: the most registers; one head at 128 channels, its columns split over programs; and
+    # heads, a mask, biases, no alignment: the most registers; one head at 128 channels, columns split over programs;
     # the laptop preset's, a program for an entry
     demanding = [((4, 300, 4, 128, 64), 4), ((32, 1024, 8, 128, 128), 1), ((256, 64, 4, 32, 32), 1)]
     others = [*((shape, 1) for shape in shapes if shape[0] != 32), ((4, 256, 32, 64, 64), 1), ((4, 256, 8, 16, 32), 1)]
