@@ -30,18 +30,18 @@ from .triton_columns_backward import (
 
 def _split(side: SlotSide) -> Columns:
     if side.split is None:
-        raise RuntimeError(f"slot_attention: no row of COLUMNS for D={side.width}, {side.count} slots")
+        raise RuntimeError(f"slot_attention: no row of COLUMNS for D={side.width}, {side.slot_count} slots")
     return side.split
 
 
 def _grid(side: SlotSide, columns: int) -> tuple[int, int]:
     split = _split(side)
-    return -(-side.count // split.block), -(-columns // split.product.columns)
+    return -(-side.slot_count // split.block), -(-columns // split.product.columns)
 
 
 def _gates_grid(side: SlotSide) -> tuple[int, int]:
     split = _split(side)
-    return -(-side.count // split.block), -(-side.width // split.gates.columns)
+    return -(-side.slot_count // split.block), -(-side.width // split.gates.columns)
 
 
 def _options(side: SlotSide, tile: Tile) -> dict[str, object]:
@@ -69,7 +69,7 @@ def prepare(side: SlotSide) -> None:
 
 def queries(side: SlotSide, iteration: int) -> None:
     """As `Structure.queries`."""
-    w, sizes = side.w, (side.count, side.width)
+    w, sizes = side.w, (side.slot_count, side.width)
     queries_kernel[_grid(side, side.width)](
         side.rows, iteration, *sizes, side.hidden, side.factor,
         w.norm_slots_weight, w.norm_slots_bias, w.query_weight, w.query_bias,
@@ -84,10 +84,11 @@ def queries(side: SlotSide, iteration: int) -> None:
 def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
     """As `Structure.update`."""
     w, layout, options = side.w, side.layout, _options(side, _split(side).product)
-    sizes, last = (side.count, side.width, side.hidden), iteration == len(side.wide) - 1
+    sizes, last = (side.slot_count, side.width, side.hidden), iteration == len(side.wide) - 1
     updates_kernel[_grid(side, side.width)](
-        *given, side.rows, side.wide, side.scalars, iteration, side.count, layout.slots, side.width, layout.channels,
-        side.hidden, layout.parts, w.norm_inputs_weight, w.norm_inputs_bias, w.value_weight, w.value_bias,
+        *given, side.rows, side.wide, side.scalars, iteration, side.slot_count, layout.slots, side.width,
+        layout.channels, side.hidden, layout.parts,
+        w.norm_inputs_weight, w.norm_inputs_bias, w.value_weight, w.value_bias,
         VALUE_BIAS=side.biases["VALUE_BIAS"], **options,
     )  # fmt: skip
     gates_kernel[_gates_grid(side)](
@@ -109,19 +110,19 @@ def _queries_backward(side: SlotSide, given: Pass, gradients: Gradients, iterati
     """From the parts of a pass of this iteration to the gradients of its queries and of the slots' LayerNorm."""
     w, layout, options = side.w, side.layout, _options(side, _split(side).product)
     queries_backward_kernel[_grid(side, side.width)](
-        *given, *gradients, iteration, side.count, layout.slots, side.width, layout.channels, side.hidden,
+        *given, *gradients, iteration, side.slot_count, layout.slots, side.width, layout.channels, side.hidden,
         layout.parts, side.factor, w.norm_inputs_weight, w.norm_inputs_bias, w.key_weight, w.key_bias,
         KEY_BIAS=side.biases["KEY_BIAS"], **options,
     )  # fmt: skip
     product_kernel[_grid(side, side.width)](
-        gradients.rows, iteration, side.count, side.width, side.hidden, w.query_weight, 2 * side.width, side.width,
+        gradients.rows, iteration, side.slot_count, side.width, side.hidden, w.query_weight, 2 * side.width, side.width,
         side.width, **options,
     )  # fmt: skip
 
 
 def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int, update: bool) -> None:
     """As `Structure.update_backward`."""
-    w, options, sizes = side.w, _options(side, _split(side).product), (side.count, side.width, side.hidden)
+    w, options, sizes = side.w, _options(side, _split(side).product), (side.slot_count, side.width, side.hidden)
     after = iteration < len(side.wide) - 1
     if after:
         _queries_backward(side, given, gradients, iteration + 1)
@@ -143,6 +144,6 @@ def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration
         **_options(side, _split(side).gates),
     )  # fmt: skip
     updates_backward_kernel[_grid(side, side.layout.channels)](
-        side.rows, side.scalars, side.shifts, *gradients, iteration, side.count, side.width, side.layout.channels,
+        side.rows, side.scalars, side.shifts, *gradients, iteration, side.slot_count, side.width, side.layout.channels,
         side.hidden, w.norm_inputs_weight, w.value_weight, **options,
     )  # fmt: skip

@@ -33,8 +33,8 @@ def queries(side: SlotSide, iteration: int) -> None:
     if iteration:
         raise ValueError(f"slot_attention: queries of iteration {iteration}: its update makes them")
     w, layout = side.w, side.layout
-    first_queries_kernel[(-(-side.count // BLOCK_ROWS),)](
-        side.rows, side.wide, side.scalars, side.count, side.width, layout.channels, side.hidden, layout.heads,
+    first_queries_kernel[(-(-side.slot_count // BLOCK_ROWS),)](
+        side.rows, side.wide, side.scalars, side.slot_count, side.width, layout.channels, side.hidden, layout.heads,
         side.factor, w.norm_slots_weight, w.norm_slots_bias, w.query_weight, w.query_bias, w.key_weight, w.key_bias,
         w.norm_inputs_bias, QUERY_BIAS=side.biases["QUERY_BIAS"], KEY_BIAS=side.biases["KEY_BIAS"], **_tile(side),
     )  # fmt: skip
@@ -43,8 +43,8 @@ def queries(side: SlotSide, iteration: int) -> None:
 def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
     """As `Structure.update`."""
     w, layout = side.w, side.layout
-    update_kernel[(-(-side.count // BLOCK_ROWS),)](
-        *given, side.rows, side.wide, side.scalars, out, iteration, side.count, layout.slots, side.width,
+    update_kernel[(-(-side.slot_count // BLOCK_ROWS),)](
+        *given, side.rows, side.wide, side.scalars, out, iteration, side.slot_count, layout.slots, side.width,
         layout.channels, side.hidden, layout.heads, layout.parts, side.factor,
         w.norm_inputs_weight, w.norm_inputs_bias, w.norm_slots_weight, w.norm_slots_bias,
         w.query_weight, w.key_weight, w.value_weight, w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh,
@@ -57,8 +57,8 @@ def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
 def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int, update: bool) -> None:
     """As `Structure.update_backward`."""
     w, layout = side.w, side.layout
-    update_backward_kernel[(-(-side.count // BLOCK_ROWS),)](
-        *given, side.rows, side.wide, side.scalars, *gradients, iteration, side.count, layout.slots, side.width,
+    update_backward_kernel[(-(-side.slot_count // BLOCK_ROWS),)](
+        *given, side.rows, side.wide, side.scalars, *gradients, iteration, side.slot_count, layout.slots, side.width,
         layout.channels, side.hidden, layout.heads, layout.parts, side.factor,
         w.norm_inputs_weight, w.norm_inputs_bias, w.norm_slots_weight, w.query_weight, w.key_weight, w.value_weight,
         w.gru_weight_ih, w.gru_weight_hh, w.norm_mlp_weight, w.mlp_in_weight, w.mlp_out_weight, w.key_bias,

@@ -59,14 +59,14 @@ class SlotSide(NamedTuple):
     pending: Tensor  # (B S, D) if split, see triton_columns_backward.py
 
     @property
-    def count(self) -> int:
+    def slot_count(self) -> int:
         """Slots of all batch entries."""
         return self.layout.batch * self.layout.slots
 
     @property
     def factor(self) -> float:
         """Of the logits."""
-        return (self.width // self.layout.heads) ** -0.5
+        return float((self.width // self.layout.heads) ** -0.5)
 
 
 class Pass(NamedTuple):
