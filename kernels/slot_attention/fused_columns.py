@@ -1,7 +1,7 @@
 """Launches of the slot side of slot attention with columns split over programs: kernels of triton_columns.py.
 
 Forward one launch for the shifts, two for the first queries, six an update, four in the last; backward one for the
-shifts, six an iteration and, but for the last iteration, two for the queries after it, and three in the end.
+shifts, four an update, two for the queries after it where there are any, and one for the first slots.
 """
 
 from torch import Tensor
