@@ -22,8 +22,16 @@ from aime.evaluation.metrics import Estimate, average_per_episode, mean_over_epi
 from aime.evaluation.mixture import components_used
 from aime.evaluation.nonlinear_probe import fit_network
 from aime.evaluation.open_loop import OpenLoop, film_order, score_open_loop
-from aime.evaluation.probes import SCORED_GROUPS, Probes, fit_probe, physics_targets, score_probe
-from aime.evaluation.protocol import Clips, EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
+from aime.evaluation.probes import SCORED_GROUPS, Probes, ProbeSamples, fit_probe, physics_targets, score_probe
+from aime.evaluation.protocol import (
+    Clips,
+    EvaluationConfig,
+    clip_length,
+    cut_clips,
+    probe_clips,
+    spread,
+    training_mean_image,
+)
 from aime.evaluation.tokens import TOKEN_HORIZONS, codebook_figures, token_accuracy, token_counts
 
 
@@ -113,45 +121,29 @@ def evaluate_probe(
     device: torch.device | str,
 ) -> tuple[Probes, np.ndarray]:
     """Fit on training clips of the same length, score on the held-out ones; rows of each held-out clip (N, L')."""
-    fitting = cut_clips(source, spread(training, config.probe_episodes), clips.length, config.starts)
-    fitted = filter_clips(model, fitting, mean_image, config, [], device)
-    return fit_and_score_probes(source, fitting, fitted.features, clips, filtered.features, config)
+    fitting = [
+        ProbeSamples.of(part, filter_clips(model, part, mean_image, config, [], device).features, config.burn_in)
+        for part in probe_clips(source, training, clips.length, config)
+    ]
+    return fit_and_score_probes(source, ProbeSamples.joined(fitting), clips, filtered.features, config)
 
 
 def fit_and_score_probes(
-    source: EpisodeSource,
-    fitting: Clips,
-    fitting_features: np.ndarray,
-    clips: Clips,
-    clips_features: np.ndarray,
-    config: EvaluationConfig,
+    source: EpisodeSource, fitting: ProbeSamples, clips: Clips, features: np.ndarray, config: EvaluationConfig
 ) -> tuple[Probes, np.ndarray]:
-    """Probes from features (N, L, F) of ``fitting``, scored on those of ``clips``; rows of each clip (N, L')."""
-    settled = min(config.burn_in, clips.length - 1)
-
-    def samples(part: Clips, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        assert part.physics is not None
-        kept = part.length - settled
-        return (
-            features[:, settled:].reshape(-1, features.shape[-1]),
-            part.physics[:, settled:].reshape(-1, part.physics.shape[-1]).numpy(),
-            part.rewards[:, settled:].reshape(-1).numpy(),
-            part.episodes.repeat_interleave(kept).numpy(),
-        )
-
-    features, physics, rewards, owners = samples(fitting, fitting_features)
-    targets = physics_targets(physics, rewards, source.spec)
-    linear = fit_probe(features, targets.values, owners)
-    network = fit_network(features, targets.values, owners, config.seed)
-    exact = fit_probe(targets.exact_state(), targets.values, owners)
-    features, physics, rewards, owners = samples(clips, clips_features)
-    held = physics_targets(physics, rewards, source.spec)
+    """Probes fitted on samples, scored on the features (N, L, F) of ``clips``; rows of each clip (N, L')."""
+    targets = physics_targets(fitting.physics, fitting.rewards, source.spec)
+    linear = fit_probe(fitting.features, targets.values, fitting.episodes)
+    network = fit_network(fitting.features, targets.values, fitting.episodes, config.seed)
+    exact = fit_probe(targets.exact_state(), targets.values, fitting.episodes)
+    scored = ProbeSamples.of(clips, features, config.burn_in)
+    held = physics_targets(scored.physics, scored.rewards, source.spec)
     probes = Probes(
-        score_probe(linear, features, held, owners),
-        score_probe(network, features, held, owners),
-        score_probe(exact, held.exact_state(), held, owners),
+        score_probe(linear, scored.features, held, scored.episodes),
+        score_probe(network, scored.features, held, scored.episodes),
+        score_probe(exact, held.exact_state(), held, scored.episodes),
     )
-    return probes, np.arange(len(owners)).reshape(len(clips), -1)
+    return probes, np.arange(len(scored.episodes)).reshape(len(clips), -1)
 
 
 def probe_figures(probes: Probes | None) -> dict[str, Estimate]:

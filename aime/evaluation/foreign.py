@@ -31,8 +31,16 @@ from aime.evaluation.forecasters import CopyLast, Forecast, Forecaster, Forecast
 from aime.evaluation.learned_metrics import LearnedMetrics
 from aime.evaluation.metrics import Estimate
 from aime.evaluation.open_loop import OpenLoop, film_order, score_open_loop
-from aime.evaluation.probes import Probes
-from aime.evaluation.protocol import Clips, EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
+from aime.evaluation.probes import Probes, ProbeSamples
+from aime.evaluation.protocol import (
+    Clips,
+    EvaluationConfig,
+    clip_length,
+    cut_clips,
+    probe_clips,
+    spread,
+    training_mean_image,
+)
 from aime.evaluation.tokens import TOKEN_HORIZONS
 from aime.nn import images_to_float
 from aime.world_model.imaginable import Featured, Imaginable, check_imagined
@@ -219,10 +227,12 @@ def evaluate_imaginable(
         reasons["probe"] = "the model has no method features(state), which probes are read off"
     elif "probe" not in reasons:
         say("probes")
-        fitting = cut_clips(source, spread(training, config.probe_episodes), clips.length, config.starts)
-        fitted = watch_clips(model, fitting, mean_image, config).features
-        assert fitted is not None
-        probes, rows = fit_and_score_probes(source, fitting, fitted, clips, watched.features, config)
+        fitting = []
+        for part in probe_clips(source, training, clips.length, config):
+            fitted = watch_clips(model, part, mean_image, config).features
+            assert fitted is not None
+            fitting.append(ProbeSamples.of(part, fitted, config.burn_in))
+        probes, rows = fit_and_score_probes(source, ProbeSamples.joined(fitting), clips, watched.features, config)
     return _collect(config, clips, held_out, watched, open_loop, probes, rows, reasons, begin, name)
 
 

@@ -11,7 +11,7 @@ still a column, outside of the mean ("rate"), and every column has the linear re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from aime.data import EpisodeSpec
 from aime.evaluation.metrics import Estimate, coefficient_of_determination, jackknife
+from aime.evaluation.protocol import Clips
 
 RIDGE_GRID = tuple(10.0**power for power in range(-6, 4))
 """Penalties tried, relative to the number of samples (features are standardised)."""
@@ -37,6 +38,45 @@ class ProbeTargets:
     def exact_state(self) -> np.ndarray:
         """(N, P') the columns of positions and velocities: the physics state in the form of the columns."""
         return self.values[:, [index for index, group in enumerate(self.groups) if group in ("qpos", "qvel")]]
+
+
+@dataclass(frozen=True)
+class ProbeSamples:
+    """States of a model and of the physics, frame by frame.
+
+    Attributes:
+        features: (M, F) [h_t, z_t].
+        physics: (M, nq + nv).
+        rewards: (M,) of a_t.
+        episodes: (M,) which episode each is from.
+    """
+
+    features: np.ndarray
+    physics: np.ndarray
+    rewards: np.ndarray
+    episodes: np.ndarray
+
+    @staticmethod
+    def of(clips: Clips, features: np.ndarray, burn_in: int) -> ProbeSamples:
+        """Of clips with physics and their features (N, L, F), without the first ``burn_in`` frames of each."""
+        assert clips.physics is not None
+        settled = min(burn_in, clips.length - 1)
+        return ProbeSamples(
+            features[:, settled:].reshape(-1, features.shape[-1]),
+            clips.physics[:, settled:].reshape(-1, clips.physics.shape[-1]).numpy(),
+            clips.rewards[:, settled:].reshape(-1).numpy(),
+            clips.episodes.repeat_interleave(clips.length - settled).numpy(),
+        )
+
+    @staticmethod
+    def joined(pieces: Sequence[ProbeSamples]) -> ProbeSamples:
+        """All of them."""
+        return ProbeSamples(
+            *(
+                np.concatenate([getattr(piece, name) for piece in pieces])
+                for name in ("features", "physics", "rewards", "episodes")
+            )
+        )
 
 
 class Readout(Protocol):

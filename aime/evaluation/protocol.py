@@ -33,8 +33,9 @@ class EvaluationConfig:
     """Held-out episodes at most."""
     starts: Annotated[int, Range(1, 100_000)] = 3
     """Clips per episode, evenly spaced from its first to its last possible start."""
-    probe_episodes: Annotated[int, Range(1, 10**9)] = 40
-    """Training episodes the linear probe is fitted on, at most."""
+    probe_episodes: Annotated[int, Range(1, 10**9)] = 480
+    """Training episodes the probes are fitted on, at most. Of 480 and more one clip each, of fewer up to `starts`: with
+    40 episodes what limits a readout of 208 numbers is the probe and not the model."""
     burn_in: Annotated[int, Range(0, 100_000)] = 4
     """First frames of a clip left out of filtering figures and probes, while the state settles."""
     one_step_stride: Annotated[int, Range(1, 100_000)] = 4
@@ -54,6 +55,14 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+PROBE_CLIPS = 480
+"""Clips that the probes are fitted on where every episode has only one start's worth."""
+PROBE_CLIPS_AT_ONCE = 64
+"""Of them, in memory."""
+GOLDEN = (5**0.5 - 1) / 2
+"""Multiples of it, less their whole part, spread evenly over [0, 1) however many there are."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,13 @@ def cut_clips(source: EpisodeSource, episodes: Sequence[int], length: int, start
         room = int(source.lengths[episode]) - length
         places = sorted({int(value) for value in np.linspace(0, room, starts).round()})
         windows += [(position, source.window(int(episode), start, length)) for start in places]
+    return joined_clips(windows)
+
+
+def joined_clips(windows: Sequence[tuple[int, Window]]) -> Clips:
+    """Windows of one length as clips; each with the number of the episode that it is from."""
     batch = collate([window for _, window in windows])
+    length = batch.observations.shape[1]
     return Clips(
         batch.observations,
         batch.actions,
@@ -147,18 +162,32 @@ def cut_clips(source: EpisodeSource, episodes: Sequence[int], length: int, start
     )
 
 
+def probe_clips(
+    source: EpisodeSource, training: Sequence[int], length: int, config: EvaluationConfig
+) -> Iterator[Clips]:
+    """Clips (n, length, ...) of training episodes to fit probes on, some tens at a time.
+
+    Their starts are spread over all that the episodes allow, one by one: clips that all begin where episodes begin
+    would show the probe other states than it is scored on (on cartpole R^2 .74 instead of .89 from as many episodes).
+    ``episodes`` counts on from piece to piece.
+    """
+    episodes = spread(training, config.probe_episodes)
+    each = max(1, min(config.starts, PROBE_CLIPS // len(episodes)))
+    windows: list[tuple[int, Window]] = []
+    for position, episode in enumerate(episodes):
+        room = int(source.lengths[episode]) - length
+        fractions = [(each * position + k) * GOLDEN % 1.0 for k in range(each)]
+        windows += [
+            (position, source.window(episode, start, length)) for start in sorted({round(f * room) for f in fractions})
+        ]
+        if len(windows) >= PROBE_CLIPS_AT_ONCE or position + 1 == len(episodes):
+            yield joined_clips(windows)
+            windows = []
+
+
 def cut_window(source: EpisodeSource, episode: int, start: int, length: int) -> Clips:
     """One clip, at a chosen place."""
-    batch = collate([source.window(episode, start, length)])
-    return Clips(
-        batch.observations,
-        batch.actions,
-        batch.rewards,
-        batch.body_masks,
-        batch.physics,
-        episodes=torch.zeros(1, dtype=torch.int64),
-        labels=(f"episode {episode}, frames {start}-{start + length - 1}",),
-    )
+    return joined_clips([(0, source.window(episode, start, length))])
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from aime.world_model.imaginable import Imagined
 from tests.evaluation.ring_world import SIDE, RingModel, RingWorld
 
 CONFIG = EvaluationConfig(
-    horizons=(1, 5), context=4, samples=2, starts=1, episodes=2, films=1, probe_episodes=3, rollouts_at_once=8
+    horizons=(1, 5), context=4, samples=2, starts=1, episodes=2, films=1, probe_episodes=12, rollouts_at_once=8
 )
 
 

@@ -11,7 +11,14 @@ from aime.evaluation.bodies import fit_body_finder
 from aime.evaluation.forecasters import CopyLast, ForecastTask, MeanImage, WorldModelForecaster
 from aime.evaluation.metrics import PSNR_CEILING
 from aime.evaluation.open_loop import METRICS, score_open_loop
-from aime.evaluation.protocol import EvaluationConfig, clip_length, cut_clips, spread, training_mean_image
+from aime.evaluation.protocol import (
+    EvaluationConfig,
+    clip_length,
+    cut_clips,
+    probe_clips,
+    spread,
+    training_mean_image,
+)
 from tests.evaluation.ring_world import RingModel, RingState, RingWorld
 
 CONFIG = EvaluationConfig(horizons=(1, 5, 15), context=4, samples=3, starts=2, rollouts_at_once=6, films=2)
@@ -182,3 +189,17 @@ def test_clips_are_spread_over_the_episode_and_labelled(ring: RingWorld) -> None
 def test_settings_below_one_are_refused(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: expected .*, found 0"):
         EvaluationConfig(**{field: 0})
+
+
+def test_probes_are_fitted_on_clips_from_everywhere_in_the_episodes(ring: RingWorld) -> None:
+    length, episodes = 8, list(range(10))
+    few = list(probe_clips(ring, episodes, length, EvaluationConfig(starts=3)))
+    assert sum(len(part) for part in few) > 20, "up to three of each of ten episodes"
+    one = list(probe_clips(ring, episodes, length, EvaluationConfig(starts=1)))
+    found = torch.cat([part.episodes for part in one])
+    assert found.tolist() == episodes, "one of each, in order"
+    first = [int(label.split("frames ")[1].split("-")[0]) for part in one for label in part.labels]
+    room = int(min(ring.lengths[episode] for episode in episodes)) - length
+    assert len(set(first)) > 5
+    assert min(first) < room / 4
+    assert max(first) > 3 * room / 4
