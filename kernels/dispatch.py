@@ -43,6 +43,9 @@ CPP, TRITON = Preference("cpp"), Preference("triton")
 # presets included, but for slot_attention: forward and backward took 1.07 times PyTorch's kernels at 32 channels on two
 # threads (.92 on one), where the slot side costs as much as the pass over the inputs, and .58 to .67 times at 64.
 #
+# frame_patches and frame_error spare passes over memory, of which a CPU has little bandwidth; on a GPU, where the
+# world model whitens once for trunk and likelihood, PyTorch's operations compute them.
+#
 # "cuda" is measured on one H100 (docs/kernels/h100.md) for all but mixture_log_prob, whose row is predicted
 # (PREDICTED); on the device Triton takes a half to a sixth of the time of PyTorch's operations for slot_attention, a
 # sixth to a tenth for mixture_logistics_nll. What launches, bytes and operations said beforehand:
@@ -63,6 +66,8 @@ PREFERRED: dict[str, dict[str, tuple[Preference, ...]]] = {
     "mixture_kl": {"cpu": (CPP,), "cuda": (TRITON,)},
     "mixture_logistics_nll": {"cpu": (CPP,), "cuda": (TRITON,)},
     "slot_attention": {"cpu": (Preference("cpp", least_width=64),), "cuda": (TRITON,)},
+    "frame_patches": {"cpu": (CPP,)},
+    "frame_error": {"cpu": (CPP,)},
 }
 PREDICTED = {"cuda": ("mixture_log_prob",)}
 """Ops whose row of PREFERRED no machine has confirmed at any size, by device."""

@@ -31,6 +31,11 @@ def addresses(*tensors: Tensor | None) -> list[int]:
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
+def describe_pixels(frames: Tensor) -> Description:
+    """Frames of bytes or float32; the kernel that takes them is told which."""
+    return frames.data_ptr(), 0, frames.shape, frames.stride()
+
+
 def describe_mask(mask: Tensor | None) -> Description:
     """A mask of one byte an entry; the kernel that takes it knows that it is no number."""
     if mask is None:

@@ -56,6 +56,25 @@ def check_floating(op: str, **tensors: Tensor) -> None:
             raise ValueError(f"{op}: {name} is on {tensor.device}, but {first[0]} is on {first[1].device}")
 
 
+def check_pixels(op: str, frames: Tensor, mean: Tensor, factor: Tensor, image: tuple[int, int, int]) -> None:
+    """Require frames of bytes or numbers, and mean and factor in a wide dtype that broadcast to an image (C, H, W).
+
+    Raises:
+        TypeError: frames neither uint8 nor floating point; mean or factor neither float32 nor float64.
+        ValueError: another shape, or tensors on different devices.
+    """
+    if frames.dtype != torch.uint8 and frames.dtype not in FLOATING:
+        raise TypeError(f"{op}: frames: expected uint8 or floating point, found {frames.dtype}")
+    for name, tensor in (("mean", mean), ("factor", factor)):
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"{op}: {name}: expected float32 or float64, found {tensor.dtype}")
+        if tensor.device != frames.device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}, but frames is on {frames.device}")
+        fits = all(size in (1, full) for size, full in zip(reversed(tensor.shape), reversed(image), strict=False))
+        if tensor.dim() > 3 or not fits:
+            raise ValueError(f"{op}: {name}: expected to broadcast to (C, H, W) {image}, found {tuple(tensor.shape)}")
+
+
 def alike(*tensors: object) -> bool:
     """Whether all are tensors of one floating dtype on one device: what nearly every call brings, found out quickly."""
     first = tensors[0]

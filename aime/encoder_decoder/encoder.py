@@ -85,9 +85,9 @@ class VAEEncoder(nn.Module):
         rows, columns = self.trunk.sizes[-1]
         self.head = mlp((channels[-1] * rows * columns + context_dim, mlp_hidden_size, 2 * latent_size))
 
-    def features(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps of images (N, C, H, W), finest first."""
-        maps: tuple[Tensor, ...] = self.trunk(images)
+    def features(self, images: Tensor, *, as_patches: bool = False) -> tuple[Tensor, ...]:
+        """Feature maps of images (N, C, H, W), or of their patches (N, H / p, W / p, C p p), finest first."""
+        maps: tuple[Tensor, ...] = self.trunk(images, as_patches=as_patches)
         return maps
 
     def posterior(self, features: tuple[Tensor, ...], context: Tensor | None = None) -> Posterior:

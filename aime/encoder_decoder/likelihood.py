@@ -25,6 +25,18 @@ class PixelStatistics:
     mean: Tensor
     spread: Tensor
 
+    def whitening(self, frames: torch.dtype, contrast: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Mean (C, H, W) and factor (1 or C, H, W) under which contrast (x - mean) / spread is (frame - mean) factor.
+
+        Args:
+            frames: dtype of the frames, uint8 in 0..255 or floating point in [-1, 1].
+            contrast: a common factor.
+        """
+        factor = contrast / self.spread
+        if frames == torch.uint8:
+            return (self.mean + 1.0) * 127.5, factor / 127.5
+        return self.mean, factor
+
 
 class Likelihood(Protocol):
     """What the world model asks of a likelihood of images (N, C, H, W) in [-1, 1]."""
@@ -72,9 +84,20 @@ class GaussianLikelihood(nn.Module):
         squared = functional.mse_loss(parameters.float(), target, reduction="none")  # one pass forward, one backward
         if weights is not None:
             squared = squared * weights[:, None]
-        spreads = pixels.spread.log().expand(target.shape[1:]).sum()
-        constant = spreads + target[0].numel() * math.log(self.scale * math.sqrt(2 * math.pi))
-        return squared.sum((1, 2, 3)) / (2 * self.scale**2) + constant
+        return squared.sum((1, 2, 3)) / (2 * self.scale**2) + self._constant(pixels, target.shape[1:])
+
+    def frame_nll(
+        self, parameters: Tensor, pixels: PixelStatistics, frames: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """:meth:`nll` (N,) of frames (N, C, H, W) as they are stored, uint8 or float in [-1, 1]: one pass over both."""
+        mean, factor = pixels.whitening(frames.dtype)
+        squared = kernels.frame_error(parameters, frames, mean, factor, weights)  # (N,)
+        return squared / (2 * self.scale**2) + self._constant(pixels, frames.shape[1:])
+
+    def _constant(self, pixels: PixelStatistics, image: torch.Size) -> Tensor:
+        """() nats of an image (C, H, W) that is decoded without error."""
+        spreads = pixels.spread.log().expand(image).sum()
+        return spreads + image.numel() * math.log(self.scale * math.sqrt(2 * math.pi))
 
 
 class MixtureOfLogistics(nn.Module):

@@ -64,12 +64,23 @@ class ImageTrunk(nn.Module):
         fitting = [level for level, (rows, _) in enumerate(self.sizes) if rows >= side]
         return fitting[-1] if fitting else 0
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Feature maps (N, F_i, H_i, W_i) of images (N, C, H, W), finest first, channels-last in memory."""
+    def forward(self, images: Tensor, *, as_patches: bool = False) -> tuple[Tensor, ...]:
+        """Feature maps (N, F_i, H_i, W_i), finest first, channels-last in memory.
+
+        Args:
+            images: (N, C, H, W), or with ``as_patches`` what :func:`aime.kernels.frame_patches` makes of them,
+                (N, H / p, W / p, C p p): the convolution is then one matrix product, whose gradient takes half as long.
+            as_patches: which of the two.
+        """
         channels, height, width = self.image_shape
-        expect_shape(images, "N C H W", "images", C=channels, H=height, W=width)
-        x = self.patches(pad_to_multiple(images, self.patch_size))  # (N, F_0, H / p, W / p)
-        maps = [self.cells[0](F.silu(x))]
+        if as_patches:
+            (rows, columns), weight = self.sizes[0], self.patches.weight.flatten(1)  # (F_0, C p p)
+            expect_shape(images, "N H W P", "images", H=rows, W=columns, P=weight.shape[1])
+            x = F.conv2d(images.permute(0, 3, 1, 2), weight[:, :, None, None], self.patches.bias)
+        else:
+            expect_shape(images, "N C H W", "images", C=channels, H=height, W=width)
+            x = self.patches(pad_to_multiple(images, self.patch_size))
+        maps = [self.cells[0](F.silu(x))]  # (N, F_0, H / p, W / p)
         for halving, cells in zip(self.halvings, list(self.cells)[1:], strict=True):
             even = pad_to_multiple(maps[-1], 2)
             maps.append(cells(F.silu(halving(even))))  # (N, F_i, H_i, W_i)

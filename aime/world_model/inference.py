@@ -21,6 +21,7 @@ from aime.attention_schema import AttentionPosteriorOutput
 from aime.encoder_decoder import Posterior
 from aime.perceiver_io import PerceiverOutput
 from aime.temporal_dynamics import LSTMState
+from aime.world_model.observed import ObservedFrames
 from aime.world_model.parts import WorldModelParts
 from aime.world_model.state import ObservationMemory, WorldModelState
 
@@ -30,32 +31,44 @@ class Perceived:
     """What is known of B * T frames before any recurrence.
 
     Attributes:
-        frames: (B, T, C, H, W) whitened.
-        stacked: (B, T, S C, H, W), what the trunk saw: the frames and their differences to those before.
+        observed: the frames as they were given, and what was made of them.
         features: maps (B * T, F_i, H_i, W_i) of the trunk, finest first.
         perceiver: tokens and context of the frames; in training the first sequences alone carry gradients. None
             without context.
         context: (B, T, Cc) c_t, constant.
         attention: slots and maps, N = B * T; None without attention.
         posterior: q(z_t | ...), (B, T, D).
-        last_frames: (B, frame_stack - 1, C, H, W) whitened, to continue with.
     """
 
-    frames: Tensor
-    stacked: Tensor
+    observed: ObservedFrames
     features: tuple[Tensor, ...]
     perceiver: PerceiverOutput | None
     context: Tensor
     attention: AttentionPosteriorOutput | None
     posterior: Posterior
-    last_frames: Tensor
+
+    @property
+    def frames(self) -> Tensor:
+        """(B, T, C, H, W) whitened."""
+        return self.observed.whitened
+
+    @property
+    def stacked(self) -> Tensor:
+        """(B, T, S C, H, W), what the trunk saw: the frames and their differences to those before."""
+        return self.observed.stacked
+
+    @property
+    def last_frames(self) -> Tensor:
+        """(B, frame_stack - 1, C, H, W) whitened, to continue with."""
+        return self.observed.last
 
     @property
     def maps(self) -> Tensor:
         """(B, T, R, R) A_t; R = 0 without attention."""
+        shape = self.context.shape[:2]
         if self.attention is None:
-            return self.frames.new_zeros(*self.frames.shape[:2], 0, 0)
-        return self.attention.map.unflatten(0, self.frames.shape[:2])  # type: ignore[no-any-return]
+            return self.context.new_zeros(*shape, 0, 0)
+        return self.attention.map.unflatten(0, shape)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -79,14 +92,13 @@ class Inferred:
 
 def perceive(parts: WorldModelParts, observations: Tensor, memory: ObservationMemory | None = None) -> Perceived:
     """Features, tokens, context, slots and posterior of frames (B, T, C, H, W), uint8 or float in [-1, 1]."""
-    frames = parts.whiten(observations)  # (B, T, C, H, W)
-    batch, length = frames.shape[:2]
-    stacked, last_frames = parts.stack(frames, None if memory is None else memory.frames)  # (B, T, S C, H, W)
-    features = parts.encoder.features(stacked.flatten(0, 1))  # (B T, F_i, H_i, W_i), finest first
+    observed = ObservedFrames(parts, observations, None if memory is None else memory.frames)  # (B, T, C, H, W)
+    features = observed.features(parts.encoder.features)  # (B T, F_i, H_i, W_i), finest first
+    batch, length = observations.shape[:2]
     read = read_context(parts, features, (batch, length), memory)
-    context = frames.new_zeros(batch, length, 0)
+    context = parts.mean_image.new_zeros(batch, length, 0)
     if read is not None:
-        context = read.context.detach().to(frames.dtype)  # (B, T, Cc); the Perceiver has its own task to learn from
+        context = read.context.detach().to(context.dtype)  # (B, T, Cc); the Perceiver has its own task to learn from
     flat_context = context.flatten(0, 1)  # (B T, Cc)
     attention, conditions = None, flat_context
     if parts.config.attention_in_posterior:
@@ -95,7 +107,7 @@ def perceive(parts: WorldModelParts, observations: Tensor, memory: ObservationMe
         conditions = torch.cat([flat_context, read_attention(attention, parts.config.attention_reading)], 1)
     posterior = parts.encoder.posterior(features, conditions)  # (B T, D)
     posterior = posterior.unflatten(batch, length)  # (B, T, D)
-    return Perceived(frames, stacked, features, read, context, attention, posterior, last_frames)
+    return Perceived(observed, features, read, context, attention, posterior)
 
 
 def read_attention(attention: AttentionPosteriorOutput, reading: str) -> Tensor:
@@ -198,15 +210,14 @@ def teach(parts: WorldModelParts, seen: Perceived) -> Tensor:
 
     0 without a teacher, and in evaluation.
     """
-    stacked = seen.stacked
-    batch, length = stacked.shape[:2]
+    batch, length = seen.context.shape[:2]
     count = min(parts.config.gram_frames, length)
     if parts.teacher_trunk is None or count == 0 or not parts.training:
-        return seen.frames.new_zeros(())
-    times = torch.linspace(0, length - 1, count, device=stacked.device).round().long()
+        return seen.context.new_zeros(())
+    times = torch.linspace(0, length - 1, count, device=seen.context.device).round().long()
     with torch.no_grad():
-        taught = parts.teacher_trunk(stacked[:, times].flatten(0, 1))
-    total = seen.frames.new_zeros(())
+        taught = seen.observed.features(parts.teacher_trunk, times)
+    total = seen.context.new_zeros(())
     for student, teacher in zip(seen.features[-2:], taught[-2:], strict=True):
         picked = student.unflatten(0, (batch, length))[:, times].flatten(0, 1)  # (B n, F, h, w)
         if picked.shape[-1] > 16:

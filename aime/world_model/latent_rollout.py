@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from aime.generative_prior.networks import LOG_LIMIT, smooth_bound
 from aime.temporal_dynamics import LSTMState
+from aime.world_model.compiled_rollout import CompiledRollout, compiled_obstacle
 from aime.world_model.parts import WorldModelParts
 
 
@@ -58,6 +59,8 @@ def roll_latents(
     lstm: LSTMState,
     actions: Tensor,
     noise: RolloutNoise,
+    *,
+    compiled: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sample z of N frames one after the other, each from the prior given the ones before.
 
@@ -71,9 +74,17 @@ def roll_latents(
         lstm: raw recurrent state before the first of the frames, (B, L, Hd).
         actions: (B, N, A), each taken after the frame of its index.
         noise: of the N frames.
+        compiled: in C++ (`compiled_rollout`), or as PyTorch operations (:class:`Recorder`). None: in C++ wherever
+            `compiled_obstacle` knows nothing in its way: float32 weights on a CPU, products in float32 or bfloat16, a
+            recurrence of one layer, no context, hidden units in multiples of 16. Anything else, every GPU among it, is
+            for PyTorch.
 
     Returns:
         h after each frame (B, N, Hd), z of each frame (B, N, D).
+
+    Raises:
+        RuntimeError: ``compiled`` is true and something is in the way.
+        ValueError: a tensor of another shape.
     """
     first, norm, _, last = parts.prior.component_net.network
     assert isinstance(first, nn.Linear)
@@ -86,7 +97,17 @@ def roll_latents(
     )
     dtype = parts.persistence.dtype  # the chain is float32 under autocast too: its products are small
     given = [tensor.to(dtype) for tensor in (actions, hidden, latent, lstm.hidden, lstm.cell)]
-    found: tuple[Tensor, Tensor] = Rollout.apply(parts, noise, *given, *weights)  # type: ignore[no-untyped-call]
+    device = hidden.device.type
+    narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else dtype
+    obstacle = compiled_obstacle(parts, narrow)
+    if compiled and obstacle is not None:
+        raise RuntimeError(f"roll_latents: compiled=True cannot run: {obstacle}")
+    found: tuple[Tensor, Tensor]
+    if obstacle is None and compiled is not False:
+        drawn = (noise.sticks, noise.choice, noise.normal)
+        found = CompiledRollout.apply(parts, drawn, narrow, *given, *weights)  # type: ignore[no-untyped-call]
+    else:
+        found = Rollout.apply(parts, noise, narrow, *given, *weights)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -98,6 +119,7 @@ class Rollout(torch.autograd.Function):
         ctx: Any,
         parts: WorldModelParts,
         noise: RolloutNoise,
+        narrow: torch.dtype,
         actions: Tensor,
         hidden: Tensor,
         latent: Tensor,
@@ -106,8 +128,6 @@ class Rollout(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(B, N, Hd) and (B, N, D)."""
-        device = raw.device.type
-        narrow = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else raw.dtype
         recorder = Recorder(parts, weights, narrow)
         layers = raw.shape[1]
         raws, cells = [raw[:, k] for k in range(layers)], [cell[:, k] for k in range(layers)]
@@ -127,7 +147,7 @@ class Rollout(torch.autograd.Function):
         """Gradients of actions, state and weights."""
         with torch.autocast(g_hiddens.device.type, enabled=False):
             given, weights = ctx.recorder.backward(g_hiddens.unbind(1), g_latents.unbind(1), ctx.layers)
-        return None, None, *given, *weights
+        return None, None, None, *given, *weights
 
 
 class Recorder:

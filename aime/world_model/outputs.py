@@ -87,7 +87,7 @@ def _entries(parts: WorldModelParts, result: SequencePass, ranks: Ranks | None) 
 def _states(result: SequencePass) -> dict[str, Entry]:
     seen, inferred, foreseen, heads = result.perceived, result.inferred, result.foreseen, result.heads
     return {
-        "device": lambda: seen.frames.device,
+        "device": lambda: seen.context.device,
         "latents": lambda: inferred.latent,
         "z_means": lambda: seen.posterior.mean,
         "z_log_scales": lambda: seen.posterior.log_scale,
@@ -129,7 +129,7 @@ def _attention(result: SequencePass) -> dict[str, Entry]:
     seen, watched, slots = result.perceived, result.watched, result.perceived.attention
     if watched is None or slots is None:
         return {}
-    shape = seen.frames.shape[:2]
+    shape = seen.context.shape[:2]
     kl = watched.kl
     return {
         # The first frame has no map before it to be predicted from.

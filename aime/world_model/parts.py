@@ -10,6 +10,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from aime import kernels
 from aime.adversarial import Critics
 from aime.attention_schema import AttentionSchema
 from aime.encoder_decoder import GramLoss, PixelStatistics, Posterior, VAEDecoder, VAEEncoder, make_likelihood
@@ -123,18 +124,44 @@ class WorldModelParts(nn.Module):
         Raises:
             ValueError: another image shape than the configuration's.
         """
+        self._expect_frames(observations)
+        batch, frames = observations.shape[:2]
+        images = observations.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        mean, factor = self.pixels.whitening(images.dtype, CONTRAST)
+        if images.dtype == torch.uint8:  # the same in two passes over memory instead of four
+            whitened = images.to(torch.float32).sub_(mean).mul_(factor)
+        else:
+            whitened = (images_to_float(images).float() - mean) * factor
+        return whitened.unflatten(0, (batch, frames))  # type: ignore[no-any-return]
+
+    def patches(self, observations: Tensor, before: Tensor | None = None) -> Tensor:
+        """What the trunk multiplies of frames (B, T, C, H, W): patches of :meth:`whiten` and :meth:`stack`, one pass.
+
+        In bfloat16 where autocast would round them to it, else float32.
+
+        Args:
+            observations: uint8, or float in [-1, 1].
+            before: (B, frame_stack - 1, C, H, W) whitened frames before these; the first stands still when absent.
+
+        Returns:
+            (B, T, H / p, W / p, frame_stack C p p).
+        """
+        self._expect_frames(observations)
+        device = observations.device.type
+        halves = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+        return kernels.frame_patches(
+            observations,
+            *self.pixels.whitening(observations.dtype, CONTRAST),
+            before,
+            patch_size=self.config.patch_size,
+            stack=self.config.frame_stack,
+            dtype=torch.bfloat16 if halves else torch.float32,
+        )
+
+    def _expect_frames(self, observations: Tensor) -> None:
         self.expect_float32()
         channels, height, width = self.config.image_shape
         expect_shape(observations, "B T C H W", "observations", C=channels, H=height, W=width)
-        batch, frames = observations.shape[:2]
-        images = observations.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        pixels = self.pixels
-        factor = CONTRAST / pixels.spread
-        if images.dtype == torch.uint8:  # the same in two passes over memory instead of four
-            whitened = images.to(torch.float32).sub_((pixels.mean + 1.0) * 127.5).mul_(factor / 127.5)
-        else:
-            whitened = (images_to_float(images).float() - pixels.mean) * factor
-        return whitened.unflatten(0, (batch, frames))  # type: ignore[no-any-return]
 
     def stack(self, frames: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the trunk sees of whitened frames (B, T, C, H, W): each frame and the differences before it.
@@ -148,10 +175,11 @@ class WorldModelParts(nn.Module):
         """
         batch, length, channels = frames.shape[:3]
         earlier = self.config.frame_stack - 1
+        kept = self.last_frames(frames, before)
         if before is None:
             before = frames[:, :1].expand(-1, earlier, -1, -1, -1)
         if earlier == 0:
-            return frames, before
+            return frames, kept
         # Written in place, channels last: joining copies cost a tenth of a step.
         memory = frames.new_empty(batch, length, *frames.shape[-2:], (1 + earlier) * channels)
         stacked = memory.permute(0, 1, 4, 2, 3)  # (B, T, S C, H, W)
@@ -163,8 +191,16 @@ class WorldModelParts(nn.Module):
             first = min(k + 1, length)
             view[:, :first] = steps[:, :first]
             view[:, first:] = frames[:, 1 : length - k] - frames[:, : length - k - 1]
-        kept = torch.cat([before, frames], 1)[:, length:] if length < earlier else frames[:, length - earlier :]
         return stacked, kept
+
+    def last_frames(self, frames: Tensor, before: Tensor | None = None) -> Tensor:
+        """The last frame_stack - 1 of whitened frames (B, T, C, H, W) and those before them, to continue with."""
+        length, earlier = frames.shape[1], self.config.frame_stack - 1
+        if length >= earlier:
+            return frames[:, length - earlier :]
+        if before is None:
+            before = frames[:, :1].expand(-1, earlier, -1, -1, -1)
+        return torch.cat([before, frames], 1)[:, length:]
 
     def expected_images(self, latent: Tensor, hidden: Tensor) -> Tensor:
         """Mean images (N, C, H, W) in [-1, 1] of z_t (N, D) and h_{t-1} (N, Hd), differentiable."""

@@ -179,15 +179,19 @@ def decode(parts: WorldModelParts, seen: Perceived, inferred: Inferred, generato
         times = torch.randperm(length, device=times.device, generator=generator)[:count].sort().values
     latent, hidden = inferred.latent[:, times].flatten(0, 1), inferred.previous_hidden[:, times].flatten(0, 1)
     parameters = parts.decoder(latent, hidden)  # (B n, channels, H, W)
-    target = seen.frames[:, times].flatten(0, 1) / CONTRAST  # (B n, C, H, W) whitened
     weights = None
     if parts.config.precision_weighting:
-        weights = precision_weights(seen.maps[:, times].flatten(0, 1), (target.shape[-2], target.shape[-1]))
+        weights = precision_weights(seen.maps[:, times].flatten(0, 1), parts.config.image_shape[1:])
     pixels = parts.pixels
-    if isinstance(parts.likelihood, GaussianLikelihood):
-        nll = parts.likelihood.whitened_nll(parameters, pixels, target, weights)  # (B n)
+    likelihood = parts.likelihood
+    if isinstance(likelihood, GaussianLikelihood) and seen.observed.read_as_stored:
+        nll = likelihood.frame_nll(parameters, pixels, seen.observed.at(times), weights)  # (B n)
     else:
-        nll = parts.likelihood.nll(parameters, pixels, target * pixels.spread + pixels.mean, weights)
+        target = seen.frames[:, times].flatten(0, 1) / CONTRAST  # (B n, C, H, W) whitened
+        if isinstance(likelihood, GaussianLikelihood):
+            nll = likelihood.whitened_nll(parameters, pixels, target, weights)  # (B n)
+        else:
+            nll = likelihood.nll(parameters, pixels, target * pixels.spread + pixels.mean, weights)  # (B n)
     return Decoded(times, parameters, nll.unflatten(0, (-1, len(times))))
 
 

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from aime.kernels import (
     SlotAttentionWeights,
+    frame_error,
+    frame_patches,
     mixture_kl,
     mixture_log_prob,
     mixture_logistics_nll,
@@ -20,6 +22,8 @@ from aime.kernels import (
     stick_log_weights,
     vq_lookup,
 )
+from aime.kernels.frame_error.reference import frame_error_reference
+from aime.kernels.frame_patches.reference import frame_patches_reference
 from aime.kernels.mixture_kl import eager as stick_eager
 from aime.kernels.mixture_kl.reference import stick_log_weights_reference
 from aime.kernels.mixture_logistics import eager as logistics_eager
@@ -350,6 +354,54 @@ def logistics_cases(device: str, compiled: bool, large: bool) -> Iterator[Case]:
         )
 
 
+def pixels(batch: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames (B, 16, 3, 64, 64) as they are stored, a mean image and a factor."""
+    frames = torch.randint(0, 256, (batch, 16, 3, 64, 64), dtype=torch.uint8, device=device)
+    return frames, 255 * torch.rand(3, 64, 64, device=device), torch.rand(1, 64, 64, device=device) / 64
+
+
+def patch_cases(device: str, _compiled: bool, large: bool) -> Iterator[Case]:
+    """Sequences of 16 frames with their changes: the laptop preset's batch, and four times as many."""
+    for batch in (16, 64) if large else (2,):
+        frames, mean, factor = pixels(batch, device)
+        arguments = (frames, mean, factor)
+        contestants = Contestants(device)
+        run = partial(frame_patches_reference, *arguments, None, 4, 2, torch.bfloat16)
+        contestants.add("textbook", run)
+        for name, op in ours(device, frame_patches, ("torch", "cpp")):
+            contestants.add(name, partial(op, *arguments, patch_size=4, stack=2, dtype=torch.bfloat16))
+        moved = nbytes(*arguments) + 4.0 * frames.numel()
+        size, flops = f"B {batch}, T 16, 3 x 64 x 64, bfloat16 patches", 3.0 * frames.numel()
+        yield Case(
+            "frame_patches", size, contestants.runs, flops, moved, moved, nbytes(*arguments), contestants.left_out
+        )
+
+
+def error_cases(device: str, _compiled: bool, large: bool) -> Iterator[Case]:
+    """Decoded images in bfloat16: half of the frames of the laptop preset's batch, and four times as many."""
+    for batch in (8, 32) if large else (1,):
+        frames, mean, factor = pixels(batch, device)
+        frames = frames.flatten(0, 1)  # (N, C, H, W)
+        drawn = torch.randn(*frames.shape, device=device, dtype=torch.bfloat16)
+        leaves = [drawn.contiguous(memory_format=torch.channels_last).requires_grad_()]
+
+        def total(op: Callable[..., Any], arguments: tuple[Tensor, ...] = (frames, mean, factor)) -> Forward:
+            def loss(decoded: Tensor) -> Tensor:
+                result: Tensor = op(decoded, *arguments).sum()
+                return result
+
+            return loss
+
+        contestants = Contestants(device)
+        contestants.add("textbook", training(total(frame_error_reference), leaves))
+        for name, op in ours(device, frame_error, ("torch", "cpp")):
+            contestants.add(name, training(total(op), leaves))
+        inputs = nbytes(frames, mean, factor, *leaves)
+        moved, held = 2.0 * inputs + nbytes(*leaves), inputs + nbytes(*leaves)
+        size, flops = f"N {len(frames)}, 3 x 64 x 64, bfloat16", 9.0 * frames.numel()
+        yield Case("frame_error", size, contestants.runs, flops, moved, held, inputs, contestants.left_out)
+
+
 CASES = {
     "vq_lookup": vq_cases,
     "stick_log_weights": stick_cases,
@@ -357,6 +409,8 @@ CASES = {
     "mixture_log_prob": log_prob_cases,
     "slot_attention": slot_cases,
     "mixture_logistics": logistics_cases,
+    "frame_patches": patch_cases,
+    "frame_error": error_cases,
 }
 
 

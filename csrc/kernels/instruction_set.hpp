@@ -101,6 +101,52 @@ struct SlotBlock {
   float* g_offset;           // slots x lanes, added to
 };
 
+// `lines` rows of patches of the frames of one sequence. Strides are in values.
+struct PatchBlock {
+  const void* frames;  // the first row of frame 0
+  bool bytes;          // uint8, else float32
+  std::int64_t length;
+  std::int64_t lines;
+  std::int64_t channels;
+  std::int64_t patch;
+  std::int64_t width;       // of the frames
+  std::int64_t strides[4];  // of frames, channels, rows and pixels
+  const float* mean;        // channels x lines patch x width, channels `plane` apart
+  const float* factor;      // likewise
+  std::int64_t plane;
+  std::int64_t changes;  // frames before each whose differences are given
+  const float* before;   // changes x lines x channels x patch x width, or null
+  float* ring;           // (changes + 1) x lines x channels x patch x width, scratch
+  float* values;         // 2 x patch x width, scratch
+  std::int64_t size;     // of a patch, in values
+  std::int64_t stride;   // from a frame's patches to the next frame's
+  bool halves;           // bfloat16, else float32
+  void* out;
+};
+
+// One row of an image.
+struct ErrorBlock {
+  std::int64_t channels;
+  std::int64_t width;
+  std::int64_t padded;  // width x channels, up to a multiple of the lanes
+  bool halves;          // decoded values are bfloat16, else float32
+  const void* decoded;  // width x channels
+  bool bytes;           // the frame's values are uint8, else float32
+  const void* frame;
+  std::int64_t channel_stride;  // of the frame
+  std::int64_t pixel_stride;
+  const float* mean;     // width x channels
+  const float* factor;   // width x channels
+  const float* weights;  // width, or null
+  float* errors;         // padded, scratch
+  float* weighted;       // padded, scratch
+  // backward only
+  float scale;     // twice the gradient of the sum
+  void* gradient;  // width x channels, in the dtype of decoded
+};
+
+struct RolloutBlock;  // latent_rollout.hpp
+
 struct InstructionSet {
   const char* name;
   std::int64_t lanes;
@@ -114,6 +160,13 @@ struct InstructionSet {
   void (*sticks_backward)(const StickBlock& block);
   void (*slot_attend)(const SlotBlock& block);
   void (*slot_attend_backward)(const SlotBlock& block);
+  void (*frame_patches)(const PatchBlock& block);
+  float (*frame_error)(const ErrorBlock& block);  // the sum of weighted squares
+  void (*frame_error_backward)(const ErrorBlock& block);
+  void (*rollout)(const RolloutBlock& block);
+  void (*rollout_backward)(const RolloutBlock& block);
+  std::int64_t panel_columns;           // of the rollout's packed matrices
+  bool (*multiplies_bfloat16_pairs)();  // whether they hold bfloat16 pairs: this processor has an instruction for them
 };
 
 extern const InstructionSet kBaselineSet;

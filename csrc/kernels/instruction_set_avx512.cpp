@@ -13,11 +13,18 @@
 #endif
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET __attribute__((target("avx512f")))
+#define AIME_BFLOAT16_TARGET __attribute__((target("avx512f,avx512bf16")))
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
 
 namespace aime {
@@ -31,10 +38,18 @@ namespace avx512 {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
+#include "rollout_product.inl"
+#include "rollout_block.inl"
+#include "rollout_backward_block.inl"
 // clang-format on
 
 }  // namespace avx512
+
+bool has_bfloat16_pairs() { return __builtin_cpu_supports("avx512bf16") != 0; }
+
 }  // namespace
 
 const InstructionSet kAvx512Set = {"avx512",
@@ -48,7 +63,14 @@ const InstructionSet kAvx512Set = {"avx512",
                                    avx512::sticks,
                                    avx512::sticks_backward,
                                    avx512::slot_attend,
-                                   avx512::slot_attend_backward};
+                                   avx512::slot_attend_backward,
+                                   avx512::frame_patches,
+                                   avx512::frame_error,
+                                   avx512::frame_error_backward,
+                                   avx512::rollout,
+                                   avx512::rollout_backward,
+                                   avx512::kPanelColumns,
+                                   has_bfloat16_pairs};
 
 }  // namespace aime
 

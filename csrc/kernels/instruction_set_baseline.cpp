@@ -4,8 +4,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
+#include "strided.hpp"
 
 #define AIME_TARGET
 #define AIME_INLINE AIME_TARGET inline __attribute__((always_inline))
@@ -21,10 +24,18 @@ namespace baseline {
 #include "mixture_density_block.inl"
 #include "stick_block.inl"
 #include "slot_attend_block.inl"
+#include "frame_patches_block.inl"
+#include "frame_error_block.inl"
 #include "peak_block.inl"
+#include "rollout_product.inl"
+#include "rollout_block.inl"
+#include "rollout_backward_block.inl"
 // clang-format on
 
 }  // namespace baseline
+
+bool no_bfloat16_pairs() { return false; }
+
 }  // namespace
 
 const InstructionSet kBaselineSet = {"baseline",
@@ -38,6 +49,13 @@ const InstructionSet kBaselineSet = {"baseline",
                                      baseline::sticks,
                                      baseline::sticks_backward,
                                      baseline::slot_attend,
-                                     baseline::slot_attend_backward};
+                                     baseline::slot_attend_backward,
+                                     baseline::frame_patches,
+                                     baseline::frame_error,
+                                     baseline::frame_error_backward,
+                                     baseline::rollout,
+                                     baseline::rollout_backward,
+                                     baseline::kPanelColumns,
+                                     no_bfloat16_pairs};
 
 }  // namespace aime

@@ -9,7 +9,10 @@
 #include <utility>
 #include <vector>
 
+#include "frame_error.hpp"
+#include "frame_patches.hpp"
 #include "instruction_set.hpp"
+#include "latent_rollout.hpp"
 #include "mixture_density.hpp"
 #include "mixture_logistics.hpp"
 #include "slot_attention.hpp"
@@ -150,6 +153,89 @@ void slot_attend_backward(Slots inputs, float eps, std::array<aime::Tensor, 3> u
   aime::slot_attend_backward(arguments, results, threads, instructions);
 }
 
+void frame_patches(std::array<aime::Tensor, 2> inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening,
+                   std::int64_t patch, std::int64_t changes, std::uintptr_t patches, bool halves, int threads,
+                   const std::string& instructions) {
+  const aime::PatchInputs arguments = {std::move(inputs[0]),
+                                       bytes,
+                                       std::move(inputs[1]),
+                                       to_floats(whitening[0]),
+                                       to_floats(whitening[1]),
+                                       patch,
+                                       changes};
+  const py::gil_scoped_release release;
+  aime::frame_patches(arguments, reinterpret_cast<void*>(patches), halves, threads, instructions);
+}
+
+using Errors = std::array<aime::Tensor, 3>;
+
+aime::ErrorInputs to_errors(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening) {
+  return {std::move(inputs[0]),    std::move(inputs[1]),   std::move(inputs[2]), bytes,
+          to_floats(whitening[0]), to_floats(whitening[1])};
+}
+
+void frame_error(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening, std::uintptr_t sums,
+                 int threads, const std::string& instructions) {
+  const aime::ErrorInputs arguments = to_errors(std::move(inputs), bytes, whitening);
+  const py::gil_scoped_release release;
+  aime::frame_error(arguments, to_floats(sums), threads, instructions);
+}
+
+void frame_error_backward(Errors inputs, bool bytes, const std::array<std::uintptr_t, 2>& whitening,
+                          const aime::Tensor& upstream, std::uintptr_t gradient, int threads,
+                          const std::string& instructions) {
+  const aime::ErrorInputs arguments = to_errors(std::move(inputs), bytes, whitening);
+  const py::gil_scoped_release release;
+  aime::frame_error_backward(arguments, upstream, reinterpret_cast<void*>(gradient), threads, instructions);
+}
+
+// Everything of a rollout but its gradients: sizes as RolloutSizes has them, and addresses in the order of the structs.
+struct Rollout {
+  aime::RolloutSizes sizes;
+  aime::RolloutWeights weights;
+  aime::RolloutInputs inputs;
+  aime::RolloutRecord record;
+};
+
+void* to_memory(std::uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+Rollout to_rollout(const std::array<std::int64_t, 8>& s, bool bfloat16, const std::array<std::uintptr_t, 18>& weights,
+                   const std::array<std::uintptr_t, 8>& inputs, const std::array<std::uintptr_t, 13>& record) {
+  std::array<const float*, 18> w{};
+  for (std::size_t i = 0; i < w.size(); ++i) w[i] = to_floats(weights[i]);
+  std::array<const float*, 8> x{};
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = to_floats(inputs[i]);
+  const auto& r = record;
+  return {{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], bfloat16},
+          {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9], w[10], w[11], w[12], w[13], w[14], w[15], w[16],
+           w[17]},
+          {x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]},
+          {to_floats(r[0]), to_floats(r[1]), to_memory(r[2]), to_memory(r[3]), to_memory(r[4]), to_floats(r[5]),
+           to_floats(r[6]), to_floats(r[7]), to_floats(r[8]), to_floats(r[9]), to_floats(r[10]), to_floats(r[11]),
+           reinterpret_cast<std::int32_t*>(r[12])}};
+}
+
+void latent_rollout(const std::array<std::int64_t, 8>& sizes, bool bfloat16,
+                    const std::array<std::uintptr_t, 18>& weights, const std::array<std::uintptr_t, 8>& inputs,
+                    const std::array<std::uintptr_t, 13>& record, const std::string& instructions) {
+  const Rollout rollout = to_rollout(sizes, bfloat16, weights, inputs, record);
+  const py::gil_scoped_release release;
+  aime::latent_rollout(rollout.sizes, rollout.weights, rollout.inputs, rollout.record, instructions);
+}
+
+void latent_rollout_backward(const std::array<std::int64_t, 8>& sizes, bool bfloat16,
+                             const std::array<std::uintptr_t, 18>& weights, const std::array<std::uintptr_t, 8>& inputs,
+                             const std::array<std::uintptr_t, 13>& record, const std::array<std::uintptr_t, 11>& g,
+                             const std::string& instructions) {
+  const Rollout rollout = to_rollout(sizes, bfloat16, weights, inputs, record);
+  const aime::RolloutGradients gradients = {to_floats(g[0]), to_floats(g[1]), to_memory(g[2]), to_memory(g[3]),
+                                            to_memory(g[4]), to_floats(g[5]), to_floats(g[6]), to_floats(g[7]),
+                                            to_floats(g[8]), to_floats(g[9]), to_floats(g[10])};
+  const py::gil_scoped_release release;
+  aime::latent_rollout_backward(rollout.sizes, rollout.weights, rollout.inputs, rollout.record, gradients,
+                                instructions);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_cpu, module) {
@@ -178,4 +264,18 @@ PYBIND11_MODULE(_cpu, module) {
   const auto eps = py::arg("eps");
   module.def("slot_attend", &slot_attend, inputs, eps, outputs, threads, instructions);
   module.def("slot_attend_backward", &slot_attend_backward, inputs, eps, saved, gradients, threads, instructions);
+  const auto bytes = py::arg("bytes");
+  const auto whitening = py::arg("whitening");
+  module.def("frame_patches", &frame_patches, inputs, bytes, whitening, py::arg("patch"), py::arg("changes"), outputs,
+             py::arg("halves"), threads, instructions);
+  module.def("frame_error", &frame_error, inputs, bytes, whitening, outputs, threads, instructions);
+  module.def("frame_error_backward", &frame_error_backward, inputs, bytes, whitening, saved, gradients, threads,
+             instructions);
+  const auto sizes = py::arg("sizes");
+  const auto bfloat16 = py::arg("bfloat16");
+  const auto weights = py::arg("weights");
+  const auto record = py::arg("record");
+  module.def("latent_rollout", &latent_rollout, sizes, bfloat16, weights, inputs, record, instructions);
+  module.def("latent_rollout_backward", &latent_rollout_backward, sizes, bfloat16, weights, inputs, record, gradients,
+             instructions);
 }

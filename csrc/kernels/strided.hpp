@@ -17,6 +17,14 @@ inline float from_bits(std::uint32_t bits) {
 
 inline float bfloat16_to_float(std::uint16_t bits) { return from_bits(static_cast<std::uint32_t>(bits) << 16); }
 
+// To the nearest, ties to even.
+inline std::uint16_t to_bfloat16(float value) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &value, sizeof(bits));
+  const std::uint32_t rounded = (bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16;
+  return static_cast<std::uint16_t>(value != value ? 0x7FC0U : rounded);
+}
+
 // Exact for every half, subnormals, infinities and NaNs included.
 inline float float16_to_float(std::uint16_t bits) {
   const std::uint32_t sign = static_cast<std::uint32_t>(bits & 0x8000U) << 16;

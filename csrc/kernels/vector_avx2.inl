@@ -12,6 +12,18 @@ struct Mask {
 
 AIME_INLINE Vector load(const float* from) { return {_mm256_loadu_ps(from)}; }
 AIME_INLINE void store(float* to, Vector a) { _mm256_storeu_ps(to, a.value); }
+// To nearest, ties to even; every NaN becomes the quiet one.
+AIME_INLINE void store_bfloat16(std::uint16_t* to, Vector a) {
+  const __m256i bits = _mm256_castps_si256(a.value);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+  const __m256 nan = _mm256_cmp_ps(a.value, a.value, _CMP_UNORD_Q);
+  const __m256 quiet = _mm256_castsi256_ps(_mm256_set1_epi32(0x7FC00000));
+  const __m256i kept = _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(rounded), quiet, nan));
+  const __m256i high = _mm256_srli_epi32(kept, 16);
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(high, high), 0x08);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+}
 AIME_INLINE Vector constant(float a) { return {_mm256_set1_ps(a)}; }
 AIME_INLINE Vector operator+(Vector a, Vector b) { return {_mm256_add_ps(a.value, b.value)}; }
 AIME_INLINE Vector operator-(Vector a, Vector b) { return {_mm256_sub_ps(a.value, b.value)}; }

@@ -12,6 +12,15 @@ struct Mask {
 
 AIME_INLINE Vector load(const float* from) { return {_mm512_loadu_ps(from)}; }
 AIME_INLINE void store(float* to, Vector a) { _mm512_storeu_ps(to, a.value); }
+// To nearest, ties to even; every NaN becomes the quiet one.
+AIME_INLINE void store_bfloat16(std::uint16_t* to, Vector a) {
+  const __m512i bits = _mm512_castps_si512(a.value);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.value, a.value, _CMP_UNORD_Q);
+  const __m512i kept = _mm512_mask_blend_epi32(nan, rounded, _mm512_set1_epi32(0x7FC00000));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(kept, 16)));
+}
 AIME_INLINE Vector constant(float a) { return {_mm512_set1_ps(a)}; }
 AIME_INLINE Vector operator+(Vector a, Vector b) { return {_mm512_add_ps(a.value, b.value)}; }
 AIME_INLINE Vector operator-(Vector a, Vector b) { return {_mm512_sub_ps(a.value, b.value)}; }

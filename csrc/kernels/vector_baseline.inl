@@ -19,6 +19,9 @@ AIME_INLINE Vector load(const float* from) {
   return result;
 }
 AIME_INLINE void store(float* to, Vector a) { std::memcpy(to, &a.value, sizeof(a.value)); }
+AIME_INLINE void store_bfloat16(std::uint16_t* to, Vector a) {
+  for (int i = 0; i < kLanes; ++i) to[i] = to_bfloat16(a.value[i]);
+}
 AIME_INLINE Vector constant(float a) { return {Float4{a, a, a, a}}; }
 AIME_INLINE Vector operator+(Vector a, Vector b) { return {a.value + b.value}; }
 AIME_INLINE Vector operator-(Vector a, Vector b) { return {a.value - b.value}; }

@@ -12,9 +12,10 @@ LDFLAGS := -fsanitize=$(SANITIZER) -pthread -ldl
 sources = $(filter-out csrc/raycaster/kernel_%.cpp,$(shell find $(addprefix csrc/,$(1)) -name '*.cpp' ! -name '*module*'))
 objects = $(patsubst %.cpp,$(OUT)/%.o,$(1))
 
-KERNELS := $(call objects,$(call sources,kernels) csrc/tests/main.cpp csrc/tests/kernels_test.cpp)
+KERNEL_TESTS := csrc/tests/kernels_test.cpp csrc/tests/latent_rollout_test.cpp
+KERNELS := $(call objects,$(call sources,kernels) csrc/tests/main.cpp $(KERNEL_TESTS))
 ENVIRONMENT := $(call objects,$(call sources,parallel_environment raycaster) \
-	$(filter-out csrc/tests/kernels_test.cpp,$(wildcard csrc/tests/*.cpp)))
+	$(filter-out $(KERNEL_TESTS),$(wildcard csrc/tests/*.cpp)))
 PROGRAMS := $(OUT)/kernels_test $(OUT)/environment_test
 
 .PHONY: run

@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aime.evaluation.baselines.trunks import TRUNKS
+from aime import kernels
+from aime.evaluation.baselines.trunks import INPUT_GAIN, TRUNKS
 from aime.evaluation.protocol import PixelStatistics
 from aime.nn import multiplies_bfloat16
 from aime.ranges import Range, check_ranges
@@ -162,6 +163,7 @@ class RSSM(nn.Module):
         self.grid = (-(-height // 16), -(-width // 16))  # rounded up: the trunk's coarsest map
         flat = config.channels[-1] * self.grid[0] * self.grid[1]
         self.encoder: nn.Module = TRUNKS[config.trunk][0](image_channels, config.channels)
+        self.patch_size = TRUNKS[config.trunk][0].patch_size
         self.embedding = nn.Sequential(nn.Linear(flat, config.embedding_size), nn.SiLU())
         self.decoder: nn.Module = TRUNKS[config.trunk][1](image_channels, config.channels, self.grid)
         self.decoder_input = nn.Linear(config.hidden_size + config.latent_size, flat)
@@ -195,30 +197,51 @@ class RSSM(nn.Module):
 
     def residual(self, frames: Tensor) -> Tensor:
         """uint8 frames (B, T, C, H, W) -> what the networks see and explain, (frame - mean image) / spread."""
-        return torch.sub(frames, 255.0 * self.mean_image).mul_(1.0 / (255.0 * self.spread))
+        mean, factor = self._whitening()
+        return torch.sub(frames, mean).mul_(factor)
+
+    def _whitening(self) -> tuple[Tensor, Tensor]:
+        """Mean (C, H, W) and factor (H, W) under which the residual of uint8 frames is (frame - mean) factor."""
+        return 255.0 * self.mean_image, 1.0 / (255.0 * self.spread)
+
+    @property
+    def _mixes(self) -> bool:
+        return self.config.mixed_precision and multiplies_bfloat16(self.mean_image.device)
 
     def _mixed(self) -> torch.autocast:
-        device = self.mean_image.device
-        wanted = self.config.mixed_precision and multiplies_bfloat16(device)
-        return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+        return torch.autocast(self.mean_image.device.type, torch.bfloat16, enabled=self._mixes)
 
     def embed(self, residual: Tensor) -> Tensor:
         """Residual frames (B, T, C, H, W) -> embeddings (B, T, E); one call on B*T images."""
+        return self._embed(residual, *self.mean_image.new_tensor([0.0, 1.0]).unbind())
+
+    def _embed(self, frames: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+        """Embeddings (B, T, E) of frames (B, T, C, H, W) whose residual is (frame - mean) factor."""
         _, height, width = self.config.image_shape
         padding = (0, 16 * self.grid[1] - width, 0, 16 * self.grid[0] - height)
-        padded = F.pad(residual, padding) if any(padding) else residual
+        if any(padding):  # with the mean image, that is, with zeros
+            frames, mean, factor = F.pad((frames - mean) * factor, padding), mean.new_zeros(()), mean.new_ones(())
         with self._mixed():
-            embeddings: Tensor = self.embedding(self.encoder(padded)).unflatten(0, residual.shape[:2])
+            patches = kernels.frame_patches(
+                frames,
+                mean,
+                INPUT_GAIN * factor,
+                patch_size=self.patch_size,
+                dtype=torch.bfloat16 if self._mixes else torch.float32,
+            )
+            embeddings: Tensor = self.embedding(self.encoder(patches)).unflatten(0, frames.shape[:2])
         return embeddings.float()
 
     def decode_residual(self, hidden: Tensor, latent: Tensor) -> Tensor:
         """States (..., Hd), (..., D) -> mean residual frames (..., C, H, W)."""
-        leading = hidden.shape[:-1]
+        return self._decode(hidden, latent).float().unflatten(0, hidden.shape[:-1])  # type: ignore[no-any-return]
+
+    def _decode(self, hidden: Tensor, latent: Tensor) -> Tensor:
+        """States (..., Hd), (..., D) -> mean residual frames (N, C, H, W) in the dtype of the decoder's products."""
         with self._mixed():
-            image = self.decoder(self.decoder_input(torch.cat([hidden, latent], -1).flatten(0, -2))).float()
+            image: Tensor = self.decoder(self.decoder_input(torch.cat([hidden, latent], -1).flatten(0, -2)))
         _, height, width = self.config.image_shape
-        frames: Tensor = image[..., :height, :width].unflatten(0, leading)
-        return frames
+        return image[..., :height, :width]
 
     def decode(self, hidden: Tensor, latent: Tensor) -> Tensor:
         """States (..., Hd), (..., D) -> mean frames (..., C, H, W) in [0, 1], not clipped."""
@@ -235,7 +258,7 @@ class RSSM(nn.Module):
 
     def observe(self, frames: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> RSSMSequence:
         """Filter uint8 frames (B, T, C, H, W) with actions (B, T, A), a_t taken after frame t; a_{T-1} is not used."""
-        return self._filter(self.embed(self.residual(frames)), actions, generator)
+        return self._filter(self._embed(frames, *self._whitening()), actions, generator)
 
     def _filter(self, embeddings: Tensor, actions: Tensor, generator: torch.Generator | None) -> RSSMSequence:
         batch, length = embeddings.shape[:2]
@@ -282,19 +305,20 @@ class RSSM(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative ELBO per frame (nats up to the likelihood's constant) and its parts."""
         config = self.config
-        residual = self.residual(frames)  # (B, T, C, H, W)
-        states = self._filter(self.embed(residual), actions, generator)
+        mean, factor = self._whitening()
+        states = self._filter(self._embed(frames, mean, factor), actions, generator)
         hidden, latent = states.hidden, states.latent
         if config.decoded_share < 1.0:
             length = frames.shape[1]
             count = max(1, round(config.decoded_share * length))
             times = torch.randperm(length, generator=generator)[:count].to(frames.device)
-            residual, hidden, latent = residual[:, times], hidden[:, times], latent[:, times]
-        squared = F.mse_loss(self.decode_residual(hidden, latent), residual) * residual[0, 0].numel()
+            frames, hidden, latent = frames[:, times], hidden[:, times], latent[:, times]
+        decoded = self._decode(hidden, latent)  # (B n, C, H, W)
+        squared = kernels.frame_error(decoded, frames.flatten(0, 1), mean, factor).mean()  # of an image
         negative_log_likelihood = squared / (2.0 * config.observation_scale**2)
         dynamics = states.posterior.detach().kl_divergence(states.prior).mean()
         representation = states.posterior.kl_divergence(states.prior.detach()).mean()
         kl = config.dynamics_weight * dynamics.clamp_min(config.free_nats)
         kl = kl + config.representation_weight * representation.clamp_min(config.free_nats)
-        mse = squared / residual[0, 0].numel()
+        mse = squared / decoded[0].numel()
         return negative_log_likelihood + kl, {"mse": mse.detach(), "kl": representation.detach()}

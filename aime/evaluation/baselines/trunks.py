@@ -1,7 +1,8 @@
 """The image networks of the RSSM baselines: frames to features and back, on a coarse grid of a 16th of the side.
 
-Both take residual frames (N, C, H, W), sides multiples of 16, and give flat features (N, F); their decoders start at
-zero, so that training starts exactly at the quality of the mean image.
+Encoders take residual frames times ``INPUT_GAIN`` as patches of their ``patch_size``
+(:func:`aime.kernels.frame_patches`), sides multiples of 16, and give flat features; decoders give residual frames
+(N, C, H, W) and start at zero, so that training starts exactly at the quality of the mean image.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aime.nn import PatchesToImage
 
 PATCH = 4
 INPUT_GAIN = 4.0
-"""Residual frames in [0, 1] are small; an encoder's first layer gets them times this."""
+"""Residual frames in [0, 1] are small; an encoder gets them times this, a power of two, which rounds nothing."""
 
 
 class ConvolutionEncoder(nn.Module):
     """Four stride-2 convolutions of 4 x 4 (Dreamer's encoder, narrow)."""
+
+    patch_size = 1
 
     def __init__(self, image_channels: int, channels: tuple[int, ...]) -> None:
         super().__init__()
@@ -31,10 +32,9 @@ class ConvolutionEncoder(nn.Module):
             layers += [nn.Conv2d(narrow, wide, 4, stride=2, padding=1), nn.SiLU()]
         self.layers = nn.Sequential(*layers, nn.Flatten())
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B * T, F)."""
-        flat = frames.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        features: Tensor = self.layers(INPUT_GAIN * flat)
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> (B * T, F)."""
+        features: Tensor = self.layers(patches.flatten(0, 1).permute(0, 3, 1, 2))
         return features
 
 
@@ -65,6 +65,8 @@ class PatchEncoder(nn.Module):
     the product, which is linear, it costs no second pass over the pixels. Movement is then seen at the first layer.
     """
 
+    patch_size = PATCH
+
     def __init__(self, image_channels: int, channels: tuple[int, ...]) -> None:
         super().__init__()
         first, second, third = _checked(channels, 3)
@@ -78,11 +80,9 @@ class PatchEncoder(nn.Module):
             nn.Flatten(),
         )
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(B, T, C, H, W) -> (B * T, F)."""
-        patches = rearrange(frames, "b t c (h p) (w q) -> b t h w (c p q)", p=PATCH, q=PATCH)
-        # The gain goes to the weights, which are smaller than the frames.
-        banks = F.linear(patches, INPUT_GAIN * self.patches.weight, self.patches.bias)
+    def forward(self, patches: Tensor) -> Tensor:
+        """(B, T, H / 4, W / 4, 16 C) -> (B * T, F)."""
+        banks = self.patches(patches)  # (B, T, H/4, W/4, 2 first)
         still, moving = banks.chunk(2, dim=-1)  # (B, T, H/4, W/4, first) each
         before = torch.cat([moving[:, :1], moving[:, :-1]], dim=1)
         maps = (still + (moving - before)).flatten(0, 1).permute(0, 3, 1, 2)  # (B * T, first, H/4, W/4)
@@ -114,7 +114,7 @@ class PatchDecoder(nn.Module):
         return frames
 
 
-TRUNKS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+TRUNKS: dict[str, tuple[type[ConvolutionEncoder | PatchEncoder], Callable[..., nn.Module]]] = {
     "convolutions": (ConvolutionEncoder, ConvolutionDecoder),
     "patches": (PatchEncoder, PatchDecoder),
 }

@@ -1,0 +1,5 @@
+"""Frames to whitened patches and their changes."""
+
+from .op import frame_patches
+
+__all__ = ["frame_patches"]
