@@ -7,6 +7,8 @@
 #   training     tier 1 from an episode file, on PyTorch's own kernels and on the fused ones, with CUDA graphs and without
 #   tokens       the Perceiver by itself: arms of bench.tokens side by side, a process each
 # usage: gpu.sh [STAGE...]   all of them in this order without one
+#        gpu.sh run ARGUMENT...   the interpreter with these arguments, as in `gpu.sh run -m bench.kernels slot_attention`;
+#                                 what it writes into bench/results/ goes to AIME_GPU_OUT and $OUT as well
 #   PYTHON=python3            the interpreter
 #   AIME_GPU_OUT=DIRECTORY    results go there, to $OUT where that is set, and to bench/results/
 #   AIME_GPU_WORKERS=N        processes of the tests (one a processor, at most 8)
@@ -27,4 +29,15 @@ PYTHONPATH="$PWD/build/gpu:$PWD:$PWD/scripts"
 PYTHONSAFEPATH=1
 TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$PWD/build/gpu/triton-cache}
 export PYTHONPATH PYTHONSAFEPATH TRITON_CACHE_DIR
+if [ "${1:-}" = run ]; then
+    shift
+    mkdir -p bench/results
+    touch build/gpu/started
+    "${PYTHON:-python3}" "$@"
+    status=$?
+    for place in "${AIME_GPU_OUT:-}" "${OUT:-}"; do
+        [ -z "$place" ] || { mkdir -p "$place" && find bench/results -type f -newer build/gpu/started -exec cp {} "$place" \;; }
+    done
+    exit $status
+fi
 exec "${PYTHON:-python3}" scripts/gpu_stages.py "$@"

@@ -57,6 +57,10 @@ def cases() -> dict[str, tuple[Op, list[Tensor]]]:
             [normal(rows, width), 0.3 * normal(rows, width), *density, normal(samples, rows, width)],
         ),
         "slot_attention": (_slots, [normal(2, 100, 64), normal(2, 8, 64), *_slot_weights(normal, 64)]),
+        "slot_attention, columns split": (
+            _slots,
+            [normal(2, 100, 128), normal(2, 8, 128), *_slot_weights(normal, 128)],
+        ),
         "mixture_logistics_nll": (mixture_logistics_nll, _image(normal)),
     }
 

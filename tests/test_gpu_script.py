@@ -91,7 +91,7 @@ def test_contact_reaches_the_first_launch_of_every_op(machine: Path) -> None:
     assert ended.returncode == 1, ended.stderr
     (record,) = out.glob("imagined-100-*-contact.jsonl")
     found = lines(record)
-    assert len(found) == 14  # seven ops, two backends
+    assert len(found) == 16  # seven ops, one of them in both structures, two backends
     for line in found:
         assert not line["passed"]
         # not an import, a name or a shape: the machine has no driver
@@ -116,6 +116,48 @@ def test_the_cuda_tests_are_collected_and_shared_out(machine: Path) -> None:
     assert len(collected) > 100
     assert any(line.startswith("tests/kernels/") for line in collected)
     assert any(line.startswith("tests/world_model/") for line in collected)
+
+
+def owed() -> list[str]:
+    """Commands of the table of what is owed to a GPU, whatever stands in its last column between backticks."""
+    page = (ROOT / "docs" / "kernels" / "h100.md").read_text().partition("## Owed to a GPU")[2]
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| ---")]
+    return [command for row in rows for command in re.findall(r"`([^`]+)`", row.rstrip("| ").rpartition(" | ")[2])]
+
+
+def test_what_is_owed_to_a_gpu_can_be_typed(machine: Path) -> None:
+    """Every command of the page exists, and those that need no installation start in the layout that has none."""
+    commands = owed()
+    assert len(commands) >= 8
+    targets = set(re.findall(r"^([a-z-]+(?: [a-z-]+)*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    known = {name for target in targets for name in target.split()}
+    started: set[str] = set()
+    for command in commands:
+        words = [word for word in command.split() if not re.match(r"[A-Z_]+=", word)]
+        if words[0] == "make":
+            assert set(words[1:]) <= known, command
+            continue
+        assert (ROOT / words[0]).is_file() and os.access(ROOT / words[0], os.X_OK), command
+        if words[:2] == ["scripts/gpu.sh", "run"]:
+            started.add(" ".join(words[2 : 4 if words[2] == "-m" else 3]))
+        if words[3:4] == ["bench.kernels"]:
+            assert words[4] in CASES, command
+    assert len(started) >= 3
+    for entry in sorted(started):
+        ended = run(machine, "run", *entry.split(), "--help", cuda=True)
+        assert ended.returncode == 0 and ended.stdout.startswith("usage:"), (entry, ended.stderr)
+        options = set(re.findall(r"--[a-z-]+", ended.stdout))
+        for command in (command for command in commands if f"run {entry}" in command):
+            assert set(re.findall(r" (--[a-z-]+)", command)) <= options, command
+
+
+def test_a_command_of_its_own_leaves_its_results_where_they_are_looked_for(machine: Path) -> None:
+    out = machine / "run-out"
+    code = "import pathlib, aime.kernels; pathlib.Path('bench/results/own.json').write_text('1')"
+    ended = run(machine, "run", "-c", code, cuda=True, OUT=str(out))
+    assert ended.returncode == 0, ended.stderr
+    assert (out / "own.json").read_text() == "1"
+    assert run(machine, "run", "-c", "raise SystemExit(3)", cuda=True, OUT=str(out)).returncode == 3
 
 
 def test_training_without_episodes_names_the_command_that_makes_them(machine: Path) -> None:

@@ -1,5 +1,6 @@
 """What is measured: for every op, the sizes and the peers. CPU sizes go from AIME's own to a million rows."""
 
+import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -38,6 +39,7 @@ from bench.kernels.case import (
     Contestants,
     Forward,
     Kind,
+    Run,
     kinds,
     nbytes,
     ours,
@@ -262,6 +264,9 @@ def slot_case(
         contestants.add("plain, lucidrains", run, 8 * nbytes(inputs))
     for name, op in ours(device, slot_attention, ("torch", "cpp", "triton")):
         contestants.add(name, training(slot_loss(op, iters), leaves))
+        if name == "aime triton":
+            for other, run in unsplit(training(slot_loss(op, iters), leaves), batch * slots, width):
+                contestants.add(other, run)
     flops = 3 * iters * 4.0 * batch * count * slots * width  # backward twice forward
     size = f"B {batch}, N {count}, S {slots}, D {width}, {iters} iterations{kind.suffix}"
     held, products = 2 * nbytes(*leaves), "tf32" if kind.dtype == torch.float32 else kind.products
@@ -269,6 +274,23 @@ def slot_case(
     return Case(
         "slot_attention", size, contestants.runs, flops, moved, held, nbytes(*leaves), left_out, flops, products
     )
+
+
+def unsplit(run: Run, rows: int, width: int) -> Iterator[tuple[str, Run]]:
+    """The same with a program for 16 slots, where the table of slot_side.py splits columns over programs."""
+    slot_side: Any = importlib.import_module("aime.kernels.slot_attention.slot_side")  # imports Triton
+    table = slot_side.COLUMNS
+    if slot_side.columns(width, rows, 1) is None:
+        return
+
+    def in_one_launch() -> object:
+        slot_side.COLUMNS = ()
+        try:
+            return run()
+        finally:
+            slot_side.COLUMNS = table
+
+    yield "aime triton, 16 slots a program", in_one_launch
 
 
 def absorbed_attention(inputs: Tensor, initial: Tensor, weights: SlotAttentionWeights, iters: int) -> Any:

@@ -1,8 +1,10 @@
-"""Slot attention by the kernels of triton.py and triton_slots.py: all iterations, forward and backward.
+"""Slot attention by the kernels of triton.py and of the slot side: all iterations, forward and backward.
 
-Launches: statistics and first queries, two an iteration; backward two an iteration, the last queries and the gradient
-of the inputs. Small slots take one launch forward and two backward (fused_entry.py). The gradients of the weights are
-products over the slots of all iterations, of one head in one launch (triton_weights.py).
+Launches: statistics, first queries, and in each iteration a pass over the inputs and the slot side; backward the same
+and the gradient of the inputs. The slot side is one launch (fused_rows.py), or some six with columns split over
+programs (fused_columns.py); slot_side.py chooses. Small slots take one launch forward and two backward
+(fused_entry.py). The gradients of the weights are products over the slots of all iterations, of one head in one launch
+(triton_weights.py).
 """
 
 from collections.abc import Sequence
@@ -11,27 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..elementary import all_registers
 from ..launch import launcher
 from ..shapes import accumulation_dtype
-from . import fused_entry
+from . import fused_columns, fused_entry, fused_rows
 from .fused_operator import saved_shapes
-from .triton import (
-    Layout,
-    attend_backward_kernel,
-    attend_kernel,
-    input_gradient,
-    plan,
-    prefetches,
-    product_precision,
-    statistics,
-)
-from .triton_slots import first_queries_kernel, update_backward_kernel, update_kernel
+from .slot_side import Gradients, SlotSide, Structure, empty_pass, slot_side
+from .triton import attend_backward_kernel, attend_kernel, input_gradient, plan, statistics
 from .triton_weights import FUSED_WIDTH, fused_weight_gradients
 from .weight_gradients import weight_gradients
 from .weights import SlotAttentionWeights
-
-BLOCK_ROWS = 16  # slots a program of the slot side, the least that a matrix instruction takes
 
 
 class Saved(NamedTuple):
@@ -44,24 +34,15 @@ class Saved(NamedTuple):
     scalars: Tensor  # (iterations, B S heads, 2)
 
 
-def _slot_options(inputs: Tensor, layout: Layout, width: int) -> dict[str, object]:
-    """Compile-time arguments of the slot side.
+def _structure(side: SlotSide) -> Structure:
+    if side.split is None:
+        return fused_rows
+    return fused_columns
 
-    A program walks through a chain of dependent products, so on Hopper a tile is as large as registers allow
-    and the next one is on its way: 26 steps an update instead of 104 at 128 channels. Elsewhere, and where heads make
-    products narrow, 64 x 32: with 64 x 64 tf32x3 spills on sm_80.
-    """
-    tile = {"BLOCK_O": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 1}
-    if layout.heads == 1 and prefetches():
-        columns = 128 if width > 64 else 64
-        tile = {"BLOCK_O": columns, "BLOCK_K": 64, "num_warps": columns // 16, "num_stages": 2}
-    return {
-        "PRECISION": product_precision(inputs.dtype),
-        "ACC": layout.options["ACC"],
-        "BLOCK_R": BLOCK_ROWS,
-        **tile,
-        **all_registers(),
-    }
+
+def _biases(weights: Sequence[Tensor | None]) -> dict[str, bool]:
+    """Which of the projections have a bias, as the kernels ask."""
+    return dict(zip(("QUERY_BIAS", "KEY_BIAS", "VALUE_BIAS"), (bias is not None for bias in weights[-3:]), strict=True))
 
 
 def _mask_arguments(inputs: Tensor, mask: Tensor | None) -> tuple[Tensor, tuple[int, ...]]:
@@ -96,47 +77,31 @@ def forward(
         return torch.empty_like(slots), attention, Saved(*(torch.empty(shape, **new) for shape in shapes))  # type: ignore[call-overload]
     workspaces = saved_shapes(inputs, slots, hidden, iters, heads)
     w = _contiguous(weights, inputs)
-    biases = {"QUERY_BIAS": weights[-3] is not None, "KEY_BIAS": weights[-2] is not None}
     if fused_entry.fits(inputs, slot_count, width, hidden, heads):
         saved = Saved(*(torch.empty(shape, **new) for shape in workspaces))  # type: ignore[call-overload]
-        every = {**biases, "VALUE_BIAS": weights[-1] is not None}
-        return fused_entry.forward(inputs, slots, attention, saved, w, every, mask, eps, gelu), attention, saved
+        out = fused_entry.forward(inputs, slots, attention, saved, w, _biases(weights), mask, eps, gelu)
+        return out, attention, saved
     layout = plan(inputs, slot_count, heads, dtype)
     mean, inverse = statistics(inputs, layout, dtype)
     rows, wide, scalars = (torch.empty(shape, **new) for shape in workspaces[2:])  # type: ignore[call-overload]
     saved = Saved(mean, inverse, rows, wide, scalars)
     count_rows = batch * slot_count
     rows[0, :, :width] = slots.reshape(count_rows, width)
-    sums = torch.empty(batch, layout.parts, slot_count * heads, channels, **new)  # type: ignore[call-overload]
-    totals = torch.empty(batch, layout.parts, slot_count * heads, **new)  # type: ignore[call-overload]
+    side = slot_side(inputs, (rows, wide, scalars), w, _biases(weights), layout, gelu)
+    structure, given = _structure(side), empty_pass(side)
     coefficients = torch.empty(count_rows * heads, count, **new)  # type: ignore[call-overload]
     out = torch.empty(slots.shape, **new)  # type: ignore[call-overload]
-    options = _slot_options(inputs, layout, width)
-    factor = (width // heads) ** -0.5
-    grid = (-(-count_rows // BLOCK_ROWS),)
-    first_queries_kernel[grid](
-        rows, wide, scalars, count_rows, width, channels, hidden, heads, factor,
-        w.norm_slots_weight, w.norm_slots_bias, w.query_weight, w.query_bias, w.key_weight, w.key_bias,
-        w.norm_inputs_bias, **biases, **options,
-    )  # fmt: skip
+    structure.prepare(side)
+    structure.queries(side, 0)
     counted, mask_strides = _mask_arguments(inputs, mask)
     for iteration in range(iters):
-        last = iteration == iters - 1
         attend_kernel[(batch * layout.parts,)](
             inputs, mean, inverse, wide[iteration], w.norm_inputs_weight, scalars[iteration], counted, coefficients,
-            sums, totals, attention, count, slot_count, channels, heads, eps, layout.parts,
+            *given, attention, count, slot_count, channels, heads, eps, layout.parts,
             *inputs.stride(), *mask_strides, 3 * channels, 2,
-            MASKED=mask is not None, ATTENTION=last, **layout.attend,
+            MASKED=mask is not None, ATTENTION=iteration == iters - 1, **layout.attend,
         )  # fmt: skip
-        update_kernel[grid](
-            sums, totals, rows, wide, scalars, out, iteration, count_rows, slot_count, width, channels, hidden, heads,
-            layout.parts, factor, w.norm_inputs_weight, w.norm_inputs_bias, w.norm_slots_weight, w.norm_slots_bias,
-            w.query_weight, w.key_weight, w.value_weight,
-            w.gru_weight_ih, w.gru_weight_hh, w.gru_bias_ih, w.gru_bias_hh,
-            w.norm_mlp_weight, w.norm_mlp_bias, w.mlp_in_weight, w.mlp_in_bias, w.mlp_out_weight, w.mlp_out_bias,
-            w.query_bias, w.key_bias, w.value_bias,
-            LAST=last, GELU=gelu, VALUE_BIAS=weights[-1] is not None, **biases, **options,
-        )  # fmt: skip
+        structure.update(side, given, out, iteration)
     return out.to(slots.dtype), attention, saved
 
 
@@ -149,45 +114,38 @@ def _backward_by_iteration(
     g_inputs: Tensor | None,
     gradients: tuple[Tensor, Tensor, Tensor],
     w: SlotAttentionWeights,
-    key_bias: bool,
+    biases: dict[str, bool],
     mask: Tensor | None,
     eps: float,
     gelu: bool,
     first: int,
     heads: int,
 ) -> None:
-    """Arguments as `fused_entry.backward`: two launches an iteration, the last queries, the gradient of the inputs."""
+    """Arguments as `fused_entry.backward`: slot side and pass of each iteration, the gradient of the inputs."""
     batch, count, channels = inputs.shape
     slot_count, width = g_slots.shape[1:]
     mean, inverse, rows, wide, scalars = saved
     g_rows, g_wide, g_scalars = gradients
     dtype, iters = rows.dtype, len(wide)
     layout = plan(inputs, slot_count, heads, dtype)
-    hidden, count_rows = w.mlp_in_weight.shape[0], batch * slot_count
+    count_rows = batch * slot_count
     new = {"dtype": dtype, "device": inputs.device}
     g_rows[iters, :, :width] = g_slots.reshape(count_rows, width)
-    part_seen = torch.empty(batch, layout.parts, slot_count * heads, channels, **new)  # type: ignore[call-overload]
-    part_offset = torch.empty(batch, layout.parts, slot_count * heads, **new)  # type: ignore[call-overload]
+    side = slot_side(inputs, (rows, wide, scalars), w, biases, layout, gelu)
+    structure, given = _structure(side), empty_pass(side)
     coefficients = torch.empty(2, iters - first, count_rows * heads, count, **new)  # type: ignore[call-overload]
     along, flat = (torch.empty(batch, count, **new) for _ in range(2))  # type: ignore[call-overload]
-    options = _slot_options(inputs, layout, width)
     counted, mask_strides = _mask_arguments(inputs, mask)
+    structure.prepare(side)
     for iteration in range(iters - 1, first - 2, -1):
-        update_backward_kernel[(-(-count_rows // BLOCK_ROWS),)](
-            part_seen, part_offset, rows, wide, scalars, g_rows, g_wide, g_scalars, iteration,
-            count_rows, slot_count, width, channels, hidden, heads, layout.parts, (width // heads) ** -0.5,
-            w.norm_inputs_weight, w.norm_inputs_bias, w.norm_slots_weight, w.query_weight, w.key_weight, w.value_weight,
-            w.gru_weight_ih, w.gru_weight_hh, w.norm_mlp_weight, w.mlp_in_weight, w.mlp_out_weight, w.key_bias,
-            QUERIES=iteration < iters - 1, UPDATE=iteration >= first, GELU=gelu, KEY_BIAS=key_bias,
-            **options,
-        )  # fmt: skip
+        structure.update_backward(side, given, Gradients(*gradients), iteration, iteration >= first)
         if iteration < first:
             break
         upstream = g_attention if iteration == iters - 1 else None
         attend_backward_kernel[(batch * layout.parts,)](
             inputs, mean, inverse, wide[iteration], w.norm_inputs_weight, scalars[iteration], counted,
             g_wide[iteration, :, 2 * channels :], g_scalars[iteration, :, 1:], inputs if upstream is None else upstream,
-            *coefficients[:, iteration - first], along, flat, part_seen, part_offset,
+            *coefficients[:, iteration - first], along, flat, *given,
             count, slot_count, channels, heads, eps, layout.parts, *inputs.stride(), *mask_strides,
             *((0, 0, 0) if upstream is None else upstream.stride()), 3 * channels, 2, 4 * channels,
             MASKED=mask is not None, ATTENTION=upstream is not None, FIRST=iteration == iters - 1,
@@ -232,8 +190,9 @@ def _weight_gradients(
             result[place] = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
     wanted = [place for place, gradient in enumerate(result) if gradient.numel()]
     if wanted:
-        named = fused_weight_gradients(*workspaces, width, channels, hidden)
-        found = [named[SlotAttentionWeights._fields[place]] for place in wanted]
+        names = [SlotAttentionWeights._fields[place] for place in wanted]
+        named = fused_weight_gradients(*workspaces, width, channels, hidden, names)
+        found = [named[name] for name in names]
         torch._foreach_copy_([result[place] for place in wanted], found)
     return result
 
@@ -278,8 +237,8 @@ def backward(
     g_rows = torch.empty(iters + 1, rows_count, 9 * width + hidden, **new)  # type: ignore[call-overload]
     g_wide = torch.empty(iters, rows_count * heads, 4 * channels, **new)  # type: ignore[call-overload]
     g_scalars = torch.empty(iters, rows_count * heads, 2, **new)  # type: ignore[call-overload]
-    of_inputs, key_bias = g_inputs if needed[0] else None, weights[-2] is not None
-    call = (g_slots, g_attention, saved, inputs, of_inputs, (g_rows, g_wide, g_scalars), w, key_bias, mask, eps, gelu)
+    of_inputs, biases = g_inputs if needed[0] else None, _biases(weights)
+    call = (g_slots, g_attention, saved, inputs, of_inputs, (g_rows, g_wide, g_scalars), w, biases, mask, eps, gelu)
     if fused_entry.fits(inputs, slot_count, width, hidden, heads):
         fused_entry.backward(*call, first)
     else:

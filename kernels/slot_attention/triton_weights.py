@@ -6,6 +6,8 @@ small. A program takes a tile of one product over a part of the rows; the bias i
 rides along. Parts are added afterwards: no atomics, the same bits in every run.
 """
 
+from collections.abc import Collection
+
 import torch
 import triton
 import triton.language as tl
@@ -53,13 +55,16 @@ def norms_job(
     tl.store(target + width + o, of_shift, mask=o < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["WANTED"])
 def weights_kernel(
-    rows, wide, g_rows, g_wide, g_scalars, partial, TOTAL, ROWS, STEP, PART, D, C, F,
+    rows, wide, g_rows, g_wide, g_scalars, partial, TOTAL, ROWS, STEP, PART, D, C, F, WANTED,
     PRECISION: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_W: tl.constexpr,
 ):  # fmt: skip
-    # STEP: rows of an iteration. A job writes its product (I, J), then the sum of its left side (I): see `split`
+    # STEP: rows of an iteration. A job writes its product (I, J), then the sum of its left side (I): see `sizes`;
+    # those without a bit in WANTED end here
     tile, job, part = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    if (WANTED >> job) & 1 == 0:
+        return
     start, end = part * PART, tl.minimum(part * PART + PART, ROWS)
     row_width, g_width = 10 * D + 2 * F, 9 * D + F
     # the job's place in the order of `sizes`
@@ -138,10 +143,22 @@ def sizes(D: int, C: int, F: int) -> dict[str, tuple[int, ...]]:
 
 @launcher
 def fused_weight_gradients(
-    rows: Tensor, wide: Tensor, g_rows: Tensor, g_wide: Tensor, g_scalars: Tensor, D: int, C: int, hidden: int
+    rows: Tensor,
+    wide: Tensor,
+    g_rows: Tensor,
+    g_wide: Tensor,
+    g_scalars: Tensor,
+    D: int,
+    C: int,
+    hidden: int,
+    wanted: Collection[str],
 ) -> dict[str, Tensor]:
-    """Gradients by name, views into one tensor; arguments as `weight_gradients`, one head."""
+    """Gradients by name, views into one tensor; arguments as `weight_gradients`, one head.
+
+    A job makes two of `sizes` in turn; gradients of jobs that have none of `wanted` hold anything.
+    """
     shapes = sizes(D, C, hidden)
+    jobs = {place // 2 for place, name in enumerate(shapes) if name in wanted}
     counts = [torch.Size(shape).numel() for shape in shapes.values()]
     total, count_rows = sum(counts), rows.shape[0] * rows.shape[1]
     part = max(PART_ROWS, BLOCK_ROWS * triton.cdiv(count_rows, BLOCK_ROWS * PARTS))
@@ -153,6 +170,7 @@ def fused_weight_gradients(
     tiles = triton.cdiv(max(3 * D, hidden), block) * triton.cdiv(max(D, C, hidden), block)
     weights_kernel[(tiles, JOBS, parts)](
         rows, wide, g_rows, g_wide, g_scalars, partial, total, count_rows, rows.shape[1], part, D, C, hidden,
+        sum(1 << job for job in jobs),
         PRECISION=product_precision(rows.dtype), ACC=accumulator(rows.dtype), BLOCK=block,
         BLOCK_R=BLOCK_ROWS if narrow else 16, BLOCK_W=max(16, triton.next_power_of_2(max(D, C))),
         num_warps=4 if narrow else 8, num_stages=1, **all_registers(),

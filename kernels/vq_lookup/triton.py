@@ -52,9 +52,10 @@ def target() -> tuple[str, int]:
     return current.backend, current.arch if current.backend == "cuda" else 0
 
 
-# Chosen by registers and shared memory of the ahead-of-time compile, not yet timed on a GPU. A warpgroup of four warps
-# owns 64 rows, the height of Hopper's matrix instruction: with two of them beside each other both multiplied every row.
-# Minimum, index and accumulator are three tiles in registers, 96 numbers a thread; 128 codes a tile would make it 192.
+# Chosen by registers and shared memory of the ahead-of-time compile; an H100 has timed them (docs/kernels/h100.md), but
+# nothing in their place. A warpgroup of four warps owns 64 rows, the height of Hopper's matrix instruction: with two of
+# them beside each other both multiplied every row. Minimum, index and accumulator are three tiles in registers, 96
+# numbers a thread; 128 codes a tile would make it 192.
 def choose_config(rows: int, heads: int, width: int, size: int) -> Config:
     """Rows a program so that the busiest of PROCESSORS has the fewest; of equals the most: codes are read less often.
 

@@ -177,16 +177,19 @@ def slot_cases() -> Iterator[Case]:
     from aime.kernels.slot_attention import fused
 
     shapes = [(8, 256, 8, 64, 64), (32, 1024, 8, 128, 128), (64, 4096, 16, 256, 256), (4, 256, 7, 512, 512)]
-    # heads, a mask, biases, no alignment: the most registers; one head at 128 channels, with tiles of its own; and the
-    # laptop preset's, a program for an entry
+    # heads, a mask, biases, no alignment: the most registers; one head at 128 channels, columns split over programs;
+    # the laptop preset's, a program for an entry
     demanding = [((4, 300, 4, 128, 64), 4), ((32, 1024, 8, 128, 128), 1), ((256, 64, 4, 32, 32), 1)]
     others = [*((shape, 1) for shape in shapes if shape[0] != 32), ((4, 256, 32, 64, 64), 1), ((4, 256, 8, 16, 32), 1)]
-    others += [((256, 64, 7, 32, 32), 1)]
+    others += [
+        ((256, 64, 7, 32, 32), 1),
+        ((8, 256, 8, 128, 96), 1),
+    ]  # the last: the widest tiles of a program for 16 slots
     others += [((4, 256, 16 // heads, 64, 64), heads) for heads in (2, 8, 16)]
     for shape, heads in [*demanding, *(others if EVERY else [])]:
         batch, count, slots, channels, width = shape
         inputs, initial = torch.empty(batch, count, channels), torch.empty(batch, slots, width)
-        weights = slot_weights(channels, width, 2 * width, bias=heads > 1 or (slots == 7 and width == 32))
+        weights = slot_weights(channels, width, 2 * width, bias=heads > 1 or slots == 7)
         attention = torch.empty(batch, slots, count)
         mask = torch.zeros(batch, count, dtype=torch.bool) if slots == 7 or heads > 1 else None
         label = f"{batch}x{count}x{slots}x{channels}x{width}{'' if mask is None else ' masked'} {heads} heads"

@@ -16,7 +16,7 @@ SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65
 OPS = {"vq_lookup", "mixture_kl", "slot_attention", "mixture_logistics"}
 # kernels whose products belong on the matrix unit, and the instructions that use it
 MATRIX_KERNELS = {"lookup_kernel"}
-SLOT_PRODUCTS = ("attend", "update", "entry", "weights")
+SLOT_PRODUCTS = ("attend", "update", "entry", "weights", "queries", "seen", "gates", "hidden", "result", "product")
 MATRIX_UNIT = {"sm_80": "mma.sync", "sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma", "gfx942": "mfma"}
 
 

@@ -6,6 +6,7 @@ On a GPU the same cases run there too, under pytest.mark.cuda (conftest.py).
 import re
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -174,6 +175,23 @@ def test_weights_gradients_of_several_parts_and_both_structures(
     ours = run(OnTarget(target), leaves_of(*tensors, torch.float32))
     for gradient, truth in zip(ours[2], exact[2], strict=True):
         assert (gradient.double() - truth).norm() <= 1e-4 * truth.norm() + 1e-5
+
+
+@pytest.mark.skipif(not dispatch.TRITON_INSTALLED, reason="triton is not installed")
+def test_products_of_weights_that_nobody_asks_for_are_not_made() -> None:
+    """Their place keeps what was in it."""
+    from aime.kernels.slot_attention import triton_weights
+
+    device, (width, hidden, rows) = "cuda" if torch.cuda.is_available() else "cpu", (8, 12, 20)
+    sizes = [(1, rows, 10 * width + 2 * hidden), (1, rows, 3 * width), (2, rows, 9 * width + hidden)]
+    spaces = [torch.ones(*size, device=device) for size in (*sizes, (1, rows, 4 * width), (1, rows, 2))]
+    spaces[2] = spaces[2][:1]
+    wanted = {"key_bias", "mlp_out_weight", "norm_inputs_weight"}
+    with mock.patch.object(torch, "empty", lambda *size, **options: torch.full(size, torch.nan, **options)):
+        found = triton_weights.fused_weight_gradients(*spaces, width, width, hidden, wanted)
+    made = {"key_weight", "key_bias", "mlp_out_weight", "mlp_out_bias", "norm_inputs_weight", "norm_inputs_bias"}
+    assert {name for name, gradient in found.items() if gradient.isfinite().all()} == made
+    assert all(gradient.isnan().all() for name, gradient in found.items() if name not in made)
 
 
 @pytest.mark.parametrize("masked", [False, True])
