@@ -23,12 +23,12 @@ def launcher(function: Callable[Arguments, Result]) -> Callable[Arguments, Resul
     (the interpreter) and tensors of the current device cost one comparison.
 
     Args:
-        function: its first argument is a tensor, and all others are on the same device.
+        function: its first argument is a tensor, or a tuple that begins with one; all others are on the same device.
     """
 
     @wraps(function)
     def guarded(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        first = args[0]
+        first = args[0][0] if isinstance(args[0], tuple) and args[0] else args[0]
         if not isinstance(first, Tensor):
             raise TypeError(f"{function.__qualname__}: expected a tensor as first argument, found {type(first)}")
         if not first.is_cuda or first.get_device() == torch.cuda.current_device():

@@ -29,7 +29,10 @@ TOKENS = {
     "tier1": ("default", "no-neighbourhood", "rotation", "two-books", "four-books", "open", "fast"),
     "laptop": ("default", "no-neighbourhood", "open"),
 }
-OPS = ("vq_lookup", "stick_log_weights", "mixture_kl", "mixture_log_prob", "slot_attention", "mixture_logistics")
+OPS = (
+    *("vq_lookup", "vq_statistics", "stick_log_weights", "mixture_kl", "mixture_log_prob"),
+    *("slot_attention", "mixture_logistics", "frame_patches", "frame_error"),
+)
 # Of `op size`: the sizes of the design, in float32, that torch.compile is timed at.
 COMPILED = r"(65536 x 1024 x 64|N 4096, K 32|K 32, D 64|D 128, 3 iterations|B 128, M 10, 64 x 64)$"
 POLL_SECONDS = 0.2

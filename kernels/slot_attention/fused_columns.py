@@ -7,6 +7,7 @@ shifts, four an update, two for the queries after it where there are any, and on
 from torch import Tensor
 
 from ..elementary import all_registers
+from ..launch import launcher
 from .slot_side import Columns, Gradients, Pass, SlotSide, Tile
 from .triton import prefetches
 from .triton_columns import (
@@ -57,6 +58,7 @@ def _options(side: SlotSide, tile: Tile) -> dict[str, object]:
     }
 
 
+@launcher
 def prepare(side: SlotSide) -> None:
     """As `Structure.prepare`: `side.shifts`."""
     w = side.w
@@ -67,6 +69,7 @@ def prepare(side: SlotSide) -> None:
     )  # fmt: skip
 
 
+@launcher
 def queries(side: SlotSide, iteration: int) -> None:
     """As `Structure.queries`."""
     w, sizes = side.w, (side.slot_count, side.width)
@@ -81,6 +84,7 @@ def queries(side: SlotSide, iteration: int) -> None:
     )  # fmt: skip
 
 
+@launcher
 def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
     """As `Structure.update`."""
     w, layout, options = side.w, side.layout, _options(side, _split(side).product)
@@ -106,6 +110,7 @@ def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
         queries(side, iteration + 1)
 
 
+@launcher
 def _queries_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int) -> None:
     """From the parts of a pass of this iteration to the gradients of its queries and of the slots' LayerNorm."""
     w, layout, options = side.w, side.layout, _options(side, _split(side).product)
@@ -120,6 +125,7 @@ def _queries_backward(side: SlotSide, given: Pass, gradients: Gradients, iterati
     )  # fmt: skip
 
 
+@launcher
 def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int, update: bool) -> None:
     """As `Structure.update_backward`."""
     w, options, sizes = side.w, _options(side, _split(side).product), (side.slot_count, side.width, side.hidden)

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from ..elementary import all_registers
+from ..launch import launcher
 from .slot_side import Gradients, Pass, SlotSide
 from .triton import prefetches
 from .triton_slots import first_queries_kernel, update_backward_kernel, update_kernel
@@ -28,6 +29,7 @@ def prepare(side: SlotSide) -> None:
     """As `Structure.prepare`: nothing."""
 
 
+@launcher
 def queries(side: SlotSide, iteration: int) -> None:
     """As `Structure.queries`, of the first iteration: `update` makes the others'."""
     if iteration:
@@ -40,6 +42,7 @@ def queries(side: SlotSide, iteration: int) -> None:
     )  # fmt: skip
 
 
+@launcher
 def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
     """As `Structure.update`."""
     w, layout = side.w, side.layout
@@ -54,6 +57,7 @@ def update(side: SlotSide, given: Pass, out: Tensor, iteration: int) -> None:
     )  # fmt: skip
 
 
+@launcher
 def update_backward(side: SlotSide, given: Pass, gradients: Gradients, iteration: int, update: bool) -> None:
     """As `Structure.update_backward`."""
     w, layout = side.w, side.layout
