@@ -20,14 +20,14 @@ DEFAULTS: dict[str, dict[str, int]] = {
     },
     "pixels": {
         "num_envs": 16,
-        "train_ratio": 8,
-        "batch_size": 16,
+        "train_ratio": 32,
+        "batch_size": 32,
         "sequence_length": 16,
         "evaluate_every": 2,
         "consecutive": 4,
     },
 }
-"""Values where an option is 0. Pixels cost little to draw and much to learn from: more of them, each replayed less."""
+"""Values where an option is 0. From pixels, batches of 16 and 8 frames replayed for each new one end lower (docs/control.md)."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,16 @@ class ControlConfig:
     num_envs: Annotated[int, Range(0, 4096)] = 0
     """Environments played at once; 0: 16 for pixels, 4 for states."""
     action_repeat: Annotated[int, Range(1, 1000)] = 2
-    """Control steps for which an action is held."""
+    """Control steps for which an action is held. Imagination looks 15 actions ahead: 4 double what it sees of time."""
     preset: Literal["laptop", "tier1", "tier2"] = "laptop"
     """Sizes and learning rate of the pixels' world model, without context and slots. Others than laptop are for a GPU,
     and no run has shown yet what they reach."""
     image_size: Annotated[int, Range(32, 1024)] = 64
     """Side of the frames."""
     train_ratio: Annotated[int, Range(0, 100_000)] = 0
-    """Frames trained on for each frame collected; 0: 8 for pixels, 32 for states."""
+    """Frames trained on for each frame collected; 0: 32."""
     batch_size: Annotated[int, Range(0, 65536)] = 0
-    """Windows of a batch; 0: 16 for pixels, 8 for states."""
+    """Windows of a batch; 0: 32 for pixels, 8 for states."""
     sequence_length: Annotated[int, Range(0, 65536)] = 0
     """Frames of a window; 0: 16 for pixels, 64 for states."""
     consecutive: Annotated[int, Range(0, 65536)] = 0

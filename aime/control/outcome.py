@@ -105,6 +105,19 @@ def final_episodes(agent: Agent, config: ControlConfig, episodes: int) -> Outcom
     return Outcome(played, promised.astype(np.float64), sums.astype(np.float64), horizon, config.action_repeat)
 
 
+def command(config: ControlConfig, minutes: float) -> str:
+    """The command line of a run: task, minutes and seed, and every option that is not the default's."""
+    options: dict[str, Any] = {name: getattr(config, name) for name in ("domain", "task", "observations")}
+    usual = ControlConfig(**options)
+    options |= {"minutes": f"{minutes:g}", "seed": config.seed}
+    names = ("num_envs", "action_repeat", "train_ratio", "time_limit", "preset", "batch_size")
+    options |= {name: getattr(config, name) for name in names if getattr(config, name) != getattr(usual, name)}
+    names = ("gradient", "entropy", "discount", "adversary")
+    learner, its_usual = config.actor_critic, usual.actor_critic
+    options |= {name: getattr(learner, name) for name in names if getattr(learner, name) != getattr(its_usual, name)}
+    return " ".join(["aime control", *(f"--{name.replace('_', '-')} {value}" for name, value in options.items())])
+
+
 def record(
     config: ControlConfig, progress: Progress, outcome: Outcome, minutes: float, device: torch.device | None = None
 ) -> dict[str, Any]:
@@ -113,8 +126,7 @@ def record(
     error = float(returns.std(ddof=1) / np.sqrt(len(returns))) if len(returns) > 1 else None
     return {
         "benchmark": "control",
-        "command": f"aime control --domain {config.domain} --task {config.task} --observations {config.observations} "
-        f"--minutes {minutes:g} --seed {config.seed}",
+        "command": command(config, minutes),
         "task": f"{config.domain}-{config.task}",
         "observations": config.observations,
         "seed": config.seed,

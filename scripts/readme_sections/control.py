@@ -13,7 +13,8 @@ def machine(record: dict[str, Any]) -> str:
     device, config = str(record.get("device", "")), record["config"]
     gpu = f", {device.removeprefix('NVIDIA ').split()[0]}" if device.startswith("NVIDIA") else ""
     more = f", batches of {config['batch_size']}" if config.get("batch_size", 16) > 16 else ""
-    return gpu + more
+    held = f", actions of {config['action_repeat']} control steps" if config["action_repeat"] > 2 else ""
+    return gpu + more + held
 
 
 def control_text() -> str:

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tyro
 
 from aime.cli import main
 from aime.control import collecting
 from aime.control.actor_critic import ActorCriticConfig
 from aime.control.agent import Agent, AgentConfig
+from aime.control.cli import Control
 from aime.control.config import ControlConfig
 from aime.control.loop import control
-from aime.control.outcome import final_episodes, record, write_report
+from aime.control.outcome import command, final_episodes, record, write_report
 from aime.control.replay import Trajectory
 from aime.control.run import begin
 from aime.data.errors import DataError
@@ -197,3 +199,17 @@ def test_a_stop_within_the_first_round_leaves_no_result(
 def _stop_at_once(self: Preemption) -> Preemption:
     self.requested = signal.SIGTERM
     return self
+
+
+def test_the_command_of_a_record_makes_its_run_again() -> None:
+    """Every option that is not the default's is in it; a record used to leave out all but task, minutes and seed."""
+    learner = ActorCriticConfig(gradient="reinforce", adversary=0.5)
+    config = ControlConfig(action_repeat=4, batch_size=16, seed=7, actor_critic=learner)
+    words = command(config, 2.5).split()
+    assert words[:2] == ["aime", "control"]
+    made = tyro.cli(Control, args=words[2:])
+    assert (made.minutes, made.seed, made.action_repeat, made.batch_size) == (2.5, 7, 4, 16)
+    assert (made.gradient, made.adversary, made.train_ratio) == ("reinforce", 0.5, 0)
+    assert command(ControlConfig(), 90).split()[2:] == [
+        *("--domain", "cartpole", "--task", "swingup", "--observations", "pixels", "--minutes", "90", "--seed", "1")
+    ]
