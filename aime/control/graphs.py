@@ -46,20 +46,18 @@ class CapturedActing:
         inputs: dict[str, Input] = {
             "observation": sent(observation, self.generator.device),
             "hidden": None if state is None else state.hidden,
-            "latent": None if state is None else state.latent,
             "lstm_hidden": None if state is None else state.lstm.hidden,
             "lstm_cell": None if state is None else state.lstm.cell,
             "frames": memory,
         }
-        action, hidden, latent, lstm_hidden, lstm_cell, *frames = self._graph(inputs, explore=explore)
+        action, hidden, lstm_hidden, lstm_cell, *frames = self._graph(inputs, explore=explore)
         kept = ObservationMemory(None, frames[0]) if frames else None
-        return action.cpu(), AgentState(hidden, latent, LSTMState(lstm_hidden, lstm_cell), kept)
+        return action.cpu(), AgentState(hidden, LSTMState(lstm_hidden, lstm_cell), kept)
 
     def _act(
         self,
         observation: Tensor,
         hidden: Tensor | None,
-        latent: Tensor | None,
         lstm_hidden: Tensor | None,
         lstm_cell: Tensor | None,
         frames: Tensor | None,
@@ -67,14 +65,13 @@ class CapturedActing:
     ) -> tuple[Tensor, ...]:
         state = None
         if hidden is not None:
-            assert latent is not None
             assert lstm_hidden is not None
             assert lstm_cell is not None
             memory = None if frames is None else ObservationMemory(None, frames)
-            state = AgentState(hidden, latent, LSTMState(lstm_hidden, lstm_cell), memory)
+            state = AgentState(hidden, LSTMState(lstm_hidden, lstm_cell), memory)
         action, after = self.agent.act(observation, state, explore, generator=self.generator)
         kept = () if after.memory is None or after.memory.frames is None else (after.memory.frames,)
-        return action, after.hidden, after.latent, after.lstm.hidden, after.lstm.cell, *kept
+        return action, after.hidden, after.lstm.hidden, after.lstm.cell, *kept
 
 
 class CapturedActorCritic:
@@ -98,7 +95,6 @@ class CapturedActorCritic:
         inputs: dict[str, Input] = {
             "hidden": start.hidden,
             "latent": start.latent,
-            "previous_latent": start.previous_latent,
             "lstm_hidden": start.lstm.hidden,
             "lstm_cell": start.lstm.cell,
             "features": features,
@@ -112,7 +108,6 @@ class CapturedActorCritic:
         self,
         hidden: Tensor,
         latent: Tensor,
-        previous_latent: Tensor,
         lstm_hidden: Tensor,
         lstm_cell: Tensor,
         features: Tensor,
@@ -120,8 +115,7 @@ class CapturedActorCritic:
         continues: Tensor,
         fraction: Tensor,
     ) -> Named:
-        agent = self.agent
-        start = Belief(hidden, latent, previous_latent, LSTMState(lstm_hidden, lstm_cell))
+        agent, start = self.agent, Belief(hidden, latent, LSTMState(lstm_hidden, lstm_cell))
         replayed = (features, rewards, continues)
         return stacked(
             self.actor_critic.learn(

@@ -89,13 +89,11 @@ class WorldModelImaginable:
         # The first action follows the observed latent: candidates share it and differ in the action alone.
         start = state.repeat(count)  # (B N, ...)
         hidden, latent, lstm = start.hidden, start.latent, LSTMState(start.lstm_hidden, start.lstm_cell)
-        previous = start.previous_latent
         acted, hiddens, latents = [], [], []
         for k in range(horizon):
-            hidden, lstm = model.dynamics.step(model.recurrent_input(latent, previous, taken[:, k]), lstm)  # (B N, Hd)
+            hidden, lstm = model.dynamics.step(model.recurrent_input(latent, taken[:, k]), lstm)  # (B N, Hd)
             acted.append(torch.cat([hidden, latent], -1))  # (B N, Hd + D): what the reward of action k is read from
             if k + 1 < horizon or frames or self.value is not None:  # nothing else looks beyond the last reward
-                previous = latent
                 latent, _ = model.sample_next_latent(hidden, latent, self.temperature, generator)  # (B N, D)
             hiddens.append(hidden)
             latents.append(latent)
@@ -117,6 +115,8 @@ class WorldModelImaginable:
 
     def _absorb(self, state: WorldModelState, action: Tensor) -> WorldModelState:
         """The state after its action (B, A); it keeps the memory of frames."""
-        inputs = self.model.recurrent_input(state.latent, state.previous_latent, action.to(state.latent))
-        hidden, lstm = self.model.dynamics.step(inputs, LSTMState(state.lstm_hidden, state.lstm_cell))
+        hidden, lstm = self.model.dynamics.step(
+            self.model.recurrent_input(state.latent, action.to(state.latent)),
+            LSTMState(state.lstm_hidden, state.lstm_cell),
+        )
         return dataclasses.replace(state, hidden=hidden, lstm_hidden=lstm.hidden, lstm_cell=lstm.cell)

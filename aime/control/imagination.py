@@ -2,7 +2,7 @@
 
     f_t = [h_{t-1}, z_t]                  what actor and critic read: the frame is known, the action is not
     a_t ~ actor(f_t)
-    h_t = LSTM(h_{t-1}, [z_t; z_t - z_{t-1}; a_t])
+    h_t = LSTM(h_{t-1}, [z_t; a_t])
     r_t, c_t = heads([h_t, z_t])          of that action
     z_{t+1} ~ prior(h_t, z_t)
 
@@ -27,8 +27,8 @@ class LatentWorld(Protocol):
 
     dynamics: LSTMLayer
 
-    def recurrent_input(self, latent: Tensor, previous_latent: Tensor, actions: Tensor) -> Tensor:
-        """What the recurrence is given of z_t, z_{t-1} and a_t, (B, D), (B, D) and (B, A)."""
+    def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """[z_t; a_t]."""
         ...
 
     def sample_next_latent(
@@ -45,13 +45,11 @@ class Belief:
     Attributes:
         hidden: (B, Hd) h_{t-1}, normalised.
         latent: (B, D) z_t.
-        previous_latent: (B, D) z_{t-1}, 0 at the first frame.
         lstm: raw recurrent state (B, L, Hd) that h_{t-1} is the output of.
     """
 
     hidden: Tensor
     latent: Tensor
-    previous_latent: Tensor
     lstm: LSTMState
 
     @property
@@ -61,8 +59,9 @@ class Belief:
 
     def rows(self, chosen: Tensor) -> Belief:
         """The beliefs of these rows (N,)."""
-        lstm = LSTMState(self.lstm.hidden[chosen], self.lstm.cell[chosen])
-        return Belief(self.hidden[chosen], self.latent[chosen], self.previous_latent[chosen], lstm)
+        return Belief(
+            self.hidden[chosen], self.latent[chosen], LSTMState(self.lstm.hidden[chosen], self.lstm.cell[chosen])
+        )
 
 
 @dataclass(frozen=True)
@@ -102,14 +101,12 @@ def imagine(
         horizon: H.
         generator: source of randomness.
     """
-    hidden, latent, previous, lstm = start.hidden, start.latent, start.previous_latent, start.lstm
+    hidden, latent, lstm = start.hidden, start.latent, start.lstm
     features, actions, acted = [torch.cat([hidden, latent], -1)], [], []  # (B, F) each
     for _ in range(horizon):
         action = actor(features[-1]).sample(generator)  # (B, A)
-        inputs = world.recurrent_input(latent, previous, actor.scaled(action))
-        hidden, lstm = world.dynamics.step(inputs, lstm)  # (B, Hd)
+        hidden, lstm = world.dynamics.step(world.recurrent_input(latent, actor.scaled(action)), lstm)  # (B, Hd)
         acted.append(torch.cat([hidden, latent], -1))  # (B, F): of the action just taken
-        previous = latent
         latent, _ = world.sample_next_latent(hidden, latent, 1.0, generator)  # (B, D)
         features.append(torch.cat([hidden, latent], -1))  # (B, F): of the frame that it led to
         actions.append(action)

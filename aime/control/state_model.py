@@ -129,9 +129,8 @@ class StateWorldModel(nn.Module):
         # bounded, since what was never seen may lie far outside of the first data's spread
         return ((observations.float() - self.mean) / self.spread).clamp(-20, 20)
 
-    def recurrent_input(self, latent: Tensor, previous_latent: Tensor, actions: Tensor) -> Tensor:
-        """[z_t; a_t] (..., D + A); states hold velocities, so that z_{t-1} (..., D) is not needed."""
-        del previous_latent
+    def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """[z_t; a_t] (..., D + A)."""
         return torch.cat([latent, actions.to(latent.dtype)], -1)
 
     def prior_at(
@@ -165,7 +164,7 @@ class StateWorldModel(nn.Module):
         expect_shape(actions, "B T A", "actions", B=sizes["B"], T=sizes["T"], A=self.config.action_size)
         mean, log_scale = self.posterior(observations)  # (B, T, D)
         latent = mean + log_scale.exp() * torch.randn(mean.shape, device=mean.device, generator=generator)  # (B, T, D)
-        hidden, _ = self.dynamics(self.recurrent_input(latent, latent, actions))  # (B, T, Hd)
+        hidden, _ = self.dynamics(self.recurrent_input(latent, actions))  # (B, T, Hd)
         decoded = self.decoder_skip(latent) + self.decoder(latent)  # (B, T, O)
         error = (decoded - self._normalised(observations)) / SCALE  # (B, T, O)
         reconstruction = 0.5 * error.square().sum(-1).mean()

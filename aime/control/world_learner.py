@@ -87,19 +87,19 @@ class WorldLearner(Protocol):
         ...
 
 
-Beliefs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
-"""What a graph returns of `Learnt`: hidden, latent and the one before, LSTM's hidden and cell of the beliefs; ``acted``."""
+Beliefs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What a graph returns of `Learnt`: hidden, latent, LSTM's hidden and cell of the beliefs, and ``acted``."""
 
 
 def packed(start: Belief, acted: Tensor) -> Beliefs:
     """Beliefs as plain tensors."""
-    return start.hidden, start.latent, start.previous_latent, start.lstm.hidden, start.lstm.cell, acted
+    return start.hidden, start.latent, start.lstm.hidden, start.lstm.cell, acted
 
 
 def learnt_from(metrics: dict[str, Tensor], found: Beliefs) -> Learnt:
     """Inverse of `packed`, with metrics."""
-    hidden, latent, previous, lstm_hidden, lstm_cell, acted = found
-    return Learnt(metrics, Belief(hidden, latent, previous, LSTMState(lstm_hidden, lstm_cell)), acted)
+    hidden, latent, lstm_hidden, lstm_cell, acted = found
+    return Learnt(metrics, Belief(hidden, latent, LSTMState(lstm_hidden, lstm_cell)), acted)
 
 
 def inputs_of(batch: ReplayBatch) -> dict[str, Tensor]:

@@ -25,13 +25,11 @@ class AgentState:
 
     Attributes:
         hidden: (B, Hd) h_t.
-        latent: (B, D) z_t.
         lstm: raw recurrent state (B, L, Hd).
         memory: of earlier frames; None for states.
     """
 
     hidden: Tensor
-    latent: Tensor
     lstm: LSTMState
     memory: ObservationMemory | None
 
@@ -76,8 +74,7 @@ def see(
     if before is None:
         start = world.dynamics.initial_state(batch)
         memory = None if isinstance(world, StateWorldModel) else first_state(world, batch).memory
-        nothing = start.hidden.new_zeros(batch, world.config.latent_dim)
-        before = AgentState(world.dynamics.output(start), nothing, start, memory)
+        before = AgentState(world.dynamics.output(start), start, memory)
     if isinstance(world, StateWorldModel):
         center, log_scale = world.posterior(observations)  # (B, D) each
         memory = None
@@ -89,7 +86,7 @@ def see(
     if not mean:
         noise = torch.randn(center.shape, device=center.device, generator=generator)
         latent = center + log_scale.exp() * noise  # (B, D)
-    return Belief(before.hidden, latent, before.latent, before.lstm), memory
+    return Belief(before.hidden, latent, before.lstm), memory
 
 
 def first_state(world: DPGMMVariationalRecurrentAutoencoder, batch: int) -> WorldModelState:
@@ -99,9 +96,8 @@ def first_state(world: DPGMMVariationalRecurrentAutoencoder, batch: int) -> Worl
 
 def absorb(world: World, belief: Belief, actions: Tensor, memory: ObservationMemory | None) -> AgentState:
     """The state after the actions (B, A) were taken."""
-    inputs = world.recurrent_input(belief.latent, belief.previous_latent, actions)
-    hidden, lstm = world.dynamics.step(inputs, belief.lstm)  # (B, Hd)
-    return AgentState(hidden, belief.latent, lstm, memory)
+    hidden, lstm = world.dynamics.step(world.recurrent_input(belief.latent, actions), belief.lstm)  # (B, Hd)
+    return AgentState(hidden, lstm, memory)
 
 
 @torch.no_grad()
@@ -115,13 +111,11 @@ def beliefs(world: World, latent: Tensor, actions: Tensor) -> tuple[Belief, Tens
     """
     batch, length = latent.shape[:2]
     start = world.dynamics.initial_state(batch)
-    previous = torch.cat([torch.zeros_like(latent[:, :1]), latent[:, :-1]], 1)  # (B, T, D)
-    inputs = world.recurrent_input(latent, previous, actions)
-    hidden, raw = world.dynamics.unroll(inputs, start)  # (B, T, Hd), (B, T, L, Hd)
+    hidden, raw = world.dynamics.unroll(world.recurrent_input(latent, actions), start)  # (B, T, Hd), (B, T, L, Hd)
     before = torch.cat([world.dynamics.output(start)[:, None], hidden[:, :-1]], 1)  # (B, T, Hd)
     lstm = LSTMState(
         torch.cat([start.hidden[:, None], raw.hidden[:, :-1]], 1).flatten(0, 1),  # (B T, L, Hd)
         torch.cat([start.cell[:, None], raw.cell[:, :-1]], 1).flatten(0, 1),
     )
-    rows = Belief(before.flatten(0, 1), latent.flatten(0, 1), previous.flatten(0, 1), lstm)
+    rows = Belief(before.reshape(batch * length, -1), latent.reshape(batch * length, -1), lstm)
     return rows, torch.cat([hidden, latent], -1)

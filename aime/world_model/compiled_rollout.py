@@ -127,7 +127,7 @@ def run_forward(
     *plain, bias_ih, bias_hh = (weight.detach().float().contiguous() for weight in weights)
     sticks = tuple(weight.detach().contiguous() for weight in stick_layers(parts))
     width, stick_width = config.prior_hidden_dim, len(sticks[1]) if sticks else 0
-    pair = -(-(2 * latent + config.action_size + hidden) // 2) * 2  # a whole number of pairs
+    pair = -(-(latent + config.action_size + hidden) // 2) * 2  # a whole number of pairs
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.empty(shape, dtype=dtype)
@@ -173,7 +173,7 @@ def run_backward(record: Record, g_hiddens: Tensor, g_latents: Tensor) -> tuple[
     conditions, active, joined = (record.narrow_rows(index) for index in (2, 3, 4))
     gates, linear, last = (part.flatten(0, 1) for part in rows)
     joint = (gates.t() @ joined).float()  # (4 Hd, I + Hd and the pair's other half)
-    inputs = 2 * latent + action
+    inputs = latent + action
     weights = (
         *((linear.t() @ conditions).float(), first_bias, norm, norm_bias),
         *((last.t() @ active).float(), last_bias, persistence, top_norm, top_norm_bias),

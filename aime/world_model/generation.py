@@ -118,14 +118,14 @@ def advance(
         lstm_hidden=state.lstm_hidden,
         lstm_cell=state.lstm_cell,
         latent=latent,
-        previous_latent=state.latent,
         context=context.to(latent.dtype),
         attention_map=maps,
         attention_hidden=attention_hidden,
     )
     taken = action if isinstance(action, Tensor) else action(arrived)  # (B, A)
-    inputs = parts.recurrent_input(latent, state.latent, taken)  # (B, 2 D + A)
-    hidden, lstm = parts.dynamics.step(inputs, LSTMState(state.lstm_hidden, state.lstm_cell))
+    hidden, lstm = parts.dynamics.step(
+        parts.recurrent_input(latent, taken), LSTMState(state.lstm_hidden, state.lstm_cell)
+    )
     return arrived.after(hidden, lstm.hidden, lstm.cell)
 
 

@@ -155,13 +155,13 @@ def infer(
     """
     state = state or parts.initial_state(latent.shape[0])
     before = LSTMState(state.lstm_hidden, state.lstm_cell)
-    previous_latent = torch.cat([state.latent[:, None].to(latent.dtype), latent[:, :-1]], 1)  # (B, T, D)
-    inputs = parts.recurrent_input(latent, previous_latent, actions)  # (B, T, 2 D + A)
+    inputs = parts.recurrent_input(latent, actions)  # (B, T, D + A)
     lstm = None
     if every_state:
         hidden, lstm = parts.dynamics.unroll(inputs, before)  # (B, T, Hd)
     else:
         hidden, _ = parts.dynamics(inputs, before)  # (B, T, Hd)
+    previous_latent = torch.cat([state.latent[:, None].to(latent.dtype), latent[:, :-1]], 1)  # (B, T, D)
     previous_hidden = torch.cat([state.hidden[:, None].to(hidden.dtype), hidden[:, :-1]], 1)  # (B, T, Hd)
     return Inferred(latent, hidden, previous_latent, previous_hidden, lstm)
 
@@ -198,7 +198,6 @@ def observe(
         lstm_hidden=inferred.lstm.hidden,
         lstm_cell=inferred.lstm.cell,
         latent=latent,
-        previous_latent=inferred.previous_latent,
         context=seen.context,
         attention_map=seen.maps,
         attention_hidden=attention_hidden,

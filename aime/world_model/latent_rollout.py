@@ -1,7 +1,7 @@
 """Rollouts of recurrence and prior on the model's own samples, with gradients through the samples: one fused operation.
 
     z_j = m_k + lambda * z_{j-1} + exp(s_k) eps_j,   (m, s) = components([h_j; c^_j]),   k ~ pi([h_j; c^_j])
-    h_{j+1} = LayerNorm(LSTM([z_j; MOTION (z_j - z_{j-1}); a_j]))
+    h_{j+1} = LayerNorm(LSTM([z_j; a_j]))
 
 A rollout is a chain of small products, and under autograd most of its time is bookkeeping: a node for every operation,
 a product and a sum into the whole weight for every frame. Here the forward pass records what the backward pass needs in
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from aime.generative_prior.networks import LOG_LIMIT, smooth_bound
 from aime.temporal_dynamics import LSTMState
 from aime.world_model.compiled_rollout import CompiledRollout, compiled_obstacle
-from aime.world_model.parts import MOTION, WorldModelParts
+from aime.world_model.parts import WorldModelParts
 
 
 @dataclass(frozen=True)
@@ -134,10 +134,8 @@ class Rollout(torch.autograd.Function):
         hiddens, latents = [], []
         with torch.autocast(raw.device.type, enabled=False):
             for j in range(actions.shape[1]):
-                previous = latent
-                latent = recorder.sample(hidden, previous, noise.sticks[j], noise.choice[j], noise.normal[j])  # (B, D)
-                inputs = torch.cat([latent, MOTION * (latent - previous), actions[:, j]], 1)  # (B, 2 D + A)
-                hidden, raws, cells = recorder.absorb(inputs, raws, cells)  # (B, Hd)
+                latent = recorder.sample(hidden, latent, noise.sticks[j], noise.choice[j], noise.normal[j])  # (B, D)
+                hidden, raws, cells = recorder.absorb(torch.cat([latent, actions[:, j]], 1), raws, cells)  # (B, Hd)
                 hiddens.append(hidden)
                 latents.append(latent)
         ctx.recorder, ctx.layers = recorder, layers
@@ -249,9 +247,8 @@ class Recorder:
                 delta, g_cells[k] = slopes[k].step(j, g_x + g_raws[k], g_cells[k])  # (B, 4 Hd), (B, Hd)
                 g_joined = self.product(delta, self.joint[k])  # (B, I + Hd)
                 g_x, g_raws[k] = g_joined[:, :-width], g_joined[:, -width:]
-            sizes = [self.latent_size, self.latent_size, g_x.shape[1] - 2 * self.latent_size]
-            g_z, g_motion, g_action = g_x.split(sizes, 1)  # (B, D), (B, D), (B, A)
-            g_latent = g_latent + g_latents[j] + g_z + MOTION * g_motion  # (B, D), of z_j
+            g_z, g_action = g_x[:, : self.latent_size], g_x[:, self.latent_size :]  # (B, D), (B, A)
+            g_latent = g_latent + g_latents[j] + g_z  # (B, D), of z_j
             g_own = torch.stack([g_latent, g_latent * kept["slope"][j]], 1)  # (B, 2, D)
             g_outputs = (kept["chosen"][j][:, None, :, None] * g_own[:, :, None]).flatten(1)  # (B, 2 K D)
             g_normed = torch.ops.aten.silu_backward(self.product(g_outputs, self.last), kept["normed"][j])  # (B, W)
@@ -259,7 +256,7 @@ class Recorder:
             self.keep(g_hidden=g_hidden, g_latent=g_latent, g_outputs=g_outputs, g_normed=g_normed)
             self.keep(g_linear=g_linear, g_action=g_action)
             g_hidden = self.product(g_linear, first)  # (B, Hd), of h_j; the foreseen context is a constant
-            g_latent = g_latent * self.persistence - MOTION * g_motion  # (B, D), of z_{j-1}
+            g_latent = g_latent * self.persistence  # (B, D), of z_{j-1}
         g_actions = torch.stack(kept["g_action"][::-1], 1)  # (B, N, A)
         given = (g_actions, g_hidden, g_latent, torch.stack(g_raws, 1), torch.stack(g_cells, 1))
         return given, self.weight_gradients(slopes)

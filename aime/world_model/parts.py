@@ -23,8 +23,6 @@ from aime.world_model.state import ObservationMemory, WorldModelState
 
 CONTRAST = 4.0
 """Factor on whitened frames for the networks: what differs from the mean image has a small variance."""
-MOTION = 3.0
-"""Factor on z_t - z_{t-1} beside z_t for the recurrence: as large as z_t, or its gates hardly see it (docs/ablations.md)."""
 
 
 class WorldModelParts(nn.Module):
@@ -66,7 +64,7 @@ class WorldModelParts(nn.Module):
         if config.attention_in_posterior:
             self.attention = make_attention(config, trunk.channels[self.attention_level])
         self.dynamics = LSTMLayer(
-            2 * config.latent_dim + config.action_size,
+            config.latent_dim + config.action_size,
             config.hidden_dim,
             config.num_lstm_layers,
             orthogonal=config.orthogonal,
@@ -222,7 +220,6 @@ class WorldModelParts(nn.Module):
             lstm_hidden=recurrent.hidden,
             lstm_cell=recurrent.cell,
             latent=self.mean_image.new_zeros(batch, config.latent_dim),
-            previous_latent=self.mean_image.new_zeros(batch, config.latent_dim),
             context=self.mean_image.new_zeros(batch, config.context_size),
             attention_map=nothing if attention is None else attention.uniform_map(batch),
             attention_hidden=nothing[:, None] if attention is None else attention.prior_net.initial_state(batch),
@@ -237,15 +234,10 @@ class WorldModelParts(nn.Module):
         """KL (...) of the sticks in nats, times ``stick_kl_weight``."""
         return self.config.stick_kl_weight * self.prior.stick_kl(prior)
 
-    def recurrent_input(self, latent: Tensor, previous_latent: Tensor, actions: Tensor) -> Tensor:
-        """[z_t; MOTION (z_t - z_{t-1}); a_t] (..., 2 D + A), the input of the recurrence.
-
-        What moves, and how fast, is the difference of two latents. A recurrence that is shown one at a time has to keep
-        the last as it was to find it, through gates that z_t itself saturates.
-        """
+    def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
+        """[z_t; a_t] (..., D + A), the input of the recurrence."""
         expect_shape(actions, "B T A" if actions.dim() == 3 else "B A", "actions", A=self.config.action_size)
-        motion = MOTION * (latent - previous_latent.to(latent.dtype))  # (..., D)
-        return torch.cat([latent, motion, actions.to(latent.dtype)], -1)
+        return torch.cat([latent, actions.to(latent.dtype)], -1)
 
     def prior_at(
         self,

@@ -100,11 +100,9 @@ def follow(
     latent = parts.draw(posterior, noise)  # (B, T, D)
     start = parts.initial_state(latent.shape[0])
     before = LSTMState(start.lstm_hidden, start.lstm_cell)
-    latents = torch.cat([start.latent[:, None], latent], 1)  # (B, T + 1, D)
-    inputs = parts.recurrent_input(latent, latents[:, :-1], actions)  # (B, T, 2 D + A)
-    hidden, after = parts.dynamics(inputs, before)  # (B, T, Hd)
+    hidden, after = parts.dynamics(parts.recurrent_input(latent, actions), before)  # (B, T, Hd)
     hidden = torch.cat([start.hidden[:, None].to(hidden.dtype), hidden], 1)  # (B, T + 1, Hd)
-    return Followed(hidden, latents, after)
+    return Followed(hidden, torch.cat([start.latent[:, None], latent], 1), after)
 
 
 def before_rolled(
@@ -137,8 +135,8 @@ def roll_groups(
     hiddens, latents = [], []
     for action in actions.unbind(1):
         prior, _ = parts.prior_at(hidden, latent, generator=generator)
-        previous, latent = latent, parts.prior.sample(prior, generator=generator)  # (B, D) each
-        hidden, lstm = parts.dynamics.step(parts.recurrent_input(latent, previous, action), lstm)  # (B, Hd)
+        latent = parts.prior.sample(prior, generator=generator)  # (B, D)
+        hidden, lstm = parts.dynamics.step(parts.recurrent_input(latent, action), lstm)  # (B, Hd)
         hiddens.append(hidden)
         latents.append(latent)
     return torch.stack(hiddens, 1), torch.stack(latents, 1)

@@ -34,7 +34,6 @@ class WorldModelState:
         lstm_hidden: (B, L, Hd) raw recurrent state.
         lstm_cell: (B, L, Hd).
         latent: (B, D) z_t.
-        previous_latent: (B, D) z_{t-1}; 0 before the first frame.
         context: (B, Cc) c_t, or its prediction in imagination.
         attention_map: (B, R, R) A_t, sums to 1.
         attention_hidden: (B, F, R, R) state of the attention prior.
@@ -45,7 +44,6 @@ class WorldModelState:
     lstm_hidden: Tensor
     lstm_cell: Tensor
     latent: Tensor
-    previous_latent: Tensor
     context: Tensor
     attention_map: Tensor
     attention_hidden: Tensor

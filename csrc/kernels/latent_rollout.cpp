@@ -129,7 +129,7 @@ class Call {
 
   float narrowed(float value) const { return block.sizes.bfloat16 ? rounded(value) : value; }
 
-  // Input and recurrent weights side by side, (4 Hd, 2 D + A + Hd).
+  // Input and recurrent weights side by side, (4 Hd, D + A + Hd).
   const float* join() {
     const std::int64_t inputs = block.sizes.inputs();
     const std::int64_t hidden = block.sizes.hidden;

@@ -22,15 +22,14 @@ struct RolloutSizes {
   std::int64_t action;       // A
   bool bfloat16;             // matrices are multiplied in bfloat16 and summed in float32; else all is float32
 
-  std::int64_t inputs() const { return 2 * latent + action; }
-  std::int64_t joined() const { return (inputs() + hidden + 1) / 2 * 2; }  // stride of [z; motion; a; h], a whole pair
+  std::int64_t inputs() const { return latent + action; }
+  std::int64_t joined() const { return (inputs() + hidden + 1) / 2 * 2; }  // stride of [z; a; h], a whole pair
   std::int64_t outputs() const { return 2 * components * latent; }
   // length of RolloutGradients::vectors
   std::int64_t vectors() const { return 3 * width + 6 * hidden + outputs() + latent; }
 };
 
 constexpr std::int64_t kRolloutMultiple = 16;
-constexpr float kMotion = 3.0F;  // factor on z_j - z_{j-1}, the motion: MOTION of aime/world_model/parts.py
 
 // Row-major float32, as PyTorch has them.
 struct RolloutWeights {
@@ -43,7 +42,7 @@ struct RolloutWeights {
   const float* persistence;
   const float* top_norm;
   const float* top_norm_bias;
-  const float* input;        // (4 Hd, 2 D + A): gates i, f, g, o
+  const float* input;        // (4 Hd, D + A): gates i, f, g, o
   const float* recurrent;    // (4 Hd, Hd)
   const float* gate_bias;    // (4 Hd), both biases together
   const float* stick_first;  // (stick_width, Hd); this and the rest null where there is one component
@@ -72,7 +71,7 @@ struct RolloutRecord {
   float* latents;        // (B, N, D)
   void* conditions;      // (N, B, Hd) narrow: h before each frame
   void* active;          // (N, B, W) narrow: input of the prior's last layer
-  void* joined;          // (N, B, joined()) narrow: [z; motion; a; h of the recurrence before]
+  void* joined;          // (N, B, joined()) narrow: [z; a; h of the recurrence before]
   float* gates;          // (N, B, 4 Hd), squashed
   float* cells;          // (N + 1, B, Hd)
   float* top_normal;     // (N, B, Hd), the recurrence's output normalised
@@ -121,7 +120,7 @@ struct PackedMatrix {
 // Memory of a call, float32 and padded with zeros where the width is. A row of a product's result has the matrix's
 // padded columns.
 struct RolloutScratch {
-  float* gates;        // result of the gates' product; backward: of the gradients' into [z; motion; a; h]
+  float* gates;        // result of the gates' product; backward: of the gradients' into [z; a; h]
   float* linear;       // result of the first layer's; backward: of the gradients' into h
   float* stick_first;  // results of the sticks' layers
   float* stick_last;
@@ -144,7 +143,7 @@ struct RolloutBlock {
   RolloutRecord record;
   RolloutGradients gradients;
   PackedMatrix first;        // forward: Hd x W; backward: W x Hd
-  PackedMatrix joint;        // forward: (2 D + A + Hd) x 4 Hd; backward: 4 Hd x (2 D + A + Hd)
+  PackedMatrix joint;        // forward: (D + A + Hd) x 4 Hd; backward: 4 Hd x (D + A + Hd)
   PackedMatrix stick_first;  // forward only, float32
   PackedMatrix stick_last;
   const float* last;             // forward: K x W x (means, scales: latent_width each); backward: 2 K D x W

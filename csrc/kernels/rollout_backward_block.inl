@@ -93,7 +93,7 @@ AIME_TARGET inline void absorb_backward(const RolloutBlock& block, std::int64_t 
   multiply_narrow(block, block.gradients.gates, j * sizes.batch * 4 * size, 4 * size, block.joint, scratch.gates);
   for (std::int64_t r = 0; r < sizes.batch; ++r) {
     const float* g = scratch.gates + r * block.joint.columns;
-    std::copy_n(g + 2 * sizes.latent, sizes.action, block.gradients.actions + (r * sizes.frames + j) * sizes.action);
+    std::copy_n(g + sizes.latent, sizes.action, block.gradients.actions + (r * sizes.frames + j) * sizes.action);
     std::copy_n(g + sizes.inputs(), size, scratch.raw + r * size);
   }
 }
@@ -174,12 +174,12 @@ AIME_TARGET inline void sample_backward(const RolloutBlock& block, std::int64_t 
   for (std::int64_t r = 0; r < sizes.batch; ++r) {
     const std::int64_t at = j * sizes.batch + r;
     const std::int64_t frame = (r * sizes.frames + j) * sizes.latent;
-    const float* previous = latent_before(block, r, j);
+    const float* previous =
+        j == 0 ? block.inputs.latent + r * sizes.latent : block.record.latents + frame - sizes.latent;
     const float* from_gates = scratch.gates + r * block.joint.columns;
-    const float* from_motion = from_gates + sizes.latent;
     float* g_latent = scratch.latents + r * scratch.latent_width;
     for (std::int64_t d = 0; d < sizes.latent; ++d) {
-      g_latent[d] += block.gradients.latents[frame + d] + from_gates[d] + kMotion * from_motion[d];
+      g_latent[d] += block.gradients.latents[frame + d] + from_gates[d];
       sums.persistence[d] += g_latent[d] * previous[d];
     }
     spread_outputs(block, at, g_latent, g_own, row, sums);
@@ -188,9 +188,7 @@ AIME_TARGET inline void sample_backward(const RolloutBlock& block, std::int64_t 
                        sizes.width, sums.norm, sums.norm_bias, g_normed);
     for (std::int64_t i = 0; i < sizes.width; i += kLanes) add(sums.first_bias + i, load(g_normed + i));
     narrow(block, g_normed, sizes.width, block.gradients.linear, at * sizes.width);
-    for (std::int64_t d = 0; d < sizes.latent; ++d) {
-      g_latent[d] = g_latent[d] * block.persistence[d] - kMotion * from_motion[d];
-    }
+    for (std::int64_t d = 0; d < sizes.latent; ++d) g_latent[d] *= block.persistence[d];
   }
   multiply_narrow(block, block.gradients.linear, j * sizes.batch * sizes.width, sizes.width, block.first,
                   scratch.linear);

@@ -173,25 +173,15 @@ AIME_TARGET inline void step_cell(const RolloutBlock& block, const float* linear
   }
 }
 
-// z (D) of row r before frame j.
-AIME_INLINE const float* latent_before(const RolloutBlock& block, std::int64_t r, std::int64_t j) {
-  const RolloutSizes& sizes = block.sizes;
-  if (j == 0) return block.inputs.latent + r * sizes.latent;
-  return block.record.latents + (r * sizes.frames + j - 1) * sizes.latent;
-}
-
-// Recurrence and its LayerNorm after z, its motion and the action of frame j.
+// Recurrence and its LayerNorm after z and the action of frame j.
 AIME_TARGET inline void absorb(const RolloutBlock& block, std::int64_t j) {
   const RolloutSizes& sizes = block.sizes;
   const RolloutScratch& scratch = block.scratch;
   float* row = scratch.row;
   row[sizes.joined() - 1] = 0.0F;  // the pair's other half, where the number of inputs is odd
   for (std::int64_t r = 0; r < sizes.batch; ++r) {
-    const float* latent = scratch.latents + r * scratch.latent_width;
-    const float* before = latent_before(block, r, j);
-    std::copy_n(latent, sizes.latent, row);
-    for (std::int64_t d = 0; d < sizes.latent; ++d) row[sizes.latent + d] = kMotion * (latent[d] - before[d]);
-    std::copy_n(block.inputs.actions + (r * sizes.frames + j) * sizes.action, sizes.action, row + 2 * sizes.latent);
+    std::copy_n(scratch.latents + r * scratch.latent_width, sizes.latent, row);
+    std::copy_n(block.inputs.actions + (r * sizes.frames + j) * sizes.action, sizes.action, row + sizes.latent);
     std::copy_n(scratch.raw + r * sizes.hidden, sizes.hidden, row + sizes.inputs());
     narrow(block, row, sizes.joined(), block.record.joined, (j * sizes.batch + r) * sizes.joined());
   }

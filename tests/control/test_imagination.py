@@ -67,7 +67,7 @@ class CountingWorld:
 
     dynamics = CountingDynamics()
 
-    def recurrent_input(self, latent: Tensor, previous_latent: Tensor, actions: Tensor) -> Tensor:
+    def recurrent_input(self, latent: Tensor, actions: Tensor) -> Tensor:
         return torch.cat([latent, actions], -1)
 
     def sample_next_latent(self, hidden: Tensor, latent: Tensor, *_: object) -> tuple[Tensor, None]:
@@ -77,7 +77,7 @@ class CountingWorld:
 def test_credit_goes_to_the_action_that_earned_it() -> None:
     """Rewards are read from a state that has absorbed their own action and no later one."""
     actor = Actor(2, [-1.0], [1.0], width=4)
-    start = Belief(*[torch.zeros(1, 1)] * 4)  # type: ignore[arg-type]
+    start = Belief(torch.zeros(1, 1), torch.zeros(1, 1), torch.zeros(1, 1))  # type: ignore[arg-type]
     seen: list[Tensor] = []
 
     def reward(features: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ def test_beliefs_at_every_frame_equal_single_steps() -> None:
         assert torch.allclose(rows.hidden[at], hidden, atol=1e-5)
         assert torch.allclose(rows.lstm.cell[at], state.cell, atol=1e-5)
         assert torch.equal(rows.latent[at], latent[:, t])
-        hidden, state = world.dynamics.step(world.recurrent_input(latent[:, t], rows.previous_latent[at], actions[:, t]), state)
+        hidden, state = world.dynamics.step(world.recurrent_input(latent[:, t], actions[:, t]), state)
         assert torch.allclose(acted[:, t, :8], hidden, atol=1e-5)
 
 

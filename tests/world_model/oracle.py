@@ -84,7 +84,7 @@ def forward_per_frame(
         attended = model.attention.posterior_net(seen["maps"][model.attention_level], hidden[:, :0], context)
         conditions = torch.cat([context, attended.slots.flatten(1), attended.coords], 1)
         posterior = model.encoder.posterior(seen["maps"], conditions)
-        previous, latent = latent, posterior.rsample(noise.latent[:, t])
+        latent = posterior.rsample(noise.latent[:, t])
         attention_map = attended.map
         decoded = model.decoder(latent, hidden)
         image = frames[:, t] / 4.0 * model.pixels.spread + model.pixels.mean
@@ -107,7 +107,7 @@ def forward_per_frame(
         )
         if "cross_entropy" in seen:
             keep(cross_entropy=seen["cross_entropy"])
-        hidden, lstm = model.dynamics.step(model.recurrent_input(latent, previous, actions[:, t]), lstm)
+        hidden, lstm = model.dynamics.step(model.recurrent_input(latent, actions[:, t]), lstm)
         keep(hidden_states=hidden)
     return assemble(model, rows, rewards, continues)
 

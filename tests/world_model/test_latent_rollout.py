@@ -38,9 +38,8 @@ def rolled_by_autograd(
         chosen = (log_weights + noise.choice[j]).argmax(-1)
         outputs = model.prior.component_net.network(conditions).unflatten(-1, (2, model.config.max_components, -1))
         mean, scale = (outputs * F.one_hot(chosen, model.config.max_components)[:, None, :, None]).sum(2).unbind(1)
-        previous = latent
-        latent = mean + model.persistence * previous + smooth_bound(scale).exp() * noise.normal[j]
-        hidden, lstm = model.dynamics.step(torch.cat([latent, 3 * (latent - previous), actions[:, j]], -1), lstm)
+        latent = mean + model.persistence * latent + smooth_bound(scale).exp() * noise.normal[j]
+        hidden, lstm = model.dynamics.step(torch.cat([latent, actions[:, j]], -1), lstm)
         hiddens.append(hidden)
         latents.append(latent)
     return torch.stack(hiddens, 1), torch.stack(latents, 1)
