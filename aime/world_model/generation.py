@@ -3,7 +3,7 @@
     c^_t = context_predictor(h_{t-1})
     z_t ~ p(z_t | h_{t-1}, c^_t, z_{t-1})
     A_t = attention prior(A_{t-1}, h_{t-1}, z_{t-1})
-    h_t = LSTM(h_{t-1}, [z_t; z_t - z_{t-1}; a_t])
+    h_t = LSTM(h_{t-1}, [z_t; a_t])
     x_t ~ p(x_t | z_t, h_{t-1}),  r_t, continue_t ~ heads(h_t)
 
 Nothing here sees a frame: what plans or acts in imagination needs this file alone.

@@ -3,7 +3,7 @@
     features, tokens, context    c_t = Perceiver(tokens of x_{<= t})
     slots and map                A_t = slots(x_t, c_t)
     posterior                    z_t ~ q(z_t | x_t, c_t, slots of x_t)
-    recurrence                   h_t = LSTM(h_{t-1}, [z_t; z_t - z_{t-1}; a_t])
+    recurrence                   h_t = LSTM(h_{t-1}, [z_t; a_t])
 
 Everything but the recurrence is one call on B * T frames. The recurrence is given no context: c_t comes free of any
 KL, so what h took from it would be missing in imagination, where it is a function of h.

@@ -212,7 +212,7 @@ class Recorder:
         return latent
 
     def absorb(self, x: Tensor, raws: list[Tensor], cells: list[Tensor]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """h (B, Hd) and raw states after an input x (B, 2 D + A)."""
+        """h (B, Hd) and raw states after an input x (B, D + A)."""
         new_raws, new_cells = [], []
         for k, (raw, cell) in enumerate(zip(raws, cells, strict=True)):
             joined = torch.cat([x, raw], 1)  # (B, I + Hd)
