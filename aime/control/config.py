@@ -27,7 +27,7 @@ DEFAULTS: dict[str, dict[str, int]] = {
         "consecutive": 4,
     },
 }
-"""Values where an option is 0. From pixels, batches of 16 and 8 frames replayed for each new one end lower (docs/control.md)."""
+"""Values where an option is 0. From pixels 236 with batches of 16 and 8 frames replayed for each new one, 278 with these (docs/control.md)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ControlConfig:
     num_envs: Annotated[int, Range(0, 4096)] = 0
     """Environments played at once; 0: 16 for pixels, 4 for states."""
     action_repeat: Annotated[int, Range(1, 1000)] = 2
-    """Control steps for which an action is held. Imagination looks 15 actions ahead: 4 double what it sees of time."""
+    """Control steps for which an action is held. Imagination looks 15 actions ahead: with 4 instead of 2, twice as far."""
     preset: Literal["laptop", "tier1", "tier2"] = "laptop"
     """Sizes and learning rate of the pixels' world model, without context and slots. Others than laptop are for a GPU,
     and no run has shown yet what they reach."""
@@ -62,7 +62,7 @@ class ControlConfig:
     1 for states, which rehearse nothing."""
     recent: Annotated[float, Range(-1, 1)] = -1.0
     """Share of the windows that are drawn from the episodes of the last two rounds; -1: half for pixels, none for
-    states. Pixels are replayed so little that new states would be learnt late."""
+    states. Chosen when 8 frames were replayed for each new one, so little that new states were learnt late."""
     prefill_rounds: Annotated[int, Range(1, 1000)] = 1
     """Rounds of random actions before the first step of training."""
     model_first: Annotated[int, Range(-1, 10**9)] = -1

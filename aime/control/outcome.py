@@ -106,12 +106,14 @@ def final_episodes(agent: Agent, config: ControlConfig, episodes: int) -> Outcom
 
 
 def command(config: ControlConfig, minutes: float) -> str:
-    """The command line of a run: task, minutes and seed, and every option that is not the default's."""
+    """The command line of a run: task, minutes, seed, and every option that decides how it goes where it is not the default's."""
     options: dict[str, Any] = {name: getattr(config, name) for name in ("domain", "task", "observations")}
     usual = ControlConfig(**options)
     options |= {"minutes": f"{minutes:g}", "seed": config.seed}
     names = ("num_envs", "action_repeat", "train_ratio", "time_limit", "preset", "batch_size")
     options |= {name: getattr(config, name) for name in names if getattr(config, name) != getattr(usual, name)}
+    if config.replay_bytes != usual.replay_bytes:
+        options["replay_gigabytes"] = config.replay_bytes / (1 << 30)
     names = ("gradient", "entropy", "discount", "adversary")
     learner, its_usual = config.actor_critic, usual.actor_critic
     options |= {name: getattr(learner, name) for name in names if getattr(learner, name) != getattr(its_usual, name)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from aime.control.config import DEFAULTS
 from readme_sections.parts import estimate, missing, stored, table
 
 
@@ -12,7 +13,10 @@ def machine(record: dict[str, Any]) -> str:
     """Where it ran and how, as far as it is not the default on a processor."""
     device, config = str(record.get("device", "")), record["config"]
     gpu = f", {device.removeprefix('NVIDIA ').split()[0]}" if device.startswith("NVIDIA") else ""
-    more = f", batches of {config['batch_size']}" if config.get("batch_size", 16) > 16 else ""
+    usual = DEFAULTS[record["observations"]]
+    batch, ratio = config.get("batch_size", 16), config["train_ratio"]
+    more = "" if batch == usual["batch_size"] else f", batches of {batch}"
+    more += "" if ratio == usual["train_ratio"] else f", {ratio} frames replayed"
     held = f", actions of {config['action_repeat']} control steps" if config["action_repeat"] > 2 else ""
     return gpu + more + held
 
