@@ -27,7 +27,8 @@ DEFAULTS: dict[str, dict[str, int]] = {
         "consecutive": 4,
     },
 }
-"""Values where an option is 0. From pixels 236 with batches of 16 and 8 frames replayed for each new one, 278 with these (docs/control.md)."""
+"""Values where an option is 0. Cartpole swingup from pixels had 236 with batches of 16 and 8 frames replayed for each new
+one, 278 with these (docs/control.md)."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class ControlConfig:
     num_envs: Annotated[int, Range(0, 4096)] = 0
     """Environments played at once; 0: 16 for pixels, 4 for states."""
     action_repeat: Annotated[int, Range(1, 1000)] = 2
-    """Control steps for which an action is held. Imagination looks 15 actions ahead: with 4 instead of 2, twice as far."""
+    """Control steps for which an action is held. Imagination looks 15 actions ahead: twice as far with 4 as with 2."""
     preset: Literal["laptop", "tier1", "tier2"] = "laptop"
     """Sizes and learning rate of the pixels' world model, without context and slots. Others than laptop are for a GPU,
     and no run has shown yet what they reach."""
