@@ -27,8 +27,8 @@ DEFAULTS: dict[str, dict[str, int]] = {
         "consecutive": 4,
     },
 }
-"""Values where an option is 0. Cartpole swingup from pixels had 236 with batches of 16 and 8 frames replayed for each new
-one, 278 with these (docs/control.md)."""
+"""Values where an option is 0. Cartpole swingup from pixels had 236 with batches of 16 and 8 frames replayed for each
+new one, 278 with these (docs/control.md)."""
 
 
 @dataclass(frozen=True)

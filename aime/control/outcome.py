@@ -106,7 +106,7 @@ def final_episodes(agent: Agent, config: ControlConfig, episodes: int) -> Outcom
 
 
 def command(config: ControlConfig, minutes: float) -> str:
-    """The command line of a run: task, minutes and seed, and of the options that decide how it goes those that differ."""
+    """The command line of a run: task, minutes, seed, and of the options that decide how it goes those that differ."""
     options: dict[str, Any] = {name: getattr(config, name) for name in ("domain", "task", "observations")}
     usual = ControlConfig(**options)
     options |= {"minutes": f"{minutes:g}", "seed": config.seed}
