@@ -114,9 +114,10 @@ def command(config: ControlConfig, minutes: float) -> str:
     options |= {name: getattr(config, name) for name in names if getattr(config, name) != getattr(usual, name)}
     if config.replay_bytes != usual.replay_bytes:
         options["replay_gigabytes"] = config.replay_bytes / (1 << 30)
-    names = ("gradient", "entropy", "discount", "adversary")
+    of_learner = ("gradient", "entropy", "discount", "adversary")
     learner, its_usual = config.actor_critic, usual.actor_critic
-    options |= {name: getattr(learner, name) for name in names if getattr(learner, name) != getattr(its_usual, name)}
+    changed = [name for name in of_learner if getattr(learner, name) != getattr(its_usual, name)]
+    options |= {name: getattr(learner, name) for name in changed}
     return " ".join(["aime control", *(f"--{name.replace('_', '-')} {value}" for name, value in options.items())])
 
 
