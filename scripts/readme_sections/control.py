@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from aime.control.actor_critic import ActorCriticConfig
 from aime.control.config import DEFAULTS
 from readme_sections.parts import estimate, missing, stored, table
 
@@ -18,7 +19,9 @@ def machine(record: dict[str, Any]) -> str:
     more = "" if batch == usual["batch_size"] else f", batches of {batch}"
     more += "" if ratio == usual["train_ratio"] else f", {ratio} frames replayed"
     held = f", actions of {config['action_repeat']} control steps" if config["action_repeat"] > 2 else ""
-    return gpu + more + held
+    discount = config["actor_critic"]["discount"]
+    valued = "" if discount == ActorCriticConfig().discount else f", discount {discount:g}"
+    return gpu + more + held + valued
 
 
 def control_text() -> str:
